@@ -1,0 +1,119 @@
+"""What all tests share: deadlines, a look for leaks, and a server to talk to."""
+
+import gc
+import inspect
+from functools import wraps
+
+import pytest
+from support.programs import Program, twistd
+from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, globalLogPublisher
+
+DEADLINE = 60.0
+"""Seconds for one asynchronous test: pytest's own time-outs cannot stop a reactor that waits."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        function = getattr(item, "obj", None)
+        if inspect.iscoroutinefunction(function):
+            marker = item.get_closest_marker("deadline")
+            item.obj = _within(function, marker.args[0] if marker else DEADLINE)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "deadline(seconds): the time an asynchronous test has")
+    config.addinivalue_line("markers", "logs_errors: the test expects errors in the log")
+
+
+def _within(function, seconds):
+    @wraps(function)
+    async def limited(*args, **kwargs):
+        from twisted.internet import reactor
+
+        await Deferred.fromCoroutine(function(*args, **kwargs)).addTimeout(seconds, reactor)
+
+    return limited
+
+
+@pytest.fixture
+def logged_errors():
+    """The error events that were logged during the test."""
+    events = []
+
+    def observe(event):
+        if event.get("log_level") in (LogLevel.error, LogLevel.critical):
+            events.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield events
+    globalLogPublisher.removeObserver(observe)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request, logged_errors):
+    """Fail a test that leaves a timer, a socket, an unhandled error or an error in the log."""
+    from twisted.internet import reactor
+
+    selectables_before = {*reactor.getReaders(), *reactor.getWriters()}
+    timers_before = set(reactor.getDelayedCalls())
+    yield
+    import pytest_twisted
+
+    @pytest_twisted.inlineCallbacks
+    def settle():
+        """Closing a connection takes a few turns of the reactor."""
+        for _ in range(100):
+            if not _left(reactor, selectables_before, timers_before):
+                return
+            waited = Deferred()
+            reactor.callLater(0.01, waited.callback, None)
+            yield waited
+
+    pytest_twisted.blockon(settle())
+    left = _left(reactor, selectables_before, timers_before)
+    # An unhandled error in a Deferred is logged when the Deferred is collected.
+    gc.collect()
+    if left:
+        pytest.fail(f"the test left {left}")
+    if logged_errors and not request.node.get_closest_marker("logs_errors"):
+        pytest.fail(f"the test logged errors: {[_text(event) for event in logged_errors]}")
+
+
+def _left(reactor, selectables_before, timers_before):
+    selectables = {*reactor.getReaders(), *reactor.getWriters()} - selectables_before
+    # The thread pool's waker appears with the first look-up, and stays.
+    selectables = {each for each in selectables if "Waker" not in type(each).__name__}
+    timers = [each for each in reactor.getDelayedCalls() if each not in timers_before and each.active()]
+    return [*selectables, *timers]
+
+
+def _text(event):
+    failure = event.get("log_failure")
+    return failure.getTraceback() if failure else str(event.get("log_format")) + str(event)
+
+
+@pytest.fixture
+def program():
+    """Start a real program, and stop it after the test: ``program([...], ready=...)``."""
+    started: list[Program] = []
+
+    def start(*args, **kwargs):
+        each = Program(*args, **kwargs)
+        started.append(each)
+        each.wait_until_ready()
+        return each
+
+    yield start
+    for each in reversed(started):
+        each.stop()
+
+
+@pytest.fixture
+def socks5ext(program):
+    """Start a ``twistd socks5ext`` of its own: ``server = socks5ext("--drain", "1")``; ``server.port``."""
+
+    def start(*options, **kwargs):
+        return twistd(program, *options, **kwargs)
+
+    return start

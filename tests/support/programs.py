@@ -1,0 +1,140 @@
+"""Real programs as children of the tests: started on free ports, stopped by process id."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+IN_CI = bool(os.environ.get("CI"))
+
+
+def need(name, package=None):
+    """The path of a real program. In CI a missing one is a failure; elsewhere the test is skipped."""
+    # Debian keeps daemons where a plain user's PATH does not look.
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin:/usr/local/sbin")
+    if path is None:
+        message = f"{name} is missing: install the Debian package {package or name}"
+        if IN_CI:
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+def free_port():
+    """A TCP port on loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Program:
+    """
+    One child process.
+
+    :param arguments: the command line.
+    :param port: a TCP port on 127.0.0.1, or a callable, that says when it is ready.
+    :param stop_signal: how to end it.
+    """
+
+    def __init__(self, arguments, *, port=None, ready=None, env=None, cwd=None, stop_signal=signal.SIGTERM, wait=20.0):
+        self.arguments = [str(argument) for argument in arguments]
+        self.port = port
+        self._ready = ready
+        self._stop_signal = stop_signal
+        self._wait = wait
+        self._last_output = ""
+        self._output = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            self.arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    @property
+    def output(self):
+        """All that the program has written so far."""
+        if self._output.closed:
+            return self._last_output
+        # pread leaves alone the offset that the child shares.
+        size = os.fstat(self._output.fileno()).st_size
+        return os.pread(self._output.fileno(), size, 0).decode("utf-8", "replace")
+
+    def descriptors(self):
+        """How many descriptors the process has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def memory(self):
+        """The resident memory of the process, in bytes."""
+        match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        return int(match[1]) * 1024
+
+    def wait_until_ready(self):
+        deadline = time.monotonic() + self._wait
+        while not self._is_ready():
+            if self.process.poll() is not None:
+                raise AssertionError(f"{self.arguments[0]} ended with {self.process.returncode}: {self.output}")
+            if time.monotonic() > deadline:
+                self.stop()
+                raise AssertionError(f"{self.arguments[0]} is not ready: {self.output}")
+            time.sleep(0.02)
+
+    def _is_ready(self):
+        if self._ready is not None:
+            return self._ready(self)
+        if self.port is None:
+            return True
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def stop(self, wait=15.0):
+        """End the program and all that it started; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(self._stop_signal)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(wait)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        status = self.process.wait()
+        self._last_output = self.output
+        self._output.close()
+        return status
+
+
+def twistd(program, *options, listen=None, command="twistd", env=None, reactor=None, wait=20.0):
+    """A ``twistd socks5ext`` with these options, on a free port unless told where to listen."""
+    port = free_port() if listen is None else None
+    listeners = (
+        [f"--listen=tcp:{port}:interface=127.0.0.1"] if listen is None else [f"--listen={each}" for each in listen]
+    )
+    runner = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
+    if command == "twist":
+        runner = [sys.executable, "-m", "twisted"]
+    reactor_option = [f"--reactor={reactor}"] if reactor else []
+    started = program(
+        [*runner, *reactor_option, "socks5ext", *listeners, *options],
+        port=port,
+        ready=None
+        if listen is None
+        else lambda each: "starting on" in each.output or "Starting reactor" in each.output,
+        env=env,
+        wait=wait,
+    )
+    return started

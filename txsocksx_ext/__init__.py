@@ -1,0 +1,68 @@
+"""
+Extended SOCKS5 (Tor proposal 229) for Twisted, both ends.
+
+The names here are what stays compatible from release to release. They load when
+first used, so that ``import txsocksx_ext`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client.endpoints import SOCKS5ClientEndpoint, resolve, resolve_ptr
+    from .client.factory import SOCKS5Address, SOCKS5ExtClientFactory
+    from .client.protocol import SOCKS5ExtClientProtocol
+    from .client.web import SOCKS5AgentEndpointFactory, web_agent
+    from .route import IRoute, Route, route_from_string
+    from .server import Limits, RouteTable, Session, SOCKS5ExtFactory, SOCKS5ExtProtocol
+    from .transports import open_transport
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "IRoute": "route",
+    "Limits": "server",
+    "Route": "route",
+    "RouteTable": "server",
+    "SOCKS5Address": "client.factory",
+    "SOCKS5AgentEndpointFactory": "client.web",
+    "SOCKS5ClientEndpoint": "client.endpoints",
+    "SOCKS5ExtClientFactory": "client.factory",
+    "SOCKS5ExtClientProtocol": "client.protocol",
+    "SOCKS5ExtFactory": "server",
+    "SOCKS5ExtProtocol": "server",
+    "Session": "server",
+    "open_transport": "transports",
+    "resolve": "client.endpoints",
+    "resolve_ptr": "client.endpoints",
+    "route_from_string": "route",
+    "web_agent": "client.web",
+}
+
+__all__ = [
+    "IRoute",
+    "Limits",
+    "Route",
+    "RouteTable",
+    "SOCKS5Address",
+    "SOCKS5AgentEndpointFactory",
+    "SOCKS5ClientEndpoint",
+    "SOCKS5ExtClientFactory",
+    "SOCKS5ExtClientProtocol",
+    "SOCKS5ExtFactory",
+    "SOCKS5ExtProtocol",
+    "Session",
+    "open_transport",
+    "resolve",
+    "resolve_ptr",
+    "route_from_string",
+    "web_agent",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

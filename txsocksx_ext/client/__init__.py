@@ -1,0 +1,3 @@
+"""
+The client: factory and protocol, endpoints, endpoint strings, look-ups and agents.
+"""

@@ -1,0 +1,230 @@
+"""
+Client endpoints, and the look-ups that a proxy does for us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import idna
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
+from twisted.internet.ssl import optionsForClientTLS
+from zope.interface import implementer
+
+from ..wire.codes import Command, Dialect
+from ..wire.messages import Address, Request
+from .factory import SOCKS5ExtClientFactory
+from .methods import ClientMethods
+from .negotiation import negotiate
+
+DEFAULT_TIMEOUT = 60.0
+"""Seconds for a whole handshake with a proxy."""
+
+ANONYMOUS: Mapping[str, Any] = {"anonymous": ()}
+
+
+def dialect_named(name: str) -> Dialect | None:
+    """
+    The dialect of that name; ``None`` for ``auto``.
+
+    :raises ValueError: there is no such dialect.
+    """
+    if name == "auto":
+        return None
+    try:
+        return Dialect(name)
+    except ValueError:
+        known = ", ".join(["auto", *(dialect.value for dialect in Dialect)])
+        raise ValueError(f"there is no dialect {name!r}: there are {known}") from None
+
+
+def target_address(host: str | bytes, port: int) -> Address:
+    """
+    A target as SOCKS5 carries it. Nothing is resolved here.
+
+    :param host: an address literal (IPv6 with or without brackets), or a name;
+        one with letters beyond ASCII is sent as IDNA encodes it.
+    :raises ValueError: SOCKS5 cannot carry it. It is never shortened, nor
+        resolved here instead.
+    """
+    text = host.decode("ascii", "surrogateescape") if isinstance(host, bytes) else host
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    if not text.isascii():
+        try:
+            text = idna.encode(text, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise ValueError(f"the host name cannot be encoded by IDNA: {type(error).__name__}") from None
+    return Address.of(text, port)
+
+
+@implementer(IStreamClientEndpoint)
+class SOCKS5ClientEndpoint:
+    """
+    A target behind a SOCKS5 proxy, as an endpoint for any Twisted program.
+
+    :param host: the target: an address literal or a name, which the proxy resolves.
+    :param port: the target's.
+    :param proxy_endpoint: how to reach the proxy.
+    :param methods: ``"anonymous": ()``, ``"login": (username, password)`` and
+        ``"extended": {key: value}``, in any combination; keys are str, all else
+        bytes or str.
+    :param timeout: seconds for the whole handshake, the connection to the proxy
+        too; ``None`` for no deadline.
+    :param dialect: how to read extended reply codes: ``auto``, ``prop229``,
+        ``tor`` or ``plain``.
+    :param tls: whether to speak TLS with the target through the proxy; or an
+        `IOpenSSLClientConnectionCreator` to do it with.
+    :param allow_cleartext: whether password and pairs may go to a proxy that is
+        neither on this machine nor behind TLS.
+    :param reactor: provides time; by default the global one.
+    :raises ValueError: SOCKS5 cannot carry the target, or the methods are faulty.
+    """
+
+    factory = SOCKS5ExtClientFactory
+    """Makes the choices of each conversation: to change one, put a subclass here."""
+
+    def __init__(
+        self,
+        host: str | bytes,
+        port: int,
+        proxy_endpoint: IStreamClientEndpoint,
+        methods: Mapping[str, Any] = ANONYMOUS,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        dialect: str = "auto",
+        tls: bool | IOpenSSLClientConnectionCreator = False,
+        allow_cleartext: bool = False,
+        reactor: Any = None,
+    ) -> None:
+        self._asking = _Asking(
+            Request(Command.CONNECT, target_address(host, port)),
+            proxy_endpoint,
+            ClientMethods.of(methods),
+            timeout,
+            dialect_named(dialect),
+            allow_cleartext,
+            reactor,
+        )
+        self._tls = optionsForClientTLS(self._asking.request.destination.host) if tls is True else tls or None
+
+    def __repr__(self) -> str:
+        return "<SOCKS5ClientEndpoint>"
+
+    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Connect to the target through the proxy.
+
+        :param protocol_factory: its ``buildProtocol`` gets a `SOCKS5Address`.
+        :returns: fires with its protocol, or fails with an exception of
+            `txsocksx_ext.errors`, or with one of Twisted's connection errors
+            where the proxy itself was not reached. Cancelling it at any moment
+            closes the socket, and builds nothing later.
+        """
+        if self._tls is not None:
+            tunnel = copy(self)
+            tunnel._tls = None
+            return wrapClientTLS(self._tls, tunnel).connect(protocol_factory)
+        return self._asking.begin(self.factory, protocol_factory)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """What is asked of which proxy, and how: what endpoints and look-ups have in common."""
+
+    request: Request
+    proxy_endpoint: IStreamClientEndpoint
+    methods: ClientMethods
+    timeout: float | None
+    dialect: Dialect | None
+    allow_cleartext: bool
+    reactor: Any
+
+    def begin(self, factory: type[SOCKS5ExtClientFactory], application: IProtocolFactory | None) -> Deferred[Any]:
+        reactor = self.reactor
+        if reactor is None:
+            from twisted.internet import reactor
+        conversation = factory(
+            self.request,
+            self.methods,
+            application,
+            dialect=self.dialect,
+            allow_cleartext=self.allow_cleartext,
+        )
+        return negotiate(reactor, self.proxy_endpoint, conversation, self.timeout)
+
+
+def resolve(
+    host: str | bytes,
+    proxy_endpoint: IStreamClientEndpoint,
+    methods: Mapping[str, Any] = ANONYMOUS,
+    *,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    dialect: str = "auto",
+    allow_cleartext: bool = False,
+    reactor: Any = None,
+) -> Deferred[str]:
+    """
+    Have the proxy resolve a name (Tor's command RESOLVE).
+
+    The parameters are those of `SOCKS5ClientEndpoint`.
+
+    :returns: fires with an address, or fails as an endpoint does.
+    :raises ValueError: the name is one that SOCKS5 cannot carry.
+    """
+    return _ask_for_host(
+        Request(Command.RESOLVE, target_address(host, 0)),
+        proxy_endpoint,
+        ClientMethods.of(methods),
+        timeout,
+        dialect_named(dialect),
+        allow_cleartext,
+        reactor,
+    )
+
+
+def resolve_ptr(
+    address: str | bytes,
+    proxy_endpoint: IStreamClientEndpoint,
+    methods: Mapping[str, Any] = ANONYMOUS,
+    *,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    dialect: str = "auto",
+    allow_cleartext: bool = False,
+    reactor: Any = None,
+) -> Deferred[str]:
+    """
+    Have the proxy find an address's name (Tor's command RESOLVE_PTR).
+
+    The parameters are those of `SOCKS5ClientEndpoint`.
+
+    :returns: fires with a name, or fails as an endpoint does.
+    :raises ValueError: `address` is no address literal.
+    """
+    target = target_address(address, 0)
+    if target.is_name:
+        raise ValueError("resolve_ptr takes an IPv4 or IPv6 address")
+    return _ask_for_host(
+        Request(Command.RESOLVE_PTR, target),
+        proxy_endpoint,
+        ClientMethods.of(methods),
+        timeout,
+        dialect_named(dialect),
+        allow_cleartext,
+        reactor,
+    )
+
+
+def _ask_for_host(*asking: Any) -> Deferred[str]:
+    found: Deferred[Address] = _Asking(*asking).begin(SOCKS5ExtClientFactory, None)
+    return found.addCallback(lambda address: address.host)

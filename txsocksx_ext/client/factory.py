@@ -1,0 +1,180 @@
+"""
+The client's factory: it holds the choices of one conversation, each of which can be overridden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IProtocolFactory
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..errors import authentication_error, reply_error
+from ..handshake import Initiator
+from ..wire.codes import Dialect, Method
+from ..wire.messages import (
+    UNSPECIFIED,
+    Address,
+    ExtendedResponse,
+    Reply,
+    Request,
+    UsernamePassword,
+    UsernamePasswordResponse,
+)
+from ..wire.pairs import DEFAULT_PAIR_LIMITS, NO_PAIRS, PairLimits, Pairs
+from .methods import ClientMethods
+from .protocol import SOCKS5ExtClientProtocol
+
+
+@implementer(IAddress)
+class SOCKS5Address:
+    """
+    What an application's factory gets as the address of its connection.
+
+    :ivar host: the target's, as it was asked for.
+    :ivar port: the target's.
+    :ivar bound: the address that the proxy says it used.
+    :ivar method: the authentication method that the proxy selected.
+    :ivar pairs: what the proxy answered to our pairs.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        bound: Address = UNSPECIFIED,
+        method: Method = Method.NO_AUTHENTICATION,
+        pairs: Pairs = NO_PAIRS,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.bound = bound
+        self.method = method
+        self.pairs = pairs
+
+    def __repr__(self) -> str:
+        return f"<SOCKS5Address port {self.port}>"
+
+
+class SOCKS5ExtClientFactory(Factory):
+    """
+    One request to a proxy (the proposal's initiator).
+
+    To change one choice, override one of `offer`, `credentials`, `pairs` and
+    `error_for`.
+
+    :param request: what to ask the proxy for.
+    :param methods: what was given to offer.
+    :param application: builds the protocol that gets the connection; ``None``
+        where the reply is the result, as for RESOLVE.
+    :param dialect: how to read extended codes; ``None`` decides by what the
+        proxy selects and confirms.
+    :param allow_cleartext: whether secrets may go to a proxy that is neither on
+        this machine nor behind TLS.
+    :param limits: how much the proxy may answer.
+    :ivar result: fires with the application's protocol, or with the address
+        that the reply holds; or fails with an exception of `txsocksx_ext.errors`.
+    """
+
+    protocol = SOCKS5ExtClientProtocol  # type: ignore[assignment]
+    noisy = False
+
+    def __init__(
+        self,
+        request: Request,
+        methods: ClientMethods,
+        application: IProtocolFactory | None = None,
+        *,
+        dialect: Dialect | None = None,
+        allow_cleartext: bool = False,
+        limits: PairLimits = DEFAULT_PAIR_LIMITS,
+    ) -> None:
+        self.request = request
+        self.methods = methods
+        self.application = application
+        self.allow_cleartext = allow_cleartext
+        self._dialect = dialect
+        self._limits = limits
+        self.result: Deferred[Any] = Deferred(lambda _: self._cancel())
+        self._connection: SOCKS5ExtClientProtocol | None = None
+
+    # Choices.
+
+    def offer(self) -> tuple[Method, ...]:
+        """The methods to offer, the preferred first."""
+        return self.methods.offer()
+
+    def credentials(self) -> UsernamePassword:
+        """What to send where the proxy selected method 02."""
+        if self.methods.login is None:
+            raise ValueError("method 02 was offered without a user name and password")
+        return self.methods.login
+
+    def pairs(self) -> Pairs:
+        """What to send where the proxy selected method 97."""
+        return self.methods.pairs_to_send()
+
+    def error_for(self, answer: UsernamePasswordResponse | ExtendedResponse | Reply, initiator: Initiator) -> Exception:
+        """
+        The exception for a failing answer.
+
+        :param answer: what the proxy said.
+        :param initiator: our end of the conversation: its ``dialect`` says how
+            to read a reply's code.
+        """
+        if isinstance(answer, Reply):
+            return reply_error(answer.code, initiator.dialect)
+        assert initiator.selected is not None
+        pairs = answer.pairs if isinstance(answer, ExtendedResponse) else NO_PAIRS
+        return authentication_error(initiator.selected, answer.status, pairs)
+
+    # What endpoints and the protocol ask for.
+
+    def startFactory(self) -> None:
+        """The application's factory starts and stops with this one."""
+        _call_if_there(self.application, "doStart")
+
+    def stopFactory(self) -> None:
+        """The application's factory starts and stops with this one."""
+        _call_if_there(self.application, "doStop")
+
+    def buildProtocol(self, addr: IAddress | None) -> SOCKS5ExtClientProtocol | None:  # type: ignore[override]
+        """Build the protocol, unless nobody waits for it any more."""
+        if self.result.called:
+            return None
+        connection: SOCKS5ExtClientProtocol = self.protocol(Initiator(self._dialect, self._limits))
+        connection.factory = self
+        self._connection = connection
+        return connection
+
+    def address(self, bound: Address, method: Method, pairs: Pairs) -> SOCKS5Address:
+        """What the application is told of its connection."""
+        destination = self.request.destination
+        return SOCKS5Address(destination.host, destination.port, bound, method, pairs)
+
+    def give_up(self, error: BaseException | Failure) -> None:
+        """Fail the result, if it stands open, and close the connection, if there is one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        if not self.result.called:
+            self.result.errback(error)
+
+    def finish(self, value: object) -> None:
+        """Fire the result."""
+        self._connection = None
+        self.result.callback(value)
+
+    def _cancel(self) -> None:
+        """The result was cancelled: close the connection, and build nothing later."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+
+def _call_if_there(application: IProtocolFactory | None, name: str) -> None:
+    if application is not None:
+        getattr(application, name)()

@@ -1,0 +1,52 @@
+"""
+From a proxy's endpoint to the result of one conversation, within one deadline.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.python.failure import Failure
+
+from ..errors import HandshakeTimeout
+from .factory import SOCKS5ExtClientFactory
+
+
+def negotiate(
+    reactor: Any,
+    proxy_endpoint: IStreamClientEndpoint,
+    factory: SOCKS5ExtClientFactory,
+    timeout: float | None,
+) -> Deferred[Any]:
+    """
+    Connect to the proxy, and hold the conversation that `factory` describes.
+
+    :param reactor: provides time.
+    :param timeout: seconds for all of it, the connection to the proxy too;
+        ``None`` for no deadline.
+    :returns: the factory's result. Fails with Twisted's own connection errors
+        where the proxy itself was not reached, and with `HandshakeTimeout`
+        when the time is over. Cancelling it at any moment closes the socket,
+        and builds nothing later.
+    """
+    result = factory.result
+    connecting: Deferred[Any] = proxy_endpoint.connect(factory)
+    deadline: IDelayedCall | None = None
+
+    def settled(value: Any) -> Any:
+        if deadline is not None and deadline.active():
+            deadline.cancel()
+        # Still connecting: whoever waited is gone, or was told that it is too late.
+        connecting.cancel()
+        return value
+
+    def not_connected(failure: Failure) -> None:
+        if not result.called:
+            factory.give_up(failure)
+
+    if timeout is not None and not result.called:
+        deadline = reactor.callLater(timeout, factory.give_up, HandshakeTimeout())
+    connecting.addErrback(not_connected)
+    return result.addBoth(settled)

@@ -1,0 +1,104 @@
+"""
+The client endpoint string ``socks5ext:HOST:PORT:proxy=ENDPOINT``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from twisted.internet.endpoints import clientFromString
+
+from ..descriptions import refuse_unknown, secret_from_file, yes_or_no
+from ..wire.pairs import OPTIONAL_MARK
+from .endpoints import DEFAULT_TIMEOUT, SOCKS5ClientEndpoint
+
+DEFAULT_PROXY = "tcp:127.0.0.1:1080"
+
+KEYWORDS = frozenset(
+    {
+        "host",
+        "port",
+        "proxy",
+        "username",
+        "password",
+        "password-file",
+        "timeout",
+        "dialect",
+        "tls",
+        "allow-cleartext",
+    }
+)
+
+
+def endpoint_from_arguments(
+    reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]
+) -> SOCKS5ClientEndpoint:
+    """
+    Make an endpoint of what stands after ``socks5ext:`` in an endpoint string.
+
+    A keyword with a dot, or with a leading ``?``, is a pair; its value is sent
+    as UTF-8, and with ``surrogateescape``, so that every byte can be written.
+
+    Method 97 is offered in any case, for its reply codes; without a user name
+    and pairs so is 00.
+
+    :param arguments: HOST and PORT, unless they come as keywords.
+    :raises ValueError: something is missing, unknown or faulty: which, the message says.
+    """
+    pairs = {name: value for name, value in keywords.items() if "." in name or name.startswith(OPTIONAL_MARK)}
+    settings = {name: value for name, value in keywords.items() if name not in pairs}
+    refuse_unknown(settings, KEYWORDS, "the endpoint socks5ext")
+    host, port = _target(arguments, settings)
+    methods: dict[str, Any] = {"extended": pairs}
+    if "username" in settings:
+        methods["login"] = (settings["username"], _password(settings))
+    elif {"password", "password-file"} & set(settings):
+        raise ValueError("the endpoint socks5ext takes a password only together with username=")
+    elif not pairs:
+        methods["anonymous"] = ()
+    return SOCKS5ClientEndpoint(
+        host,
+        port,
+        clientFromString(reactor, settings.get("proxy", DEFAULT_PROXY)),
+        methods,
+        timeout=_timeout(settings),
+        dialect=settings.get("dialect", "auto"),
+        tls=yes_or_no("tls", settings.get("tls", "no")),
+        allow_cleartext=yes_or_no("allow-cleartext", settings.get("allow-cleartext", "no")),
+        reactor=reactor,
+    )
+
+
+def _target(arguments: Sequence[str], settings: Mapping[str, str]) -> tuple[str, int]:
+    given = list(arguments)
+    host = settings["host"] if "host" in settings else given.pop(0) if given else None
+    port = settings["port"] if "port" in settings else given.pop(0) if given else None
+    if host is None or port is None:
+        raise ValueError("the endpoint socks5ext is written socks5ext:HOST:PORT")
+    if given:
+        raise ValueError(
+            f"the endpoint socks5ext has {len(given)} arguments after HOST:PORT: a colon inside a value is written \\:"
+        )
+    if not port.isdigit():
+        raise ValueError(f"the port of the endpoint socks5ext is a number, not {port!r}")
+    return host, int(port)
+
+
+def _password(settings: Mapping[str, str]) -> str | bytes:
+    if ("password" in settings) == ("password-file" in settings):
+        raise ValueError("the endpoint socks5ext takes username with either password or password-file")
+    if "password" in settings:
+        return settings["password"]
+    return secret_from_file(settings["password-file"])
+
+
+def _timeout(settings: Mapping[str, str]) -> float:
+    text = settings.get("timeout", str(DEFAULT_TIMEOUT))
+    try:
+        timeout = float(text)
+    except ValueError:
+        timeout = 0.0
+    if not 0 < timeout < float("inf"):
+        raise ValueError(f"the timeout of the endpoint socks5ext is seconds above 0, not {text!r}")
+    return timeout

@@ -1,0 +1,94 @@
+"""
+Agents for `twisted.web.client` and treq that reach everything through a proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.error import SchemeNotSupported
+from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
+from zope.interface import implementer
+
+from .endpoints import ANONYMOUS, DEFAULT_TIMEOUT, SOCKS5ClientEndpoint
+
+
+@implementer(IAgentEndpointFactory)
+class SOCKS5AgentEndpointFactory:
+    """
+    Makes the endpoint for each URI of an `Agent`. No name is resolved on this machine.
+
+    :param reactor: provides time.
+    :param proxy_endpoint: how to reach the proxy.
+    :param methods: see `SOCKS5ClientEndpoint`.
+    :param policy: decides how to speak TLS with a host.
+    :param options: further keywords of `SOCKS5ClientEndpoint`.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        proxy_endpoint: IStreamClientEndpoint,
+        methods: Mapping[str, Any] = ANONYMOUS,
+        policy: IPolicyForHTTPS | None = None,
+        **options: Any,
+    ) -> None:
+        self._reactor = reactor
+        self._proxy_endpoint = proxy_endpoint
+        self._methods = methods
+        self._policy = BrowserLikePolicyForHTTPS() if policy is None else policy
+        self._options = options
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """
+        See `twisted.web.iweb.IAgentEndpointFactory`.
+
+        :raises SchemeNotSupported: it is neither http nor https.
+        """
+        if uri.scheme not in (b"http", b"https"):
+            raise SchemeNotSupported(f"no agent here speaks {uri.scheme!r}: http and https alone")
+        endpoint = SOCKS5ClientEndpoint(
+            uri.host, uri.port, self._proxy_endpoint, self._methods, reactor=self._reactor, **self._options
+        )
+        if uri.scheme == b"http":
+            return endpoint
+        return wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
+
+
+def web_agent(
+    reactor: Any,
+    proxy_endpoint: IStreamClientEndpoint,
+    methods: Mapping[str, Any] = ANONYMOUS,
+    *,
+    policy: IPolicyForHTTPS | None = None,
+    pool: HTTPConnectionPool | None = None,
+    timeout: float | None = DEFAULT_TIMEOUT,
+    dialect: str = "auto",
+    allow_cleartext: bool = False,
+) -> Agent:
+    """
+    An agent whose every request goes through a proxy.
+
+    Identities that must not be linked need an agent each: a `pool` may use one
+    connection for all requests of its agent.
+
+    :param policy: decides how to speak TLS with a host; by default as browsers do.
+    :param pool: keeps connections; by default none is kept.
+
+    The other parameters are those of `SOCKS5ClientEndpoint`.
+    """
+    endpoints = SOCKS5AgentEndpointFactory(
+        reactor,
+        proxy_endpoint,
+        methods,
+        policy,
+        timeout=timeout,
+        dialect=dialect,
+        allow_cleartext=allow_cleartext,
+    )
+    agent: Agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
+    return agent

@@ -1,0 +1,62 @@
+"""
+Descriptions such as ``socks:tcp\\:127.0.0.1\\:9050:dialect=tor``, written like Twisted's endpoint strings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from twisted.internet.endpoints import _parse as _parse_with_twisted
+
+
+def parse_description(text: str) -> tuple[list[str], dict[str, str]]:
+    """
+    Split a description at its colons, undoing the backslashes.
+
+    Twisted's own parser is private, and stays behind this function.
+
+    :returns: the arguments without a name, the kind first, and those with one.
+    """
+    arguments, keywords = _parse_with_twisted(text)
+    return list(arguments), dict(keywords)
+
+
+def refuse_unknown(keywords: Mapping[str, object], known: frozenset[str], where: str) -> None:
+    """
+    Raise `ValueError` if `keywords` holds a name that is not among `known`.
+
+    :param where: what the description is of, for the message.
+    """
+    unknown = sorted(set(keywords) - known)
+    if unknown:
+        raise ValueError(
+            f"{where} does not know {', '.join(unknown)}; it knows {', '.join(sorted(known))}"
+            " (a colon or backslash inside a value is written with a backslash before it)"
+        )
+
+
+def secret_from_file(path: str) -> bytes:
+    """
+    The first line of a file, without its end.
+
+    :raises ValueError: the file cannot be read, or its first line is empty.
+    """
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        raise ValueError(f"the secret cannot be read from {path}: {error.strerror}") from None
+    if not lines or not lines[0]:
+        raise ValueError(f"the first line of {path} is empty: the secret has to stand there")
+    return lines[0]
+
+
+def yes_or_no(name: str, value: str) -> bool:
+    """
+    Read ``yes`` or ``no``.
+
+    :raises ValueError: it is neither.
+    """
+    if value not in ("yes", "no"):
+        raise ValueError(f"{name} is yes or no, not {value!r}")
+    return value == "yes"

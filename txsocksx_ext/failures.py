@@ -1,0 +1,80 @@
+"""
+What a reply says of a failure: Twisted's and the system's errors, as rows of the table.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionLost,
+    ConnectionRefusedError,
+    DNSLookupError,
+    NoRouteError,
+    TimeoutError,
+    UnknownHostError,
+)
+from twisted.python.failure import Failure
+
+from .errors import SOCKS5Error
+from .wire import codes
+from .wire.codes import ReplyCode
+
+_BY_CLASS: dict[type[BaseException], ReplyCode] = {
+    ConnectionRefusedError: codes.CONNECTION_REFUSED,
+    # A peer that resets while we connect refuses, as transports answer it too.
+    ConnectionLost: codes.CONNECTION_REFUSED,
+    NoRouteError: codes.NETWORK_UNREACHABLE,
+    TimeoutError: codes.TTL_EXPIRED,
+    DNSLookupError: codes.HOST_UNREACHABLE,
+    UnknownHostError: codes.HOST_UNREACHABLE,
+    UnauthorizedLogin: codes.NOT_ALLOWED,
+}
+
+_BY_ERRNO: dict[int, ReplyCode] = {
+    errno.ECONNREFUSED: codes.CONNECTION_REFUSED,
+    errno.ECONNRESET: codes.CONNECTION_REFUSED,
+    errno.ENETUNREACH: codes.NETWORK_UNREACHABLE,
+    errno.ENETDOWN: codes.NETWORK_UNREACHABLE,
+    errno.EHOSTUNREACH: codes.HOST_UNREACHABLE,
+    errno.EHOSTDOWN: codes.HOST_UNREACHABLE,
+    errno.ETIMEDOUT: codes.TTL_EXPIRED,
+    # A firewall of this machine's.
+    errno.EACCES: codes.NOT_ALLOWED,
+    errno.EPERM: codes.NOT_ALLOWED,
+    errno.EAFNOSUPPORT: codes.ADDRESS_TYPE_NOT_SUPPORTED,
+}
+
+_TELLING = (
+    codes.CONNECTION_REFUSED,
+    codes.TTL_EXPIRED,
+    codes.HOST_UNREACHABLE,
+    codes.NETWORK_UNREACHABLE,
+    codes.NOT_ALLOWED,
+    codes.ADDRESS_TYPE_NOT_SUPPORTED,
+)
+"""Of several addresses that failed, the one that came farthest tells most."""
+
+
+def row_of(error: BaseException | None) -> ReplyCode:
+    """What to answer for an exception; 01 where nothing better is known."""
+    if isinstance(error, SOCKS5Error):
+        return error.row
+    for kind, row in _BY_CLASS.items():
+        if isinstance(error, kind):
+            return row
+    number = error.osError if isinstance(error, ConnectError) else getattr(error, "errno", None)
+    return _BY_ERRNO.get(number, codes.GENERAL_FAILURE) if isinstance(number, int) else codes.GENERAL_FAILURE
+
+
+def most_telling(failures: Sequence[Failure]) -> Failure:
+    """The failure that says most about why none of several ways led to the target."""
+
+    def rank(failure: Failure) -> int:
+        row = row_of(failure.value)
+        return _TELLING.index(row) if row in _TELLING else len(_TELLING)
+
+    return min(failures, key=rank)

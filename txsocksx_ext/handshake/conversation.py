@@ -1,0 +1,189 @@
+"""
+What moves the conversation, whichever end looks at it.
+
+Both ends see the same messages in the same order, so there is one table of
+states for both; the diagram in the documentation is drawn from it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from ..wire import reader
+from ..wire.codes import Method, Status
+from ..wire.messages import (
+    ExtendedRequest,
+    ExtendedResponse,
+    Greeting,
+    Message,
+    MethodSelection,
+    Reply,
+    Request,
+    UsernamePassword,
+    UsernamePasswordResponse,
+)
+from ..wire.pairs import DEFAULT_PAIR_LIMITS, PairLimits
+
+
+class Role(enum.Enum):
+    """The two ends (proposal 229's words)."""
+
+    INITIATOR = "initiator"
+    RESPONDER = "responder"
+
+
+class State(enum.Enum):
+    """Where the conversation stands: which message comes next, or that none does."""
+
+    GREETING = "greeting"
+    SELECTION = "selection"
+    CREDENTIALS = "credentials"
+    CREDENTIALS_ANSWER = "credentials answer"
+    PAIRS = "pairs"
+    PAIRS_ANSWER = "pairs answer"
+    REQUEST = "request"
+    REPLY = "reply"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Turn(NamedTuple):
+    """Who speaks in a state, what, and where each outcome leads."""
+
+    speaker: Role
+    message: type
+    outcomes: dict[str, State]
+
+
+def _outcome_of(message: Message) -> str:
+    """The outcome that leads on, as `TURNS` names it."""
+    if isinstance(message, MethodSelection):
+        return _METHOD_OUTCOMES.get(message.method, "other")
+    if isinstance(message, (UsernamePasswordResponse, ExtendedResponse)):
+        return "success" if message.status == Status.SUCCESS else "failure"
+    if isinstance(message, Reply):
+        return "failure" if message.code else "success"
+    return "sent"
+
+
+_METHOD_OUTCOMES = {
+    Method.NO_AUTHENTICATION: "00",
+    Method.USERNAME_PASSWORD: "02",
+    Method.EXTENDED: "97",
+}
+
+TURNS: dict[State, Turn] = {
+    State.GREETING: Turn(Role.INITIATOR, Greeting, {"sent": State.SELECTION}),
+    State.SELECTION: Turn(
+        Role.RESPONDER,
+        MethodSelection,
+        {"00": State.REQUEST, "02": State.CREDENTIALS, "97": State.PAIRS, "other": State.CLOSED},
+    ),
+    State.CREDENTIALS: Turn(Role.INITIATOR, UsernamePassword, {"sent": State.CREDENTIALS_ANSWER}),
+    State.CREDENTIALS_ANSWER: Turn(
+        Role.RESPONDER, UsernamePasswordResponse, {"success": State.REQUEST, "failure": State.CLOSED}
+    ),
+    State.PAIRS: Turn(Role.INITIATOR, ExtendedRequest, {"sent": State.PAIRS_ANSWER}),
+    State.PAIRS_ANSWER: Turn(Role.RESPONDER, ExtendedResponse, {"success": State.REQUEST, "failure": State.CLOSED}),
+    State.REQUEST: Turn(Role.INITIATOR, Request, {"sent": State.REPLY}),
+    State.REPLY: Turn(Role.RESPONDER, Reply, {"success": State.OPEN, "failure": State.CLOSED}),
+}
+"""The whole conversation. In states that are not here, nobody speaks."""
+
+
+class OutOfTurn(Exception):
+    """Our own side wanted to send what the conversation has no place for: a fault in the caller."""
+
+
+class Conversation:
+    """
+    One end of one conversation.
+
+    :cvar role: which end this is.
+    :param limits: how much the peer may send in one message of pairs.
+    """
+
+    role: Role
+
+    def __init__(self, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
+        self.state = State.GREETING
+        self._reader = reader.MessageReader()
+        self._decoders: dict[State, Callable[[], reader.Decoder[Any]]] = {
+            **_DECODERS,
+            State.PAIRS: partial(reader.extended_request, limits),
+            State.PAIRS_ANSWER: partial(reader.extended_response, limits),
+        }
+
+    @property
+    def is_ours_to_speak(self) -> bool:
+        """Whether the next message is ours to send."""
+        turn = TURNS.get(self.state)
+        return turn is not None and turn.speaker is self.role
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes came from the peer and are not part of a message yet."""
+        return len(self._reader)
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+        self._reader.feed(data)
+
+    def next_message(self) -> Message | None:
+        """
+        The peer's next message.
+
+        ``None`` while bytes are missing, while it is our turn to speak, and
+        when the conversation is over.
+
+        :raises MalformedMessage: the peer violated the protocol; the
+            conversation is closed.
+        """
+        turn = TURNS.get(self.state)
+        if turn is None or turn.speaker is self.role:
+            return None
+        try:
+            message: Message | None = self._reader.decode(self._decoders[self.state])
+        except reader.MalformedMessage:
+            self.state = State.CLOSED
+            raise
+        if message is not None:
+            self._move(turn, message)
+        return message
+
+    def send(self, message: Message) -> bytes:
+        """
+        The bytes of our next message.
+
+        :raises OutOfTurn: this message has no place here.
+        """
+        turn = TURNS.get(self.state)
+        if turn is None or turn.speaker is not self.role or type(message) is not turn.message:
+            raise OutOfTurn(f"no {type(message).__name__} has a place in the state {self.state.value!r}")
+        data = message.encode()
+        self._move(turn, message)
+        return data
+
+    def close(self) -> None:
+        """End the conversation: nothing more is sent or decoded."""
+        self.state = State.CLOSED
+
+    def take_read_ahead(self) -> bytes:
+        """Remove and return what the peer sent after its last message."""
+        return self._reader.take_rest()
+
+    def _move(self, turn: Turn, message: Message) -> None:
+        self.state = turn.outcomes[_outcome_of(message)]
+
+
+_DECODERS: dict[State, Callable[[], reader.Decoder[Any]]] = {
+    State.GREETING: reader.greeting,
+    State.SELECTION: reader.method_selection,
+    State.CREDENTIALS: reader.username_password,
+    State.CREDENTIALS_ANSWER: reader.username_password_response,
+    State.REQUEST: reader.request,
+    State.REPLY: reader.reply_or_its_code,
+}

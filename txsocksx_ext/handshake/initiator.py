@@ -1,0 +1,88 @@
+"""
+The client's end: what it says and hears.
+"""
+
+from __future__ import annotations
+
+from ..wire.codes import Dialect, Method, Status
+from ..wire.messages import (
+    ExtendedRequest,
+    ExtendedResponse,
+    Greeting,
+    Message,
+    MethodSelection,
+    Request,
+    UsernamePassword,
+)
+from ..wire.pairs import DEFAULT_PAIR_LIMITS, TOR_ERRORS, PairLimits
+from ..wire.reader import Fault, MalformedMessage
+from .conversation import Conversation, Role
+
+
+class Initiator(Conversation):
+    """
+    The initiator's end of one conversation.
+
+    It never speaks before its turn, so nothing is lost on peers that take one
+    read for one message, and no pairs or credentials reach a server that did
+    not choose the method for them.
+
+    :param dialect: how to read extended reply codes; ``None`` decides by what
+        the server selects and confirms.
+    :param limits: how much the server may send in its answer to pairs.
+    :ivar offered: the methods that we offered.
+    :ivar selected: the method that the server chose, once it has.
+    """
+
+    role = Role.INITIATOR
+
+    def __init__(self, dialect: Dialect | None = None, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
+        super().__init__(limits)
+        self._dialect = dialect
+        self._confirmed_tor_errors = False
+        self.offered: tuple[Method, ...] = ()
+        self.selected: Method | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """
+        The table in which the server's extended codes are to be read.
+
+        Without a choice of our own that is proposal 229's where the server
+        selected 97 and did not confirm ``tor.errors`` = ``304``, else Tor's.
+        """
+        if self._dialect is not None:
+            return self._dialect
+        is_prop229 = self.selected == Method.EXTENDED and not self._confirmed_tor_errors
+        return Dialect.PROP229 if is_prop229 else Dialect.TOR
+
+    def offer(self, methods: tuple[Method, ...]) -> bytes:
+        """The bytes that begin the conversation: a greeting with `methods`."""
+        self.offered = methods
+        return self.send(Greeting(methods))
+
+    def authenticate(self, message: UsernamePassword | ExtendedRequest) -> bytes:
+        """The bytes of the credentials or pairs that the selected method asks for."""
+        return self.send(message)
+
+    def request(self, request: Request) -> bytes:
+        """The bytes of what we want."""
+        return self.send(request)
+
+    def next_message(self) -> Message | None:
+        """
+        The server's next message.
+
+        :raises MalformedMessage: also where the server selects what was not offered.
+        """
+        message = super().next_message()
+        if isinstance(message, MethodSelection):
+            self.selected = message.method
+            if message.method not in (*self.offered, Method.NO_ACCEPTABLE):
+                self.close()
+                raise MalformedMessage(
+                    "MethodSelection", Fault.METHOD, f"the method {message.method:02X} was not offered"
+                )
+        elif isinstance(message, ExtendedResponse) and message.status == Status.SUCCESS:
+            self._confirmed_tor_errors = message.pairs.get(TOR_ERRORS) == b"304"
+        return message

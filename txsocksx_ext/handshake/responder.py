@@ -1,0 +1,148 @@
+"""
+The server's end: what it hears and says, and which reply codes may leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..wire import codes
+from ..wire.codes import Dialect, Method, ReplyCode, Status
+from ..wire.messages import (
+    UNSPECIFIED,
+    Address,
+    ExtendedResponse,
+    Greeting,
+    Message,
+    MethodSelection,
+    Reply,
+    UsernamePasswordResponse,
+)
+from ..wire.pairs import DEFAULT_PAIR_LIMITS, ERROR, NO_PAIRS, PairLimits, Pairs
+from ..wire.reader import Fault, MalformedMessage
+from .conversation import Conversation, Role, State
+
+DEFAULT_PREFERENCE = (Method.EXTENDED, Method.USERNAME_PASSWORD, Method.NO_AUTHENTICATION)
+"""The order in which a server picks, whatever the order of the offer."""
+
+
+def permitted_code(code: int | ReplyCode, *, offered_extended: bool, selected: Method, dialect: Dialect) -> int:
+    """
+    What may leave instead of `code`: the one gate for extended reply codes.
+
+    Proposal 229, section 2.2: no extended code to a client that did not offer
+    method 97. E0 and E1 may be sent as soon as it was offered; F0 to F2 only
+    where it was selected too, since another client reads them as Tor's; Tor's
+    own F0 to F7 only to a client that asked for them.
+
+    :param code: a row, or the number of one: then RFC 1928's, E0, E1, or an
+        F-code in the meaning of `dialect`.
+    :param offered_extended: whether 97 stood among the methods offered.
+    :param selected: the method selected.
+    :param dialect: what the client asked for by ``tor.errors``.
+    :returns: the number itself, or the nearest that this client understands.
+    """
+    if isinstance(code, ReplyCode):
+        row = code
+    else:
+        found = codes.reply_row(code, dialect)
+        if found is None:
+            return codes.GENERAL_FAILURE.number
+        row = found
+    if row.dialect is Dialect.PLAIN:
+        return row.number
+    if not offered_extended or dialect is Dialect.PLAIN:
+        return row.plain
+    is_onion_code = row in (codes.ONION_SERVICE_NOT_FOUND, codes.ONION_SERVICE_NOT_REACHABLE)
+    if is_onion_code or (row.dialect is dialect and selected == Method.EXTENDED):
+        return row.number
+    return row.plain if row.prop229 is None else row.prop229
+
+
+class Responder(Conversation):
+    """
+    The responder's end of one conversation.
+
+    :ivar offered: the methods that the client offered, in its order.
+    :ivar selected: the method that we selected.
+    :ivar dialect: the table of extended codes that this client asked for.
+    :ivar farewell: after a violation, the bytes still to send before closing.
+    """
+
+    role = Role.RESPONDER
+
+    def __init__(self, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
+        super().__init__(limits)
+        self.offered: tuple[Method, ...] = ()
+        self.selected = Method.NO_ACCEPTABLE
+        self.dialect = Dialect.PROP229
+        self.farewell = b""
+
+    @property
+    def offered_extended(self) -> bool:
+        """Whether the client indicated that it understands method 97."""
+        return Method.EXTENDED in self.offered
+
+    def next_message(self) -> Message | None:
+        state = self.state
+        try:
+            message = super().next_message()
+        except MalformedMessage as violation:
+            self.farewell = _farewell(state, violation)
+            raise
+        if isinstance(message, Greeting):
+            self.offered = message.methods
+        return message
+
+    def preferred_method(self, accepted: Iterable[Method] = DEFAULT_PREFERENCE) -> Method:
+        """The first of `accepted` that was offered, or ``NO_ACCEPTABLE``."""
+        return next((method for method in accepted if method in self.offered), Method.NO_ACCEPTABLE)
+
+    def select(self, method: Method) -> bytes:
+        """The bytes that select `method`; ``NO_ACCEPTABLE`` ends the conversation."""
+        self.selected = method
+        return self.send(MethodSelection(method))
+
+    def answer(self, status: Status, pairs: Pairs = NO_PAIRS) -> bytes:
+        """
+        The bytes that answer credentials or pairs.
+
+        :param pairs: what to answer with; RFC 1929 has no place for them.
+        """
+        if self.state is State.CREDENTIALS_ANSWER:
+            return self.send(UsernamePasswordResponse(status))
+        return self.send(ExtendedResponse(status, pairs))
+
+    def reply(self, code: int | ReplyCode, bound: Address = UNSPECIFIED) -> bytes:
+        """The bytes that answer the request, with a code that this client may get."""
+        return self.send(Reply(self.permitted_code(code), bound))
+
+    def permitted_code(self, code: int | ReplyCode) -> int:
+        """What may leave to this client instead of `code`: see `permitted_code`."""
+        return permitted_code(
+            code, offered_extended=self.offered_extended, selected=self.selected, dialect=self.dialect
+        )
+
+    def send(self, message: Message) -> bytes:
+        if isinstance(message, Reply) and self.permitted_code(message.code) != message.code:
+            raise ValueError(f"the reply code {message.code:02X} may not be sent to this client")
+        return super().send(message)
+
+
+def _farewell(state: State, violation: MalformedMessage) -> bytes:
+    """
+    What is still said to a client that violated the protocol in `state`.
+
+    Nothing where the version was wrong: then the stream is not what we think,
+    and any answer would be a guess. Only a request with a wrong version is
+    answered, as tor answers it.
+    """
+    if state is State.REQUEST:
+        is_type = violation.fault is Fault.ADDRESS_TYPE
+        row = codes.ADDRESS_TYPE_NOT_SUPPORTED if is_type else codes.GENERAL_FAILURE
+        return Reply(row.number).encode()
+    if violation.fault is Fault.VERSION:
+        return b""
+    if state is State.GREETING:
+        return MethodSelection(Method.NO_ACCEPTABLE).encode()
+    return ExtendedResponse(Status.INVALID_ARGUMENTS, Pairs({ERROR: violation.detail})).encode()

@@ -1,0 +1,207 @@
+"""
+The relay for any transport of Twisted, made of its producers and consumers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IPushProducer,
+    IReactorTime,
+    ITransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..transports import can_half_close, hand_over
+
+RelayEnded = Callable[[str], None]
+"""Called with why a stream ended, in a word or two."""
+
+IDLE_CHECKS = 4
+"""An idle stream is closed after its time-out, and at most a quarter of it later."""
+
+
+class ProducerRelay:
+    """
+    One stream between a client and a target.
+
+    Each end of sending is passed on as such when all bytes before it are
+    through, an abort as an abort, and a reader that is too slow stops the other
+    side's reading.
+
+    :ivar up: bytes that came from the client.
+    :ivar down: bytes that came from the target.
+    """
+
+    name = "producers"
+
+    def __init__(
+        self,
+        client: ITransport,
+        target: ITransport,
+        clock: IReactorTime,
+        ended: RelayEnded,
+        idle_timeout: float | None,
+    ) -> None:
+        self._client = _RelayEnd(self, "client", client)
+        self._target = _RelayEnd(self, "target", target)
+        self._client.other = self._target
+        self._target.other = self._client
+        self._clock = clock
+        self._ended: RelayEnded | None = ended
+        self._idle_timeout = idle_timeout
+        self._idle_check: IDelayedCall | None = None
+        self._reason = ""
+
+    @property
+    def up(self) -> int:
+        """Bytes that came from the client."""
+        return self._client.received
+
+    @property
+    def down(self) -> int:
+        """Bytes that came from the target."""
+        return self._target.received
+
+    def start(self, read_ahead: bytes = b"", client_has_ended: bool = False) -> None:
+        """
+        Take both transports over.
+
+        :param read_ahead: what the client had sent already; it goes first.
+        :param client_has_ended: whether the client had closed its sending side.
+        """
+        client, target = self._client, self._target
+        hand_over(target.transport, target)
+        hand_over(client.transport, client)
+        target.transport.registerProducer(client, True)
+        client.transport.registerProducer(target, True)
+        if self._idle_timeout is not None:
+            self._schedule_idle_check(quiet_checks=0, seen=0)
+        target.resumeProducing()
+        if not client_has_ended:
+            client.resumeProducing()
+        # Last, since a target that is slow may pause the client again.
+        if read_ahead:
+            client.dataReceived(read_ahead)
+        if client_has_ended:
+            client.readConnectionLost()
+
+    def abort(self, reason: str) -> None:
+        """Reset both connections."""
+        self._note(reason)
+        for end in (self._client, self._target):
+            if not end.is_lost:
+                end.transport.abortConnection()
+
+    def end_of_input(self, end: _RelayEnd) -> None:
+        """One side sends no more."""
+        other = end.other
+        end.input_ended = True
+        if other.is_lost:
+            return
+        other.transport.unregisterProducer()
+        if other.input_ended:
+            self._note("done")
+            for side in (end, other):
+                side.transport.loseConnection()
+        elif can_half_close(other.transport):
+            other.transport.loseWriteConnection()
+        else:
+            self._note(f"{end.side} closed")
+            other.transport.loseConnection()
+
+    def lost(self, end: _RelayEnd, reason: Failure) -> None:
+        """One side is gone altogether."""
+        other = end.other
+        orderly = reason.check(ConnectionDone) is not None
+        self._note(f"{end.side} closed" if orderly else f"{end.side} aborted")
+        if other.is_lost:
+            self._end()
+            return
+        if not end.input_ended:
+            other.transport.unregisterProducer()
+        if orderly:
+            other.transport.loseConnection()
+        else:
+            other.transport.abortConnection()
+
+    def _note(self, reason: str) -> None:
+        """Keep the first reason: what follows is its consequence."""
+        self._reason = self._reason or reason
+
+    def _end(self) -> None:
+        if self._idle_check is not None:
+            self._idle_check.cancel()
+            self._idle_check = None
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(self._reason)
+
+    def _schedule_idle_check(self, quiet_checks: int, seen: int) -> None:
+        assert self._idle_timeout is not None
+        self._idle_check = self._clock.callLater(self._idle_timeout / IDLE_CHECKS, self._check_idle, quiet_checks, seen)
+
+    def _check_idle(self, quiet_checks: int, seen: int) -> None:
+        """Count the checks since a byte was seen: no clock is read for each segment."""
+        self._idle_check = None
+        moved = self.up + self.down
+        quiet_checks = quiet_checks + 1 if moved == seen else 0
+        if quiet_checks >= IDLE_CHECKS:
+            self.abort("idle")
+        else:
+            self._schedule_idle_check(quiet_checks, moved)
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class _RelayEnd(Protocol):
+    """
+    One side of a relay: the protocol of its transport, and the producer of the other's.
+
+    :ivar received: bytes that came from this side.
+    :ivar input_ended: whether this side sends no more.
+    """
+
+    transport: Any
+    other: _RelayEnd
+
+    def __init__(self, relay: ProducerRelay, side: str, transport: ITransport) -> None:
+        self._relay = relay
+        self.side = side
+        self.transport = transport
+        self.received = 0
+        self.input_ended = False
+        self.is_lost = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += len(data)
+        self.other.transport.write(data)
+
+    def readConnectionLost(self) -> None:
+        if not self.input_ended:
+            self._relay.end_of_input(self)
+
+    def writeConnectionLost(self) -> None:
+        """Our own end of sending is through; there is nothing to do about it."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.is_lost = True
+        self._relay.lost(self, reason)
+
+    def pauseProducing(self) -> None:
+        if not self.is_lost:
+            self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        # Reading again after the end of input would only find that end again.
+        if not self.is_lost and not self.input_ended:
+            self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The other side is lost: its own `connectionLost` says how, and deals with it."""

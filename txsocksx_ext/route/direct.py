@@ -1,0 +1,101 @@
+"""
+The route that goes straight to the target: ``direct``. It alone resolves names.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ITransport
+from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
+
+from ..descriptions import refuse_unknown
+from ..errors import HostUnreachable
+from ..wire.codes import AddressType, Command
+from ..wire.messages import Address, Request
+from .happy_eyeballs import connect_first
+from .interface import IRoute, Route
+from .lookup import lookup_host
+
+if TYPE_CHECKING:
+    from ..server.session import Session
+
+
+class DirectRoute(Route):
+    """
+    Connects from this machine, to addresses as happy eyeballs tries them.
+
+    :param reactor: provides TCP, time, threads and a name resolver.
+    """
+
+    name = "direct"
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+        """See `IRoute`: the connection goes to the very address that the rules admitted."""
+        return Deferred.fromCoroutine(self._connect(request, session))
+
+    async def _connect(self, request: Request, session: Session) -> ITransport:
+        destination = request.destination
+        if not destination.is_name:
+            session.rules.check_reachable(destination, session)
+            return await connect_first(self._reactor, [destination])
+        route, addresses = await self._admitted(destination, session)
+        if route is self:
+            return await connect_first(self._reactor, addresses)
+        return await route.connect(Request(request.command, addresses[0]), session)
+
+    async def _admitted(self, destination: Address, session: Session) -> tuple[IRoute, list[Address]]:
+        """
+        Resolve a name, and see what the rules make of its addresses.
+
+        :returns: the route of the first address that is not refused, and all
+            addresses that go the same way.
+        :raises ConnectionNotAllowed: the rules refuse every address.
+        """
+        addresses = await lookup_host(self._reactor, destination)
+        route = session.rules.route_of_first(destination, addresses, session)
+        return route, [
+            address for address in addresses if session.rules.route_of_resolved(destination, address, session) is route
+        ]
+
+    def resolve(self, request: Request, session: Session) -> Deferred[Address]:
+        """See `IRoute`."""
+        if request.command == Command.RESOLVE_PTR:
+            return self._resolve_ptr(request.destination, session)
+        return Deferred.fromCoroutine(self._resolve(request.destination, session))
+
+    async def _resolve(self, destination: Address, session: Session) -> Address:
+        if not destination.is_name:
+            session.rules.check_reachable(destination, session)
+            return Address.of(destination.host, 0)
+        _, addresses = await self._admitted(destination, session)
+        # Tor asks for IPv4 first, and clients of RESOLVE expect that.
+        first = next((found for found in addresses if found.type == AddressType.IPV4), addresses[0])
+        return Address.of(first.host, 0)
+
+    def _resolve_ptr(self, destination: Address, session: Session) -> Deferred[Address]:
+        session.rules.check_reachable(destination, session)
+        looking: Deferred[tuple[str, str]] = deferToThread(
+            socket.getnameinfo, (destination.host, 0), socket.NI_NAMEREQD
+        )
+
+        def failed(failure: Failure) -> Failure:
+            failure.trap(OSError)
+            return Failure(HostUnreachable("the address has no name"))
+
+        return looking.addCallbacks(lambda found: Address.of(found[0], 0), failed)
+
+
+def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> DirectRoute:
+    """Make the route of ``direct``."""
+    if arguments:
+        raise ValueError("the route direct takes no arguments")
+    refuse_unknown(keywords, frozenset(), "the route direct")
+    return DirectRoute(reactor)

@@ -1,0 +1,60 @@
+"""
+What a route is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import ITransport
+from zope.interface import Attribute, Interface, implementer
+
+from ..errors import CommandNotSupported
+from ..wire.messages import Address, Request
+
+if TYPE_CHECKING:
+    from ..server.session import Session
+
+
+class IRoute(Interface):
+    """A way out: something that reaches a target for a client."""
+
+    name: str = Attribute("What logs call it (str): no target, nothing secret.")
+    keys: frozenset[str] = Attribute(
+        "The keys (frozenset of str) of a client's pairs that this route honours."
+        " A name that ends in a dot stands for every key that begins with it."
+    )
+
+    def connect(request: Request, session: Session) -> Deferred[ITransport]:
+        """
+        Reach the request's destination.
+
+        :returns: fires with a connected transport when the stream may begin, or
+            fails with an exception of `txsocksx_ext.errors`, one of Twisted's
+            connection errors, or any other (answered with 01). It is cancelled
+            when the client goes away, or when the time for it is over.
+        """
+
+    def resolve(request: Request, session: Session) -> Deferred[Address]:
+        """
+        Answer RESOLVE or RESOLVE_PTR (Tor's SOCKS extensions).
+
+        :returns: fires with the address or the name found, or fails as `connect` does.
+        """
+
+
+@implementer(IRoute)
+class Route:
+    """A route that honours no keys and resolves nothing: a base for others."""
+
+    name = "route"
+    keys: frozenset[str] = frozenset()
+
+    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+        """See `IRoute`."""
+        raise NotImplementedError(f"{type(self).__name__} has no connect()")
+
+    def resolve(self, request: Request, session: Session) -> Deferred[Address]:
+        """Fail: this route resolves nothing."""
+        return fail(CommandNotSupported())

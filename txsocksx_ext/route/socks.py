@@ -1,0 +1,113 @@
+"""
+The route through another SOCKS5 proxy: ``socks:ENDPOINT``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import clientFromString, quoteStringArgument
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
+from twisted.python.failure import Failure
+
+from ..client.endpoints import dialect_named
+from ..client.factory import SOCKS5ExtClientFactory
+from ..client.methods import ClientMethods
+from ..client.negotiation import negotiate
+from ..descriptions import refuse_unknown, secret_from_file
+from ..errors import ProxyUnreachable
+from ..transports import PausedFactory
+from ..wire.codes import Dialect
+from ..wire.messages import Address, Request
+from .interface import Route
+
+if TYPE_CHECKING:
+    from ..server.session import Session
+
+
+class SOCKSRoute(Route):
+    """
+    Reaches every target through another proxy, which resolves the names.
+
+    Its failures are read in its own dialect and become exceptions, so that each
+    client gets them in the codes that it understands.
+
+    :param reactor: provides time.
+    :param proxy: the way to the other proxy.
+    :param methods: what to offer it.
+    :param dialect: how to read its extended codes; ``None`` decides by what it
+        selects and confirms.
+    """
+
+    name = "socks"
+
+    def __init__(
+        self,
+        reactor: Any,
+        proxy: IStreamClientEndpoint,
+        methods: ClientMethods,
+        dialect: Dialect | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._proxy = proxy
+        self._methods = methods
+        self._dialect = dialect
+
+    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+        """See `IRoute`."""
+        return self._ask(request, PausedFactory()).addCallback(lambda protocol: protocol.transport)
+
+    def resolve(self, request: Request, session: Session) -> Deferred[Address]:
+        """See `IRoute`."""
+        return self._ask(request, None)
+
+    def _ask(self, request: Request, application: PausedFactory | None) -> Deferred[Any]:
+        factory = SOCKS5ExtClientFactory(request, self._methods, application, dialect=self._dialect)
+        # No time-out here: the server's own covers the whole way.
+        return negotiate(self._reactor, self._proxy, factory, timeout=None).addErrback(_proxy_unreachable)
+
+
+def _proxy_unreachable(failure: Failure) -> Failure:
+    """What keeps us from the proxy says nothing of the target."""
+    if failure.check(ConnectError):
+        raise ProxyUnreachable()
+    return failure
+
+
+KEYWORDS = frozenset({"username", "password-file", "dialect"})
+
+
+def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> SOCKSRoute:
+    """
+    Make the route of ``socks:ENDPOINT[:username=…][:password-file=…][:dialect=…]``.
+
+    ENDPOINT is a client endpoint string, or HOST and PORT.
+    """
+    refuse_unknown(keywords, KEYWORDS, "the route socks")
+    if not arguments:
+        raise ValueError("the route socks needs an endpoint, as in socks:tcp\\:127.0.0.1\\:9050")
+    if ("username" in keywords) != ("password-file" in keywords):
+        raise ValueError("the route socks takes username and password-file together")
+    methods: dict[str, Any] = {"extended": {}, "anonymous": ()}
+    if "username" in keywords:
+        password = secret_from_file(keywords["password-file"])
+        methods = {"extended": {}, "login": (keywords["username"], password)}
+    return SOCKSRoute(
+        reactor,
+        clientFromString(reactor, _endpoint_description(arguments)),
+        ClientMethods.of(methods),
+        dialect_named(keywords.get("dialect", "auto")),
+    )
+
+
+def _endpoint_description(arguments: Sequence[str]) -> str:
+    """An endpoint string given whole, or with its colons bare; or HOST and PORT."""
+    if len(arguments) == 1:
+        return arguments[0]
+    quoted = [quoteStringArgument(argument) for argument in arguments]
+    if len(arguments) == 2 and arguments[1].isdigit():
+        quoted.insert(0, "tcp")
+    return ":".join(quoted)

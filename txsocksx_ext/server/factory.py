@@ -1,0 +1,215 @@
+"""
+The server's factory: it holds the pieces that decide, each of which can be replaced.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.cred.credentials import UsernamePassword
+from twisted.cred.portal import Portal
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from ..errors import AuthenticationFailed, InvalidArguments
+from ..failures import row_of
+from ..handshake.responder import DEFAULT_PREFERENCE
+from ..route.direct import DirectRoute
+from ..wire.codes import Method, ReplyCode
+from ..wire.pairs import OPTIONAL_MARK, SERVER_KEYS, Pairs
+from .credentials import ISOCKSUser
+from .limits import Limits
+from .protocol import SOCKS5ExtProtocol
+from .records import SessionLog
+from .rules import RouteTable
+from .session import Session
+
+
+class SOCKS5ExtFactory(Factory):
+    """
+    A SOCKS5 server with method 97 and the extended reply codes.
+
+    To change one decision, override one of `methods`, `authenticate`, `route`
+    and `reply_for`; or pass in a piece.
+
+    :param reactor: provides TCP, time, threads and a name resolver.
+    :param portal: checks credentials; without one any are taken, and only
+        separate streams.
+    :param anonymous: whether clients may come without credentials; ``None``
+        means where there is no portal.
+    :param routes: the ways out; by default everything goes ``direct``.
+    :param limits: sizes and times.
+    :param log_targets: whether logs may hold targets and user names.
+    :ivar sessions: the protocols of all open connections.
+    """
+
+    protocol = SOCKS5ExtProtocol  # type: ignore[assignment]
+    noisy = False
+
+    keys: frozenset[str] = frozenset()
+    """Keys of pairs that an `authenticate` of your own understands."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        portal: Portal | None = None,
+        anonymous: bool | None = None,
+        routes: RouteTable | None = None,
+        limits: Limits | None = None,
+        log_targets: bool = False,
+    ) -> None:
+        self.reactor = reactor
+        self.portal = portal
+        self.anonymous = portal is None if anonymous is None else anonymous
+        self.routes = RouteTable((), DirectRoute(reactor)) if routes is None else routes
+        self.limits = Limits() if limits is None else limits
+        self.log = SessionLog(log_targets)
+        self.sessions: set[SOCKS5ExtProtocol] = set()
+        self._peers: Counter[str] = Counter()
+        self._emptied: Deferred[None] | None = None
+        self._known_keys = SERVER_KEYS.union(*(getattr(route, "keys", ()) for route in self.routes.routes))
+
+    # Decisions.
+
+    def methods(self, session: Session) -> Sequence[Method]:
+        """
+        The methods that this client may come in by, the preferred first.
+
+        :returns: perhaps fewer than the client offered; the first that it did
+            offer is selected.
+        """
+        if self.anonymous:
+            return DEFAULT_PREFERENCE
+        return tuple(method for method in DEFAULT_PREFERENCE if method != Method.NO_AUTHENTICATION)
+
+    def authenticate(self, session: Session) -> Any:
+        """
+        Decide whether the client may come in.
+
+        Called once, whatever the method, with `Session.credentials` and
+        `Session.pairs` filled in. Keys that neither this server, nor one of its
+        routes, nor `keys` knows were refused before.
+
+        :returns: pairs to answer with (a mapping of str to bytes or str, or
+            ``None``), or a Deferred or coroutine of them.
+        :raises AuthenticationFailed: or `UnauthorizedLogin`: the client may not.
+        :raises InvalidArguments: its pairs are wrong; the message goes to it.
+        """
+        credentials = session.credentials
+        if self.portal is None or (credentials is None and self.anonymous):
+            return None
+        if credentials is None:
+            raise AuthenticationFailed()
+        return self._login(self.portal, session, credentials.username, credentials.password)
+
+    async def _login(self, portal: Portal, session: Session, username: bytes, password: bytes) -> None:
+        _, session.avatar, _ = await portal.login(UsernamePassword(username, password), None, ISOCKSUser)
+
+    def route(self, session: Session) -> Any:
+        """
+        Decide which way the client's request goes.
+
+        :returns: an `IRoute` (anything with ``connect(request, session)``), or a
+            Deferred or coroutine of one.
+        :raises ConnectionNotAllowed: or any other exception that has a code: none.
+        """
+        assert session.request is not None
+        return self.routes.route_of(session.request.destination, session)
+
+    def reply_for(self, failure: Failure, session: Session) -> ReplyCode | int:
+        """
+        Decide what a client is told of a failure.
+
+        :param failure: of the route, or of the way to it.
+        :returns: a row of `txsocksx_ext.wire.codes`, or a number. What this
+            client does not understand becomes the nearest that it does, after
+            this.
+        """
+        return row_of(failure.value)
+
+    # What the protocol asks for.
+
+    def sift(self, pairs: Pairs) -> Pairs:
+        """
+        Hold a client's pairs against the keys that this server knows.
+
+        :returns: the pairs without the marks of optional keys, and without the
+            optional ones that are unknown.
+        :raises InvalidArguments: another key is unknown, or a key stands twice.
+        """
+        known: dict[str, bytes] = {}
+        for key, value in pairs.items():
+            name = key.removeprefix(OPTIONAL_MARK)
+            if self.knows(name):
+                if name in known:
+                    raise InvalidArguments(f"the key {name} stands twice")
+                known[name] = value
+            elif name == key:
+                raise InvalidArguments(f"unknown key: {key}")
+        return Pairs(known)
+
+    def knows(self, key: str) -> bool:
+        """Whether a key means something to this server or to one of its routes."""
+        space, dot, _ = key.partition(".")
+        return key in self._known_keys or key in self.keys or (bool(dot) and f"{space}." in self._known_keys)
+
+    def buildProtocol(self, addr: IAddress | None) -> SOCKS5ExtProtocol | None:  # type: ignore[override]
+        """Build a protocol, or ``None`` where there are too many."""
+        if len(self.sessions) >= self.limits.max_connections:
+            self.log.refused(addr)
+            return None
+        built: SOCKS5ExtProtocol = self.protocol()
+        built.factory = self
+        return built
+
+    def count_peer(self, name: str) -> bool:
+        """Count one more connection of a peer; whether it may have it."""
+        self._peers[name] += 1
+        return self._peers[name] <= self.limits.max_per_peer
+
+    def discount_peer(self, name: str) -> None:
+        """Count one connection of a peer less."""
+        self._peers[name] -= 1
+        if not self._peers[name]:
+            del self._peers[name]
+
+    def opened(self, protocol: SOCKS5ExtProtocol) -> None:
+        """A connection has begun."""
+        self.sessions.add(protocol)
+
+    def closed(self, protocol: SOCKS5ExtProtocol) -> None:
+        """A connection, and the one to its target, have ended."""
+        self.sessions.discard(protocol)
+        if self._emptied is not None and not self.sessions:
+            self._emptied.callback(None)
+
+    def drain(self, seconds: float) -> Deferred[None]:
+        """
+        End every connection: handshakes at once, streams by themselves or after `seconds`.
+
+        To be called when nothing listens any more.
+
+        :returns: fires when none is left.
+        """
+        for protocol in list(self.sessions):
+            protocol.stop()
+        if not self.sessions:
+            return succeed(None)
+        deadline = self.reactor.callLater(seconds, self._abort_all)
+        self._emptied = Deferred()
+
+        def emptied(_: None) -> None:
+            self._emptied = None
+            if deadline.active():
+                deadline.cancel()
+
+        return self._emptied.addCallback(emptied)
+
+    def _abort_all(self) -> None:
+        for protocol in list(self.sessions):
+            protocol.abort("drained")

@@ -1,0 +1,49 @@
+"""
+How much a server takes, and how long it waits.
+"""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass, field
+
+from ..wire.pairs import DEFAULT_PAIR_LIMITS, PairLimits
+
+RESERVED_DESCRIPTORS = 64
+"""Descriptors left for listeners, logs, look-ups and the reactor."""
+
+
+def connections_by_descriptors() -> int:
+    """How many connections the limit of open files allows, at two descriptors each."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 20
+    return max(1, (soft - RESERVED_DESCRIPTORS) // 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """
+    A server's limits. Times are in seconds, sizes in bytes.
+
+    :ivar handshake_timeout: from a connection's first moment to its complete request.
+    :ivar connect_timeout: from the request to the reply. Clients wait 60 seconds;
+        a longer time here would lose them the reason of a failure.
+    :ivar idle_timeout: of a stream, without a byte either way; ``None`` for none.
+    :ivar max_connections: at once; more are closed as they come.
+    :ivar max_per_peer: at once from one address; loopback and unix peers do not count.
+    :ivar pairs: of one request of method 97.
+    :ivar read_ahead: what a client may send before it is answered; then its
+        reading is paused.
+    :ivar linger: how long a connection stays after a failing answer, so that
+        the answer arrives.
+    """
+
+    handshake_timeout: float = 10.0
+    connect_timeout: float = 45.0
+    idle_timeout: float | None = None
+    max_connections: int = field(default_factory=connections_by_descriptors)
+    max_per_peer: int = 256
+    pairs: PairLimits = DEFAULT_PAIR_LIMITS
+    read_ahead: int = 64 * 1024
+    linger: float = 2.0

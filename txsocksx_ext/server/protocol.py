@@ -1,0 +1,437 @@
+"""
+The server's protocol: it carries the conversation, asks for decisions, and starts the relay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, ITransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..errors import (
+    AddressTypeNotSupported,
+    AuthenticationFailed,
+    CommandNotSupported,
+    GeneralServerFailure,
+    InvalidArguments,
+    SOCKS5Error,
+    TTLExpired,
+)
+from ..handshake import Responder, State
+from ..relay import ProducerRelay, join
+from ..route.interface import IRoute
+from ..transports import bound_address, can_half_close, is_local, keep_alive, peer_name
+from ..wire import codes
+from ..wire.codes import Command, Dialect, Method, ReplyCode, Status
+from ..wire.messages import (
+    UNSPECIFIED,
+    Address,
+    ExtendedRequest,
+    Greeting,
+    Request,
+    UsernamePassword,
+)
+from ..wire.pairs import ERROR, TOR_ERRORS, Pairs
+from ..wire.reader import MalformedMessage
+from .session import Session
+
+if TYPE_CHECKING:
+    from .factory import SOCKS5ExtFactory
+
+DIALECT_OF_TOR_ERRORS = {b"229": Dialect.PROP229, b"304": Dialect.TOR, b"none": Dialect.PLAIN}
+"""The values of ``tor.errors``."""
+
+EXPECTED = (SOCKS5Error, ConnectError, UnauthorizedLogin, OSError, CancelledError)
+"""What a decision may fail with without being a fault in a program."""
+
+
+@implementer(IHalfCloseableProtocol)
+class SOCKS5ExtProtocol(Protocol):
+    """
+    One client's connection, until the relay takes its transport over.
+
+    What it knows of the client is in `session`; every decision is the factory's.
+    """
+
+    transport: Any
+    factory: SOCKS5ExtFactory
+    session: Session
+
+    def __init__(self) -> None:
+        self._decision: Deferred[Any] | None = None
+        self._timer: IDelayedCall | None = None
+        self._relay: ProducerRelay | None = None
+        self._counted_as: str | None = None
+        self._input_ended = False
+        self._timed_out = False
+        self._lost = False
+        self._closing = False
+
+    # The connection.
+
+    def connectionMade(self) -> None:
+        factory = self.factory
+        self._began = factory.reactor.seconds()
+        self._responder = Responder(factory.limits.pairs)
+        self.session = Session(self.transport.getPeer(), factory.routes)
+        factory.opened(self)
+        self._timer = factory.reactor.callLater(factory.limits.handshake_timeout, self._handshake_expired)
+        self._count_peer()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._closing:
+            return
+        responder = self._responder
+        if responder.state is State.GREETING and not self._is_counted_right():
+            return
+        responder.feed(data)
+        if self._decision is None:
+            self._listen()
+        elif responder.buffered > self.factory.limits.read_ahead:
+            self.transport.pauseProducing()
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more; what it sent before still counts."""
+        self._input_ended = True
+        if self._closing or self._decision is None:
+            self._end("the client left")
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our own end of sending is through."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        self._stop_timer()
+        self._end("the client left")
+        if self._decision is not None:
+            self._decision.cancel()
+        self._closed()
+
+    def stop(self) -> None:
+        """End the connection unless it is a stream already."""
+        if self._relay is None and not self._closing:
+            if self._decision is not None:
+                self._decision.cancel()
+            else:
+                self.abort("stopped")
+
+    def abort(self, reason: str) -> None:
+        """End the connection at once, whatever it is."""
+        self._end(reason)
+        if self._relay is not None:
+            self._relay.abort(reason)
+        else:
+            self.transport.abortConnection()
+
+    # What the client says.
+
+    def _listen(self) -> None:
+        """Take the client's messages until one of them needs a decision, or bytes are missing."""
+        try:
+            while self._decision is None and not self._closing:
+                message = self._responder.next_message()
+                if message is None:
+                    break
+                self._HEARD[type(message)](self, message)
+        except MalformedMessage as violation:
+            self._say_and_close(self._responder.farewell, f"violation: {violation.fault.value}")
+        if self._input_ended and self._decision is None and not self._closing and self._relay is None:
+            self._end("the client left")
+            self.transport.loseConnection()
+
+    def _heard_greeting(self, greeting: Greeting) -> None:
+        self.session.offered = greeting.methods
+        method = self._responder.preferred_method(self.factory.methods(self.session))
+        if method == Method.NO_AUTHENTICATION:
+            # Nothing follows by which the client could be refused later.
+            self.session.method = method
+            self._decide(self.factory.authenticate, lambda _: self._select(method), self._refuse_method)
+        else:
+            self._select(method)
+
+    def _select(self, method: Method) -> None:
+        if method == Method.NO_ACCEPTABLE:
+            self._say_and_close(self._responder.select(method), "no acceptable method")
+            return
+        self.session.method = method
+        self.transport.write(self._responder.select(method))
+
+    def _refuse_method(self, failure: Failure) -> None:
+        self._report_unless_expected(failure)
+        self._select(Method.NO_ACCEPTABLE)
+
+    def _heard_credentials(self, credentials: UsernamePassword) -> None:
+        self.session.credentials = credentials
+        self._decide(self.factory.authenticate, self._accept, self._refuse)
+
+    def _heard_pairs(self, request: ExtendedRequest) -> None:
+        self._decide(lambda session: self._authenticate_pairs(request.pairs), self._accept, self._refuse)
+
+    def _authenticate_pairs(self, pairs: Pairs) -> Any:
+        session = self.session
+        session.take_pairs(self.factory.sift(pairs))
+        wanted = session.pairs.get(TOR_ERRORS)
+        if wanted is not None:
+            if wanted not in DIALECT_OF_TOR_ERRORS:
+                raise InvalidArguments(f"the value of {TOR_ERRORS} is 229, 304 or none")
+            self._responder.dialect = DIALECT_OF_TOR_ERRORS[wanted]
+        return self.factory.authenticate(session)
+
+    def _accept(self, answer: Any) -> None:
+        pairs = dict(answer or ())
+        wanted = self.session.pairs.get(TOR_ERRORS)
+        if wanted is not None:
+            pairs.setdefault(TOR_ERRORS, wanted)
+        self.transport.write(self._responder.answer(Status.SUCCESS, Pairs(pairs)))
+
+    def _refuse(self, failure: Failure) -> None:
+        self._report_unless_expected(failure)
+        error = failure.value
+        pairs = error.pairs if isinstance(error, AuthenticationFailed) else Pairs()
+        if isinstance(error, InvalidArguments):
+            text = error.message.encode("ascii", "replace")[: self.factory.limits.pairs.value_bytes]
+            pairs = Pairs({**pairs, ERROR: text})
+            self._say_and_close(self._responder.answer(Status.INVALID_ARGUMENTS, pairs), "invalid arguments")
+        else:
+            self._say_and_close(self._responder.answer(Status.AUTHENTICATION_FAILED, pairs), "authentication failed")
+
+    # What the client wants.
+
+    def _heard_request(self, request: Request) -> None:
+        self._stop_timer()
+        request = Request(request.command, _as_literal(request.destination))
+        self.session.request = request
+        self._timer = self.factory.reactor.callLater(self.factory.limits.connect_timeout, self._request_expired)
+        if request.command == Command.CONNECT:
+            self._decide(self._connect, self._connected, self._failed)
+        else:
+            self._decide(self._resolve, self._resolved, self._failed)
+
+    def _connect(self, session: Session) -> Deferred[ITransport]:
+        assert session.request is not None
+        if not session.request.destination.port:
+            return fail(GeneralServerFailure("port 0 is no port to connect to"))
+        return self._take_route(lambda route, request: route.connect(request, session))
+
+    def _resolve(self, session: Session) -> Deferred[Address]:
+        request = session.request
+        assert request is not None
+        if request.command not in (Command.RESOLVE, Command.RESOLVE_PTR):
+            return fail(CommandNotSupported())
+        if request.command == Command.RESOLVE_PTR and request.destination.is_name:
+            return fail(AddressTypeNotSupported())
+        return self._take_route(lambda route, request: _resolver_of(route)(request, session))
+
+    def _take_route(self, go: Callable[[IRoute, Request], Any]) -> Deferred[Any]:
+        session = self.session
+
+        def taken(route: IRoute) -> Any:
+            session.route = getattr(route, "name", type(route).__name__)
+            return go(route, session.request)  # type: ignore[arg-type]
+
+        return maybeDeferred(self.factory.route, session).addCallback(taken)
+
+    def _connected(self, target: Any) -> None:
+        try:
+            self._begin_stream(target)
+        except Exception:
+            _abort(target)
+            raise
+
+    def _begin_stream(self, target: Any) -> None:
+        self._stop_timer()
+        factory, session = self.factory, self.session
+        self.transport.write(self._reply(codes.SUCCEEDED, bound_address(target)))
+        keep_alive(self.transport)
+        keep_alive(target)
+        relay = join(self.transport, target, factory.reactor, self._stream_ended, factory.limits.idle_timeout)
+        self._relay = relay
+        session.relay = relay.name
+        relay.start(self._responder.take_read_ahead(), self._input_ended)
+
+    def _resolved(self, found: Address) -> None:
+        self._stop_timer()
+        self._say_and_close(self._reply(codes.SUCCEEDED, found), "resolved")
+
+    def _failed(self, failure: Failure) -> None:
+        self._stop_timer()
+        if self._timed_out:
+            failure = Failure(TTLExpired())
+        self._report_unless_expected(failure)
+        self._say_and_close(self._reply(self._reply_for(failure)), type(failure.value).__name__)
+
+    def _reply_for(self, failure: Failure) -> ReplyCode | int:
+        try:
+            return self.factory.reply_for(failure, self.session)
+        except Exception:
+            self.factory.log.unexpected(Failure(), self.session)
+            return codes.GENERAL_FAILURE
+
+    def _reply(self, code: ReplyCode | int, bound: Address = UNSPECIFIED) -> bytes:
+        self.session.code = self._responder.permitted_code(code)
+        return self._responder.reply(code, bound)
+
+    def _stream_ended(self, reason: str) -> None:
+        assert self._relay is not None
+        self.session.up, self.session.down = self._relay.up, self._relay.down
+        self._end(reason)
+        self._lost = True
+        self._closed()
+
+    # Decisions and their ends.
+
+    def _decide(
+        self,
+        decision: Callable[[Session], Any],
+        made: Callable[[Any], None],
+        failed: Callable[[Failure], None],
+    ) -> None:
+        """Ask for a decision, which may take as long as its timer allows, and act on it."""
+        pending = self._decision = maybeDeferred(decision, self.session)
+
+        def settled(result: Any) -> Any:
+            self._decision = None
+            return result
+
+        def unless_lost(act: Callable[[Any], None]) -> Callable[[Any], None]:
+            # If the client is gone, what was opened for it is closed.
+            return lambda result: _abort(result) if self._lost else act(result)
+
+        pending.addBoth(settled)
+        pending.addCallbacks(unless_lost(made), unless_lost(failed))
+        pending.addErrback(self._fault)
+        pending.addCallback(lambda _: self._go_on())
+
+    def _go_on(self) -> None:
+        """Hear what the client said while a decision was pending."""
+        if self._lost or self._closing or self._relay is not None:
+            return
+        if self._responder.buffered > self.factory.limits.read_ahead:
+            self.transport.resumeProducing()
+        self._listen()
+
+    def _fault(self, failure: Failure) -> None:
+        self.factory.log.unexpected(failure, self.session)
+        self.abort("fault")
+
+    def _report_unless_expected(self, failure: Failure) -> None:
+        if not failure.check(*EXPECTED):
+            self.factory.log.unexpected(failure, self.session)
+
+    # Ends.
+
+    def _handshake_expired(self) -> None:
+        self._timer = None
+        self.abort("handshake timeout")
+
+    def _request_expired(self) -> None:
+        self._timer = None
+        self._timed_out = True
+        if self._decision is not None:
+            self._decision.cancel()
+
+    def _say_and_close(self, last_words: bytes, reason: str) -> None:
+        """
+        Send an answer that ends the conversation, and close so that it arrives.
+
+        A close with unread input makes Linux reset the connection, and the reset
+        can overtake the answer. So only our sending side is closed, input is
+        thrown away, and the rest follows when the client closes, or soon.
+        """
+        self._end(reason)
+        self._closing = True
+        self._stop_timer()
+        self._responder.close()
+        if last_words:
+            self.transport.write(last_words)
+        if can_half_close(self.transport) and not self._input_ended:
+            self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
+        self._timer = self.factory.reactor.callLater(self.factory.limits.linger, self._linger_expired)
+
+    def _linger_expired(self) -> None:
+        self._timer = None
+        self.transport.abortConnection()
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _end(self, reason: str) -> None:
+        """Keep the first reason: what follows is its consequence."""
+        self.session.end = self.session.end or reason
+
+    def _closed(self) -> None:
+        factory = self.factory
+        if self._counted_as is not None:
+            factory.discount_peer(self._counted_as)
+        factory.log.ended(self.session, factory.reactor.seconds() - self._began)
+        factory.closed(self)
+
+    # Limits for each peer.
+
+    def _count_peer(self) -> bool:
+        """Count this connection for its peer; whether that peer may have it."""
+        peer = self.session.peer
+        if is_local(peer):
+            return True
+        self._counted_as = peer_name(peer)
+        if self.factory.count_peer(self._counted_as):
+            return True
+        self.abort("too many connections of this peer")
+        return False
+
+    def _is_counted_right(self) -> bool:
+        """
+        Count anew where the peer is another than at first; whether it may stay.
+
+        Behind a balancer that speaks the PROXY protocol, the client's address is
+        known only when its first bytes come.
+        """
+        peer = self.transport.getPeer()
+        if peer == self.session.peer:
+            return True
+        if self._counted_as is not None:
+            self.factory.discount_peer(self._counted_as)
+            self._counted_as = None
+        self.session.peer = peer
+        return self._count_peer()
+
+    _HEARD: dict[type, Callable[[Any, Any], None]] = {
+        Greeting: _heard_greeting,
+        UsernamePassword: _heard_credentials,
+        ExtendedRequest: _heard_pairs,
+        Request: _heard_request,
+    }
+
+
+def _abort(result: object) -> None:
+    """Close what a route connected, if it did."""
+    abort = getattr(result, "abortConnection", None)
+    if abort is not None:
+        abort()
+
+
+def _as_literal(destination: Address) -> Address:
+    """An address that was sent as a name, as the address that it is: rules must see it."""
+    if not destination.is_name:
+        return destination
+    return Address.of(destination.host, destination.port)
+
+
+def _resolver_of(route: IRoute) -> Callable[[Request, Session], Any]:
+    """A route's ``resolve``; a route of someone's own may have none."""
+    resolve = getattr(route, "resolve", None)
+    if resolve is None:
+        raise CommandNotSupported()
+    return resolve  # type: ignore[no-any-return]

@@ -1,0 +1,271 @@
+"""
+Which target goes which way: rules, and what no rule may open by accident.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Union
+
+from ..errors import ConnectionNotAllowed
+from ..route import route_from_string
+from ..route.interface import IRoute
+from ..route.refuse import RefuseRoute
+from ..wire.messages import Address
+
+if TYPE_CHECKING:
+    from .session import Session
+
+IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+PROTECTED_NETWORKS: tuple[IPNetwork, ...] = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8",  # "this host": Linux connects to itself
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "168.63.129.16/32",  # a cloud's metadata service outside the private ranges
+            "169.254.0.0/16",  # link-local, and most clouds' metadata services
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+            "192.168.0.0/16",
+            "198.18.0.0/15",
+            "224.0.0.0/4",
+            "240.0.0.0/4",
+            "::/128",
+            "::1/128",
+            "fc00::/7",
+            "fe80::/10",
+            "fec0::/10",
+            "ff00::/8",
+        ),
+    )
+)
+"""Loopback, link-local, private, metadata and multicast networks."""
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+
+
+@lru_cache(maxsize=4096)
+def _meanings(host: str) -> tuple[IPAddress, ...]:
+    """An address, and the IPv4 addresses that it may lead to."""
+    literal = ipaddress.ip_address(host)
+    if isinstance(literal, ipaddress.IPv4Address):
+        return (literal,)
+    meanings: list[IPAddress] = [literal]
+    if literal.ipv4_mapped is not None:
+        meanings.append(literal.ipv4_mapped)
+    if literal.sixtofour is not None:
+        meanings.append(literal.sixtofour)
+    if literal.teredo is not None:
+        meanings.extend(literal.teredo)
+    if literal in _NAT64 or literal in _IPV4_COMPATIBLE:
+        meanings.append(ipaddress.IPv4Address(int(literal) & 0xFFFFFFFF))
+    return tuple(meanings)
+
+
+@lru_cache(maxsize=4096)
+def is_protected(host: str) -> bool:
+    """Whether an address literal lies in `PROTECTED_NETWORKS`, or leads there."""
+    return any(meaning in network for meaning in _meanings(host) for network in PROTECTED_NETWORKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """
+    One line of the table.
+
+    :ivar route: where a match goes.
+    :ivar name: matches host names, or ``None`` in a rule about addresses.
+    :ivar network: holds the addresses that match, or ``None`` in a rule about names.
+    :ivar is_any: whether every name and every address matches: the pattern ``*``.
+    :ivar ports: the ports that match.
+    """
+
+    route: IRoute
+    name: re.Pattern[str] | None
+    network: IPNetwork | None
+    is_any: bool
+    ports: range
+
+    @classmethod
+    def of(cls, pattern: str, route: IRoute) -> Rule:
+        """
+        Read a pattern: ``HOST``, ``HOST:PORT`` or ``HOST:PORT-PORT``.
+
+        HOST is a name in which ``*`` and ``?`` stand for any characters and for
+        one, an address, or a network such as ``192.0.2.0/24``; with a port, an
+        IPv6 address or network stands in brackets.
+
+        :raises ValueError: it is none of these.
+        """
+        host, ports = _split_pattern(pattern)
+        network = _as_network(host)
+        if network is not None:
+            return cls(route, None, network, False, ports)
+        if not re.fullmatch(r"[A-Za-z0-9._*?-]+", host):
+            raise ValueError(f"{pattern!r} is no pattern: a host name with wildcards, an address or a network")
+        name = re.compile(translate(_folded(host)))
+        return cls(route, name, None, host == "*", ports)
+
+    def matches(self, name: str | None, literal: str | None, port: int) -> bool:
+        """
+        Whether a target is this rule's.
+
+        :param name: its name, if it has one.
+        :param literal: its address, if that is known.
+        """
+        if port not in self.ports:
+            return False
+        if self.is_any:
+            return True
+        if self.network is not None:
+            return literal is not None and any(meaning in self.network for meaning in _meanings(literal))
+        assert self.name is not None
+        return name is not None and self.name.match(_folded(name)) is not None
+
+
+ANY_PORT = range(0x10000)
+
+
+def _split_pattern(pattern: str) -> tuple[str, range]:
+    bracketed = re.fullmatch(r"\[([^]]*)\](?::(.*))?", pattern)
+    if bracketed:
+        host, ports = bracketed.groups()
+    elif pattern.count(":") > 1:  # an IPv6 address or network without a port
+        host, ports = pattern, None
+    else:
+        host, colon, after = pattern.partition(":")
+        ports = after if colon else None
+    if not host:
+        raise ValueError(f"the pattern {pattern!r} names no host; * is any")
+    if ports is None:
+        return host, ANY_PORT
+    numbers = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", ports)
+    if not numbers:
+        raise ValueError(f"the ports of {pattern!r} are neither PORT nor PORT-PORT")
+    first = int(numbers[1])
+    last = int(numbers[2] or first)
+    if first > last or last > 0xFFFF:
+        raise ValueError(f"the ports of {pattern!r} are not in order, or beyond 65535")
+    return host, range(first, last + 1)
+
+
+def _as_network(host: str) -> IPNetwork | None:
+    try:
+        return ipaddress.ip_network(host)
+    except ValueError as error:
+        if "has host bits set" in str(error):
+            raise ValueError(f"{host} is no network: its address has bits beyond the prefix") from None
+        return None
+
+
+def _folded(name: str) -> str:
+    """A name as it is compared: case and the root's dot mean nothing."""
+    return name.lower().rstrip(".")
+
+
+class RouteTable:
+    """
+    An ordered table of rules. The first that matches a target decides.
+
+    Names are matched by rules about names, and never resolved here. Where a
+    name's rule says ``direct``, that route resolves it, and each address is held
+    against the table again, now with the rules about addresses: so one that
+    stands before the name's rule wins over it.
+
+    Targets that no rule matches take `default`.
+
+    :param rules: patterns, in their order, with their routes.
+    :param default: the route for the rest.
+    """
+
+    def __init__(self, rules: Iterable[tuple[str, IRoute]], default: IRoute) -> None:
+        self._rules = [Rule.of(pattern, route) for pattern, route in rules]
+        self._rules.append(Rule.of("*", default))
+        self._address_rules = [rule for rule in self._rules if rule.network is not None]
+
+    @property
+    def routes(self) -> list[IRoute]:
+        """Every route, each once, in the order of the rules."""
+        return list(dict.fromkeys(rule.route for rule in self._rules))
+
+    def route_of(self, destination: Address, session: Session) -> IRoute:
+        """
+        The way to a name or an address.
+
+        :raises ConnectionNotAllowed: it is an address that this client may not reach.
+        """
+        if destination.is_name:
+            return self._first(destination.host, None, destination.port)
+        self.check_reachable(destination, session)
+        return self._first(None, destination.host, destination.port)
+
+    def route_of_resolved(self, name: Address, address: Address, session: Session) -> IRoute | None:
+        """The way to an address that a name was resolved to; ``None`` where it is refused."""
+        route = self._first(name.host, address.host, address.port)
+        if isinstance(route, RefuseRoute) or not self._may_reach(address, session):
+            return None
+        return route
+
+    def route_of_first(self, name: Address, addresses: Sequence[Address], session: Session) -> IRoute:
+        """
+        The way of the first of a name's addresses that is not refused.
+
+        :raises ConnectionNotAllowed: all of them are.
+        """
+        for address in addresses:
+            route = self.route_of_resolved(name, address, session)
+            if route is not None:
+                return route
+        raise ConnectionNotAllowed()
+
+    def check_reachable(self, address: Address, session: Session) -> None:
+        """
+        Refuse the private addresses of this machine and its networks to others.
+
+        A rule that names addresses opens those that it names.
+
+        :raises ConnectionNotAllowed: this client may not reach the address.
+        """
+        if not self._may_reach(address, session):
+            raise ConnectionNotAllowed()
+
+    def _may_reach(self, address: Address, session: Session) -> bool:
+        if session.is_local or not is_protected(address.host):
+            return True
+        return any(rule.matches(None, address.host, address.port) for rule in self._address_rules)
+
+    def _first(self, name: str | None, literal: str | None, port: int) -> IRoute:
+        return next(rule.route for rule in self._rules if rule.matches(name, literal, port))
+
+
+def table_from_strings(reactor: Any, rules: Iterable[str]) -> RouteTable:
+    """
+    Make a table of ``PATTERN=ROUTE`` strings, with ``direct`` for the rest.
+
+    :raises ValueError: a rule is not written like that.
+    """
+    routes: dict[str, IRoute] = {"direct": route_from_string(reactor, "direct")}
+    pairs: list[tuple[str, IRoute]] = []
+    for rule in rules:
+        pattern, equals, description = rule.partition("=")
+        if not equals or not description:
+            raise ValueError(f"the rule {pattern!r} says no route: it is written PATTERN=ROUTE")
+        try:
+            # Rules with the same route share it, and what it holds.
+            if description not in routes:
+                routes[description] = route_from_string(reactor, description)
+        except ValueError as error:
+            raise ValueError(f"the rule for {pattern}: {error}") from None
+        pairs.append((pattern, routes[description]))
+    return RouteTable(pairs, routes["direct"])

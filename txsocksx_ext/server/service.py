@@ -1,0 +1,72 @@
+"""
+The server as a Twisted service: listeners, and an orderly end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.application.strports import service
+from twisted.internet.defer import Deferred
+
+from ..descriptions import parse_description
+from ..transports import is_loopback_host
+from .factory import SOCKS5ExtFactory
+
+_PRIVATE_KINDS = frozenset({"unix", "ssl", "tls"})
+_DEFAULT_INTERFACES = {"tcp": "0.0.0.0", "tcp6": "::"}
+
+
+def may_be_sniffed(description: str) -> bool:
+    """
+    Whether others could read, or reach, what a listener takes (proposal 229, section 4).
+
+    Unix sockets and TLS are safe from that, and so is TCP on loopback. Of kinds
+    that are not known here nothing can be said, so they count as unsafe.
+
+    :param description: a Twisted server endpoint string.
+    """
+    return _may_be_sniffed(*parse_description(description))
+
+
+def _may_be_sniffed(arguments: list[str], keywords: dict[str, str]) -> bool:
+    kind, *rest = arguments
+    if kind == "haproxy" and rest:  # it wraps the listener that follows
+        return _may_be_sniffed(rest, keywords)
+    if kind in _PRIVATE_KINDS:
+        return False
+    if kind not in _DEFAULT_INTERFACES:
+        return True
+    positional = rest[1] if len(rest) > 1 else ""
+    interface = keywords.get("interface", positional) or _DEFAULT_INTERFACES[kind]
+    return interface != "localhost" and not is_loopback_host(interface)
+
+
+class SOCKS5ExtService(MultiService):
+    """
+    Listens for a factory, and lets its streams end before it stops.
+
+    :param reactor: to listen with.
+    :param factory: serves the connections.
+    :param listeners: Twisted server endpoint strings.
+    :param drain: how many seconds open streams have to end by themselves.
+    :raises ValueError: a listener's description is faulty.
+    """
+
+    def __init__(self, reactor: Any, factory: SOCKS5ExtFactory, listeners: Iterable[str], drain: float = 10.0) -> None:
+        super().__init__()
+        self.factory = factory
+        self._drain = drain
+        for description in listeners:
+            service(description, factory, reactor).setServiceParent(self)
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Stop listening, then drain.
+
+        :returns: fires when no connection is left.
+        """
+        stopped: Deferred[object] = super().stopService()
+        return stopped.addCallback(lambda _: self.factory.drain(self._drain))

@@ -1,0 +1,89 @@
+"""
+What is known of one client's connection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IAddress
+
+from ..transports import is_local, peer_name
+from ..wire.codes import Method
+from ..wire.messages import Request, UsernamePassword
+from ..wire.pairs import NO_PAIRS, PASSWD, USERNAME, Pairs
+
+if TYPE_CHECKING:
+    from .rules import RouteTable
+
+
+class Session:
+    """
+    One client's connection, as decisions and routes see it.
+
+    Attributes fill in as the conversation goes on. Its `repr` shows neither the
+    target nor a user name nor a value.
+
+    :ivar peer: the client's address.
+    :ivar rules: the server's rules, for routes that resolve names.
+    :ivar offered: the methods that the client offered.
+    :ivar method: the method selected, or ``None`` before that.
+    :ivar credentials: what RFC 1929 carried, or USERNAME and PASSWD; ``None``
+        where there were none.
+    :ivar pairs: what method 97 carried, without the marks of optional keys, and
+        without optional keys that this server does not know.
+    :ivar avatar: what the portal made of the credentials.
+    :ivar request: the client's request, or ``None`` before that. An address
+        literal that came as a name stands here as the address.
+    :ivar route: the name of the way out taken.
+    :ivar code: the reply code sent, or ``None`` before that.
+    :ivar relay: the name of the relay that serves the stream.
+    :ivar up: bytes from the client to the target.
+    :ivar down: bytes from the target to the client.
+    :ivar end: why the connection ended, in a few words.
+    """
+
+    def __init__(self, peer: IAddress, rules: RouteTable) -> None:
+        self.peer = peer
+        self.rules = rules
+        self.offered: tuple[Method, ...] = ()
+        self.method: Method | None = None
+        self.credentials: UsernamePassword | None = None
+        self.pairs: Pairs = NO_PAIRS
+        self.avatar: object = None
+        self.request: Request | None = None
+        self.route = ""
+        self.code: int | None = None
+        self.relay = ""
+        self.up = 0
+        self.down = 0
+        self.end = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the client is on this machine: loopback or a unix socket."""
+        return is_local(self.peer)
+
+    @property
+    def user(self) -> bytes | None:
+        """The client's user name, by either method; checked only where there is a portal."""
+        return None if self.credentials is None else self.credentials.username
+
+    def __repr__(self) -> str:
+        method = "no method" if self.method is None else self.method.name
+        return f"<Session from {peer_name(self.peer)}, {method}>"
+
+    def take_pairs(self, pairs: Pairs) -> None:
+        """Keep what method 97 carried; USERNAME and PASSWD are credentials as RFC 1929's are."""
+        self.pairs = pairs
+        if USERNAME in pairs or PASSWD in pairs:
+            self.credentials = PairCredentials(pairs.get(USERNAME, b""), pairs.get(PASSWD, b""))
+
+
+class PairCredentials(UsernamePassword):
+    """Credentials from pairs, which may be longer than RFC 1929 can carry."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        """Any length that the limits of pairs let through."""

@@ -1,0 +1,177 @@
+"""
+``twistd socks5ext``: its options, and the service that they describe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.cred.credentials import IUsernamePassword
+from twisted.cred.strcred import AuthOptionMixin
+from twisted.internet.endpoints import serverFromString
+from twisted.python.usage import Options as TwistedOptions
+from twisted.python.usage import UsageError
+
+from .server import Limits, SOCKS5ExtFactory
+from .server.credentials import portal_for
+from .server.rules import table_from_strings
+from .server.service import SOCKS5ExtService, may_be_sniffed
+from .wire.pairs import MAX_FIELD_LENGTH, PairLimits
+
+DEFAULT_LISTENER = "tcp:1080:interface=127.0.0.1"
+
+
+def _number(option: str, kind: type, least: float, what: str) -> Callable[[str], Any]:
+    """Read the value of an option, with an error that names the option."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        # "not >=" rather than "<", so that nan is refused too.
+        if value is None or not value >= least or value == float("inf"):
+            raise ValueError(f"--{option} is {what}, not {text!r}")
+        return value
+
+    return read
+
+
+def _seconds(option: str, least: float = 0.001, what: str = "a number of seconds above 0") -> Callable[[str], Any]:
+    return _number(option, float, least, what)
+
+
+def _count(option: str) -> Callable[[str], Any]:
+    return _number(option, int, 1, "a whole number above 0")
+
+
+class Options(TwistedOptions, AuthOptionMixin):
+    """The options of ``twistd socks5ext``."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "A SOCKS5 proxy that also speaks Tor's proposal 229: key/value pairs by method 97,"
+        " and reply codes that say why an onion service or a transport failed."
+    )
+    supportedInterfaces = (IUsernamePassword,)
+
+    optFlags = [
+        ["allow-remote", None, "Allow listeners that others could sniff: not loopback, a unix socket or TLS."],
+        ["anonymous", None, "With --auth: let clients in without credentials too."],
+        ["log-targets", None, "Write targets and user names to the log."],
+    ]
+    optParameters = [
+        ["handshake-timeout", None, 10.0, "Seconds for a client to say what it wants.", _seconds("handshake-timeout")],
+        ["connect-timeout", None, 45.0, "Seconds to reach a target.", _seconds("connect-timeout")],
+        [
+            "idle-timeout",
+            None,
+            0.0,
+            "Seconds without a byte after which a stream is closed; 0 for never.",
+            _seconds("idle-timeout", 0, "a number of seconds, or 0 for never"),
+        ],
+        [
+            "drain",
+            None,
+            10.0,
+            "Seconds for open streams to end on SIGTERM.",
+            _seconds("drain", 0, "a number of seconds, or 0 for none"),
+        ],
+        [
+            "max-connections",
+            None,
+            None,
+            "Connections at once. Default: by the limit of open files.",
+            _count("max-connections"),
+        ],
+        [
+            "max-per-peer",
+            None,
+            Limits.__dataclass_fields__["max_per_peer"].default,
+            "Connections at once from one address; loopback and unix sockets do not count.",
+            _count("max-per-peer"),
+        ],
+        ["max-pairs", None, PairLimits().pairs, "Pairs in one request of method 97.", _count("max-pairs")],
+        [
+            "max-auth-bytes",
+            None,
+            PairLimits().total_bytes,
+            "Bytes of all pairs in one request of method 97.",
+            _count("max-auth-bytes"),
+        ],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listeners: list[str] = []
+        self.rules: list[str] = []
+
+    def opt_listen(self, description: str) -> None:
+        """
+        Where to listen: any Twisted server endpoint string. Can be given several times. By default that is
+        tcp:1080:interface=127.0.0.1.
+        """
+        self.listeners.append(description)
+
+    def opt_route(self, rule: str) -> None:
+        """
+        Which way targets go: PATTERN=ROUTE. Can be given several times; the first match
+        wins, and what matches none goes direct. PATTERN is a host name with wildcards,
+        an address or a network, with :PORT or :PORT-PORT after it. ROUTE is direct, refuse, or
+        socks:ENDPOINT[:username=...:password-file=...][:dialect=...].
+        """
+        self.rules.append(rule)
+
+    def postOptions(self) -> None:
+        """Make the service, so that whatever is wrong with the options is said as a usage error."""
+        from twisted.internet import reactor
+
+        if self["max-pairs"] > MAX_FIELD_LENGTH:
+            raise UsageError(f"--max-pairs is at most {MAX_FIELD_LENGTH}: the format has no place for more")
+        listeners = self.listeners or [DEFAULT_LISTENER]
+        for description in listeners:
+            self._check_listener(reactor, description)
+        try:
+            routes = table_from_strings(reactor, self.rules)
+        except ValueError as error:
+            raise UsageError(f"--route: {error}") from None
+        checkers = self.get("credCheckers")
+        factory = SOCKS5ExtFactory(
+            reactor,
+            portal=portal_for(checkers) if checkers else None,
+            anonymous=bool(self["anonymous"]) or not checkers,
+            routes=routes,
+            limits=self._limits(),
+            log_targets=bool(self["log-targets"]),
+        )
+        self.service = SOCKS5ExtService(reactor, factory, listeners, self["drain"])
+
+    def _check_listener(self, reactor: Any, description: str) -> None:
+        try:
+            serverFromString(reactor, description)
+            is_unsafe = may_be_sniffed(description)
+        except Exception as error:  # parsers of plugins raise what they like
+            raise UsageError(f"--listen {description} is no server endpoint string: {error}") from None
+        if is_unsafe and not self["allow-remote"]:
+            raise UsageError(
+                f"--listen {description}: others could read what clients send there. Listen on loopback,"
+                " a unix socket or TLS, or say --allow-remote if you must"
+            )
+
+    def _limits(self) -> Limits:
+        given = {} if self["max-connections"] is None else {"max_connections": self["max-connections"]}
+        return Limits(
+            handshake_timeout=self["handshake-timeout"],
+            connect_timeout=self["connect-timeout"],
+            idle_timeout=self["idle-timeout"] or None,
+            max_per_peer=self["max-per-peer"],
+            pairs=PairLimits(pairs=self["max-pairs"], total_bytes=self["max-auth-bytes"]),
+            **given,
+        )
+
+
+def makeService(options: Options) -> IService:
+    """Give twistd the service that the options describe."""
+    return options.service

@@ -1,0 +1,266 @@
+"""
+The messages of RFC 1928, RFC 1929 and proposal 229, each with its encoding.
+
+Every message is immutable. No `repr` shows a host name, a user name, a
+password or the value of a pair, so that a log or a traceback cannot leak one.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from typing import Union
+
+from .codes import AddressType, Command, Method, Status
+from .pairs import NO_PAIRS, Pairs
+
+SOCKS_VERSION = 0x05
+SUBNEGOTIATION_VERSION = 0x01
+"""The first byte of RFC 1929's and of proposal 229's messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """
+    An address and a port as SOCKS5 carries them (RFC 1928, section 5).
+
+    :ivar type: IPv4, IPv6 or a domain name.
+    :ivar host: the address in its usual notation, or the name; bytes outside
+        ASCII, which only a reply may hold, stand as surrogate escapes.
+    :ivar port: 0 to 65535.
+    """
+
+    type: AddressType
+    host: str = field(repr=False)
+    port: int
+
+    @classmethod
+    def of(cls, host: str, port: int) -> Address:
+        """
+        The address of `host`: an IPv4 or IPv6 literal, or a domain name.
+
+        :param host: a literal without brackets, or a name in ASCII; for other
+            names see `txsocksx_ext.client.endpoints`.
+        :raises ValueError: a name that SOCKS5 cannot carry, or a bad port.
+        """
+        if not isinstance(port, int) or not 0 <= port <= 0xFFFF:
+            raise ValueError(f"a port must be a number from 0 to 65535, not {port!r}")
+        return cls(_type_of(host), host, port)
+
+    @property
+    def is_name(self) -> bool:
+        """Whether this is a domain name, which someone has to resolve."""
+        return self.type == AddressType.DOMAINNAME
+
+    def encode(self) -> bytes:
+        """ATYP, ADDR, PORT."""
+        port = self.port.to_bytes(2, "big")
+        if self.type == AddressType.IPV4:
+            return b"\x01" + socket.inet_aton(self.host) + port
+        if self.type == AddressType.IPV6:
+            return b"\x04" + socket.inet_pton(socket.AF_INET6, self.host) + port
+        if self.type == AddressType.NONE:
+            return b"\x00\x00\x00\x00\x00" + port
+        name = self.host.encode("ascii", "surrogateescape")
+        return b"\x03" + len(name).to_bytes(1, "big") + name + port
+
+
+def _type_of(host: str) -> AddressType:
+    for family, kind in ((socket.AF_INET, AddressType.IPV4), (socket.AF_INET6, AddressType.IPV6)):
+        try:
+            socket.inet_pton(family, host)
+        except (OSError, ValueError):
+            continue
+        return kind
+    problem = domain_name_problem(host.encode("utf-8", "surrogateescape"))
+    if problem:
+        raise ValueError(f"a host name {problem}")
+    return AddressType.DOMAINNAME
+
+
+def domain_name_problem(name: bytes) -> str | None:
+    """
+    Why `name` may not stand in a request, as the end of a sentence; or ``None``.
+
+    What C tor cuts at a NUL, and what it refuses, is refused here: a name must
+    mean the same to everyone who reads it.
+    """
+    if not name:
+        return "is empty"
+    if len(name) > 255:
+        return f"has {len(name)} bytes: SOCKS5 carries at most 255"
+    if not all(0x21 <= byte <= 0x7E for byte in name):
+        return "holds a byte that is not printable ASCII"
+    return None
+
+
+UNSPECIFIED = Address(AddressType.IPV4, "0.0.0.0", 0)
+"""The bound address of a reply that has none to tell."""
+NO_ADDRESS = Address(AddressType.NONE, "", 0)
+"""The address of Tor's answer to a RESOLVE that failed: type 0, four zero bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """Version identifier and methods (RFC 1928, section 3): ``05 NMETHODS METHODS``."""
+
+    methods: tuple[Method, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.methods) <= 255:
+            raise ValueError(f"a greeting offers 1 to 255 methods, not {len(self.methods)}")
+
+    def encode(self) -> bytes:
+        """The bytes of this message."""
+        return bytes((SOCKS_VERSION, len(self.methods), *self.methods))
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSelection:
+    """The method that the responder chose (RFC 1928, section 3): ``05 METHOD``."""
+
+    method: Method
+
+    def encode(self) -> bytes:
+        """The bytes of this message."""
+        return bytes((SOCKS_VERSION, self.method))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class UsernamePassword:
+    """
+    Credentials (RFC 1929): ``01 ULEN UNAME PLEN PASSWD``.
+
+    The RFC wants 1 to 255 bytes of each. Empty ones decode, since clients send
+    them and a proxy accepts them.
+    """
+
+    username: bytes
+    password: bytes
+
+    def __post_init__(self) -> None:
+        for name, value in (("user name", self.username), ("password", self.password)):
+            if len(value) > 255:
+                raise ValueError(f"a {name} of {len(value)} bytes does not fit RFC 1929: at most 255")
+
+    def __repr__(self) -> str:
+        return "<UsernamePassword>"
+
+    def encode(self) -> bytes:
+        """The bytes of this message."""
+        return b"".join(
+            (
+                bytes((SUBNEGOTIATION_VERSION, len(self.username))),
+                self.username,
+                bytes((len(self.password),)),
+                self.password,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UsernamePasswordResponse:
+    """The answer to credentials (RFC 1929): ``01 STATUS``, 0 for success."""
+
+    status: Status
+
+    def encode(self) -> bytes:
+        """The bytes of this message."""
+        return bytes((SUBNEGOTIATION_VERSION, self.status))
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedRequest:
+    """Extended Authentication request (proposal 229, section 2.1): ``01`` and pairs."""
+
+    pairs: Pairs = NO_PAIRS
+
+    def encode(self) -> bytes:
+        """The bytes of this message."""
+        return b"\x01" + self.pairs.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedResponse:
+    """Extended Authentication response (proposal 229, section 2.1): ``01 STATUS`` and pairs."""
+
+    status: Status
+    pairs: Pairs = NO_PAIRS
+
+    def encode(self) -> bytes:
+        """The bytes of this message."""
+        return bytes((SUBNEGOTIATION_VERSION, self.status)) + self.pairs.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the client wants (RFC 1928, section 4): ``05 CMD 00 ATYP DST.ADDR DST.PORT``."""
+
+    command: Command
+    destination: Address
+
+    def encode(self) -> bytes:
+        """The bytes of this message."""
+        return bytes((SOCKS_VERSION, self.command, 0)) + self.destination.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """
+    The answer to a request (RFC 1928, section 6): ``05 REP 00 ATYP BND.ADDR BND.PORT``.
+
+    :ivar code: the byte as sent; `txsocksx_ext.wire.codes.reply_row` says what
+        it means in a dialect.
+    """
+
+    code: int
+    bound: Address = UNSPECIFIED
+
+    def encode(self) -> bytes:
+        """The bytes of this message."""
+        return bytes((SOCKS_VERSION, self.code, 0)) + self.bound.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """
+    A UDP request header and its data (RFC 1928, section 7).
+
+    :ivar fragment: the FRAG byte: 0 stands alone, 1 to 127 is a position in a
+        sequence, and the high bit marks the last of it.
+    """
+
+    fragment: int
+    address: Address
+    data: bytes = field(repr=False)
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether the data is no fragment."""
+        return self.fragment == 0
+
+    @property
+    def position(self) -> int:
+        """The place in the sequence of fragments, from 1."""
+        return self.fragment & 0x7F
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this fragment ends its sequence."""
+        return bool(self.fragment & 0x80)
+
+    def encode(self) -> bytes:
+        """The bytes of this datagram."""
+        return bytes((0, 0, self.fragment)) + self.address.encode() + self.data
+
+
+Message = Union[
+    Greeting,
+    MethodSelection,
+    UsernamePassword,
+    UsernamePasswordResponse,
+    ExtendedRequest,
+    ExtendedResponse,
+    Request,
+    Reply,
+]

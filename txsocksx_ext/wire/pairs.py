@@ -1,0 +1,150 @@
+"""
+The key/value pairs of proposal 229, section 2.1: limits, known keys, name spaces.
+
+Upper case without a dot is the proposal's name space; ours and others' names
+are ``space.name`` in lower case. A leading ``?`` on the key in a request marks
+"ignore if unknown". Keys compare byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+USERNAME = "USERNAME"
+PASSWD = "PASSWD"
+ERROR = "ERROR"
+"""In a failing response: a short ASCII text that says what was wrong."""
+TOR_ERRORS = "tor.errors"
+"""Which table of reply codes the client wants: ``229``, ``304`` or ``none``."""
+TOR_ISOLATION = "tor.isolation"
+"""Streams with different values never share a circuit."""
+TRANSPORT_ARGUMENT = "pt."
+"""``pt.<argument>`` is one argument of a pluggable transport."""
+
+SERVER_KEYS = frozenset({USERNAME, PASSWD, TOR_ERRORS})
+"""The keys that any server knows, whatever its routes."""
+
+OPTIONAL_MARK = "?"
+
+MAX_FIELD_LENGTH = 0xFFFF
+"""The longest key or value, and the most pairs, that the format can carry."""
+
+
+def has_key_characters(text: str) -> bool:
+    """
+    Whether `text` holds nothing but the characters of a key.
+
+    The proposal says "an ASCII string, without a NUL terminator"; here those
+    are the bytes 21 to 7E.
+    """
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it may stand in a message, or raise `ValueError`."""
+    if not key:
+        raise ValueError("a key must have at least one character")
+    if not has_key_characters(key):
+        raise ValueError(f"the key {key!r} must be printable ASCII without spaces")
+    if len(key) > MAX_FIELD_LENGTH:
+        raise ValueError(f"a key of {len(key)} bytes is too long: at most {MAX_FIELD_LENGTH}")
+    return key
+
+
+class Pairs(Mapping[str, bytes]):
+    """
+    An immutable, ordered mapping of keys to values, as one message carries it.
+
+    :param pairs: keys as str; values as bytes, or as str (sent as UTF-8, with
+        ``surrogateescape``, so that any byte can be written).
+    :raises ValueError: a key that may not stand in a message or stands twice,
+        or a value or a number of pairs beyond what the format can carry.
+    :raises TypeError: a key that is not str, or a value of another type.
+
+    Its `repr` shows keys only: values are secrets until shown otherwise.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, pairs: Mapping[str, bytes | str] | Iterable[tuple[str, bytes | str]] = ()) -> None:
+        values: dict[str, bytes] = {}
+        for key, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
+            if not isinstance(key, str):
+                raise TypeError(f"a key must be str, not {type(key).__name__}")
+            if check_key(key) in values:
+                raise ValueError(f"the key {key} stands twice")
+            values[key] = _as_value(key, value)
+        if len(values) > MAX_FIELD_LENGTH:
+            raise ValueError(f"{len(values)} pairs are too many: at most {MAX_FIELD_LENGTH}")
+        self._values = values
+
+    @classmethod
+    def checked(cls, values: dict[str, bytes]) -> Pairs:
+        """Wrap a dict that was checked already, as a decoder's is, without copying it."""
+        pairs = cls.__new__(cls)
+        pairs._values = values
+        return pairs
+
+    def __getitem__(self, key: str) -> bytes:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._values.items()))
+
+    def __repr__(self) -> str:
+        return f"<Pairs {', '.join(self._values) or 'none'}>"
+
+    def encode(self) -> bytes:
+        """NR PAIRS, then KLEN KEY VLEN VALUE for each."""
+        fields = [len(self._values).to_bytes(2, "big")]
+        for key, value in self._values.items():
+            fields += (
+                len(key).to_bytes(2, "big"),
+                key.encode("ascii"),
+                len(value).to_bytes(2, "big"),
+                value,
+            )
+        return b"".join(fields)
+
+
+def _as_value(key: str, value: object) -> bytes:
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogateescape")
+    if not isinstance(value, bytes):
+        raise TypeError(f"the value of {key} must be bytes or str, not {type(value).__name__}")
+    if len(value) > MAX_FIELD_LENGTH:
+        raise ValueError(f"the value of {key} has {len(value)} bytes: at most {MAX_FIELD_LENGTH} fit")
+    return value
+
+
+NO_PAIRS = Pairs()
+
+
+@dataclass(frozen=True, slots=True)
+class PairLimits:
+    """
+    How much a peer may send in one message of pairs before it is refused.
+
+    The format itself allows 8 GiB; each count is checked before what it
+    announces is buffered.
+
+    :ivar pairs: the most pairs.
+    :ivar key_bytes: the longest key, in bytes.
+    :ivar value_bytes: the longest value, in bytes.
+    :ivar total_bytes: the most bytes in all, lengths included.
+    """
+
+    pairs: int = 64
+    key_bytes: int = 255
+    value_bytes: int = 16 * 1024
+    total_bytes: int = 64 * 1024
+
+
+DEFAULT_PAIR_LIMITS = PairLimits()
