@@ -4,10 +4,11 @@ Descriptions such as ``socks:tcp\\:127.0.0.1\\:9050:dialect=tor``, written like 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from twisted.internet.endpoints import _parse as _parse_with_twisted
+from twisted.internet.endpoints import quoteStringArgument
 
 
 def parse_description(text: str) -> tuple[list[str], dict[str, str]]:
@@ -60,3 +61,18 @@ def yes_or_no(name: str, value: str) -> bool:
     if value not in ("yes", "no"):
         raise ValueError(f"{name} is yes or no, not {value!r}")
     return value == "yes"
+
+
+def endpoint_description(arguments: Sequence[str]) -> str:
+    """
+    The endpoint string in the arguments of another description.
+
+    It may stand there whole, with its colons written ``\\:``; with its colons
+    bare, where no other argument follows; or as HOST and PORT.
+    """
+    if len(arguments) == 1:
+        return arguments[0]
+    quoted = [quoteStringArgument(argument) for argument in arguments]
+    if len(arguments) == 2 and arguments[1].isdigit():
+        quoted.insert(0, "tcp")
+    return ":".join(quoted)

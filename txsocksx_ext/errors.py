@@ -12,7 +12,7 @@ Each has ``code``, the reply code (int) or ``None`` where none was sent, and
 from __future__ import annotations
 
 import enum
-from typing import ClassVar
+from dataclasses import replace
 
 from txtorcon import socks as txtorcon_socks
 
@@ -25,10 +25,11 @@ class SOCKS5Error(txtorcon_socks.SocksError):
     """
     Anything that can go wrong between us and the target, through a proxy.
 
-    :cvar row: what a server of ours answers when a way out fails like this.
+    :ivar row: what a server of ours answers when a way out fails like this. It
+        is the class's, unless more is known of one failure.
     """
 
-    row: ClassVar[ReplyCode] = codes.GENERAL_FAILURE
+    row: ReplyCode = codes.GENERAL_FAILURE
     code: int | None = None
     message: str = "the proxy could not do it"
 
@@ -54,6 +55,11 @@ class ReplyError(SOCKS5Error):
         super().__init_subclass__()
         if "row" in vars(cls):
             cls.code = cls.row.number
+
+    def with_plain_code(self, plain: int) -> ReplyError:
+        """Return this error, to be told as `plain` to clients that know RFC 1928's codes alone."""
+        self.row = replace(self.row, plain=plain)
+        return self
 
 
 class GeneralServerFailure(ReplyError, txtorcon_socks.GeneralServerFailureError):

@@ -52,7 +52,7 @@ class Program:
         self._stop_signal = stop_signal
         self._wait = wait
         self._last_output = ""
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             self.arguments,
             stdin=subprocess.DEVNULL,
@@ -128,7 +128,7 @@ def twistd(program, *options, listen=None, command="twistd", env=None, reactor=N
     if command == "twist":
         runner = [sys.executable, "-m", "twisted"]
     reactor_option = [f"--reactor={reactor}"] if reactor else []
-    started = program(
+    return program(
         [*runner, *reactor_option, "socks5ext", *listeners, *options],
         port=port,
         ready=None
@@ -137,4 +137,3 @@ def twistd(program, *options, listen=None, command="twistd", env=None, reactor=N
         env=env,
         wait=wait,
     )
-    return started

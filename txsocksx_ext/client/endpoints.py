@@ -76,9 +76,10 @@ class SOCKS5ClientEndpoint:
     :param host: the target: an address literal or a name, which the proxy resolves.
     :param port: the target's.
     :param proxy_endpoint: how to reach the proxy.
-    :param methods: ``"anonymous": ()``, ``"login": (username, password)`` and
-        ``"extended": {key: value}``, in any combination; keys are str, all else
-        bytes or str.
+    :param methods: ``"anonymous": ()``, ``"login": (username, password)``,
+        ``"extended": {key: value}`` and ``"isolated": token`` (``None`` for a
+        fresh one, which is then this endpoint's), in any combination but
+        "login" with "isolated"; keys are str, all else bytes or str.
     :param timeout: seconds for the whole handshake, the connection to the proxy
         too; ``None`` for no deadline.
     :param dialect: how to read extended reply codes: ``auto``, ``prop229``,
@@ -99,7 +100,7 @@ class SOCKS5ClientEndpoint:
         host: str | bytes,
         port: int,
         proxy_endpoint: IStreamClientEndpoint,
-        methods: Mapping[str, Any] = ANONYMOUS,
+        methods: Mapping[str, Any] | ClientMethods = ANONYMOUS,
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
         dialect: str = "auto",
@@ -160,6 +161,7 @@ class _Asking:
             application,
             dialect=self.dialect,
             allow_cleartext=self.allow_cleartext,
+            reactor=reactor,
         )
         return negotiate(reactor, self.proxy_endpoint, conversation, self.timeout)
 

@@ -12,9 +12,9 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..errors import authentication_error, reply_error
+from ..errors import OnionServiceNotReachable, authentication_error, reply_error
 from ..handshake import Initiator
-from ..wire.codes import Dialect, Method
+from ..wire.codes import DESCRIPTOR_NOT_FOUND, TTL_EXPIRED, Dialect, Method
 from ..wire.messages import (
     UNSPECIFIED,
     Address,
@@ -75,6 +75,7 @@ class SOCKS5ExtClientFactory(Factory):
     :param allow_cleartext: whether secrets may go to a proxy that is neither on
         this machine nor behind TLS.
     :param limits: how much the proxy may answer.
+    :param reactor: provides time; by default the global one.
     :ivar result: fires with the application's protocol, or with the address
         that the reply holds; or fails with an exception of `txsocksx_ext.errors`.
     """
@@ -91,7 +92,11 @@ class SOCKS5ExtClientFactory(Factory):
         dialect: Dialect | None = None,
         allow_cleartext: bool = False,
         limits: PairLimits = DEFAULT_PAIR_LIMITS,
+        reactor: Any = None,
     ) -> None:
+        if reactor is None:
+            from twisted.internet import reactor
+        self.reactor = reactor
         self.request = request
         self.methods = methods
         self.application = application
@@ -109,9 +114,10 @@ class SOCKS5ExtClientFactory(Factory):
 
     def credentials(self) -> UsernamePassword:
         """What to send where the proxy selected method 02."""
-        if self.methods.login is None:
+        credentials = self.methods.credentials()
+        if credentials is None:
             raise ValueError("method 02 was offered without a user name and password")
-        return self.methods.login
+        return credentials
 
     def pairs(self) -> Pairs:
         """What to send where the proxy selected method 97."""
@@ -126,12 +132,29 @@ class SOCKS5ExtClientFactory(Factory):
             to read a reply's code.
         """
         if isinstance(answer, Reply):
+            if self._is_onion_timeout(answer, initiator):
+                return OnionServiceNotReachable(code=answer.code).with_plain_code(answer.code)
             return reply_error(answer.code, initiator.dialect)
         assert initiator.selected is not None
         pairs = answer.pairs if isinstance(answer, ExtendedResponse) else NO_PAIRS
         return authentication_error(initiator.selected, answer.status, pairs)
 
+    def _is_onion_timeout(self, reply: Reply, initiator: Initiator) -> bool:
+        """Tor says "TTL expired" of an onion service that it found and that does not answer."""
+        is_tor = initiator.dialect is Dialect.TOR
+        return is_tor and reply.code == TTL_EXPIRED.number and self.request.destination.is_onion
+
     # What endpoints and the protocol ask for.
+
+    def may_be_success(self, reply: Reply, initiator: Initiator) -> bool:
+        """
+        Whether a failing reply may come with a connection that stands.
+
+        If one directory does not have a descriptor and another has, tor's port
+        with ExtendedErrors answers F0 and connects. After a failure it closes.
+        """
+        is_doubtful = initiator.dialect is Dialect.TOR and reply.code == DESCRIPTOR_NOT_FOUND.number
+        return is_doubtful and self.application is not None
 
     def startFactory(self) -> None:
         """The application's factory starts and stops with this one."""

@@ -4,13 +4,15 @@ What a client offers a proxy, and what it has to say by each method.
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..wire.codes import Method
 from ..wire.messages import UsernamePassword
-from ..wire.pairs import PASSWD, USERNAME, Pairs
+from ..wire.pairs import PASSWD, TOR_ISOLATION, USERNAME, Pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,59 +23,95 @@ class ClientMethods:
     :ivar anonymous: whether it may come without credentials.
     :ivar login: its user name and password, if any.
     :ivar pairs: its pairs, or ``None`` where it was not given method 97.
+    :ivar isolation: the token that keeps its streams from others' circuits, if any.
     """
 
     anonymous: bool = False
     login: UsernamePassword | None = None
     pairs: Pairs | None = None
+    isolation: bytes | None = None
 
     @classmethod
-    def of(cls, methods: Mapping[str, Any]) -> ClientMethods:
+    def of(cls, methods: Mapping[str, Any] | ClientMethods) -> ClientMethods:
         """
         Read a mapping such as ``{"login": (username, password), "extended": {"tor.isolation": "a"}}``.
 
         :param methods: ``"anonymous": ()``, ``"login": (username, password)``
-            (bytes or str) and ``"extended": {key: value}`` (keys str, values
-            bytes or str), in any combination.
+            (bytes or str), ``"extended": {key: value}`` (keys str, values
+            bytes or str) and ``"isolated": token`` (bytes or str, or ``None``
+            for a token that nobody else has), in any combination but "login"
+            with "isolated".
         :raises ValueError: a method is unknown, or there is none; or a user
             name, password or pair is one that cannot be sent.
         """
-        unknown = sorted(set(methods) - {"anonymous", "login", "extended"})
+        if isinstance(methods, ClientMethods):
+            return methods
+        unknown = sorted(set(methods) - {"anonymous", "login", "extended", "isolated"})
         if unknown:
-            raise ValueError(f"there is no method {unknown[0]!r}: there are anonymous, login and extended")
+            raise ValueError(f"there is no method {unknown[0]!r}: there are anonymous, login, extended and isolated")
         if not methods:
-            raise ValueError("methods names no method: give it anonymous, login or extended")
+            raise ValueError("methods names no method: give it anonymous, login, extended or isolated")
+        if "login" in methods and "isolated" in methods:
+            raise ValueError("login and isolated both want the user name and password: give one of them")
         login = _login(methods["login"]) if "login" in methods else None
         pairs = Pairs(methods["extended"] or ()) if "extended" in methods else None
-        return cls("anonymous" in methods, login, pairs)
+        isolation = _token(methods["isolated"]) if "isolated" in methods else None
+        return cls("anonymous" in methods, login, pairs, isolation)
 
     @property
     def has_secrets(self) -> bool:
         """Whether there is anything to send that others should not read."""
-        return self.login is not None or bool(self.pairs)
+        return self.login is not None or self.isolation is not None or bool(self.pairs)
 
     def offer(self) -> tuple[Method, ...]:
         """
         What to offer: 97, then 02, then 00.
 
-        A client that has pairs does not offer 00, where they would be lost in
-        silence, and 02 only if it has a user name for it.
+        A client that has pairs or a token does not offer 00, where they would be
+        lost in silence, and 02 only if it has something to say by it.
         """
         offered = []
         if self.pairs is not None:
             offered.append(Method.EXTENDED)
-        if self.login is not None:
+        if self.login is not None or self.isolation is not None:
             offered.append(Method.USERNAME_PASSWORD)
-        if self.anonymous and not self.pairs:
+        if self.anonymous and not self.pairs and self.isolation is None:
             offered.append(Method.NO_AUTHENTICATION)
         return tuple(offered)
 
+    def credentials(self) -> UsernamePassword | None:
+        """What to say by method 02: the login, or the token in the format that tor reads (proposal 351)."""
+        if self.isolation is None:
+            return self.login
+        return UsernamePassword(TOR_ISOLATION_USERNAME, self.isolation)
+
     def pairs_to_send(self) -> Pairs:
-        """The pairs, and the login as USERNAME and PASSWD unless the pairs have their own."""
-        pairs = self.pairs or Pairs()
-        if self.login is None or USERNAME in pairs or PASSWD in pairs:
-            return pairs
-        return Pairs({USERNAME: self.login.username, PASSWD: self.login.password, **pairs})
+        """The pairs, with the login and the token as pairs of their own unless they stand there already."""
+        pairs = dict(self.pairs or ())
+        if self.login is not None and USERNAME not in pairs and PASSWD not in pairs:
+            pairs = {USERNAME: self.login.username, PASSWD: self.login.password, **pairs}
+        if self.isolation is not None:
+            pairs.setdefault(TOR_ISOLATION, self.isolation)
+        return Pairs(pairs)
+
+
+TOR_ISOLATION_USERNAME = b"<torS0X>0"
+"""The user name by which tor knows that the password is an isolation token (its SOCKS extensions)."""
+
+
+def fresh_token() -> bytes:
+    """An isolation token that nobody else has."""
+    return secrets.token_hex(16).encode("ascii")
+
+
+def _token(given: Any) -> bytes:
+    """A token that fits a password; a longer one is hashed, since only equality counts."""
+    if given is None:
+        return fresh_token()
+    token = given.encode("utf-8") if isinstance(given, str) else bytes(given)
+    if not token:
+        raise ValueError("the isolation token is empty: None makes one that nobody else has")
+    return token if len(token) <= 255 else hashlib.sha256(token).hexdigest().encode("ascii")
 
 
 def _login(login: Any) -> UsernamePassword:

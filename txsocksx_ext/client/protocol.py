@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import NoProtocol
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from .factory import SOCKS5ExtClientFactory
 
 
+DOUBT = 1.0
+"""Seconds in which tor has closed the connection if its F0 was a failure."""
+
+
 class SOCKS5ExtClientProtocol(Protocol):
     """
     One conversation with a proxy (proposal 229's initiator).
@@ -50,6 +55,8 @@ class SOCKS5ExtClientProtocol(Protocol):
     def __init__(self, initiator: Initiator) -> None:
         self._initiator = initiator
         self._answered_pairs: Pairs = NO_PAIRS
+        self._doubted: Reply | None = None
+        self._doubt_ends: IDelayedCall | None = None
         self._is_over = False
 
     def connectionMade(self) -> None:
@@ -73,14 +80,21 @@ class SOCKS5ExtClientProtocol(Protocol):
             self._fail(_error_of(violation))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if not self._is_over:
-            error = ProxyClosed()
-            error.__cause__ = reason.value
-            self._fail(error)
+        if self._is_over:
+            return
+        if self._doubted is not None:
+            self._fail(self.factory.error_for(self._doubted, self._initiator))
+            return
+        error = ProxyClosed()
+        error.__cause__ = reason.value
+        self._fail(error)
 
     def abort(self) -> None:
         """Close the connection, and do nothing more."""
         self._is_over = True
+        if self._doubt_ends is not None:
+            self._doubt_ends.cancel()
+            self._doubt_ends = None
         if self.transport is not None:
             self.transport.abortConnection()
 
@@ -88,10 +102,12 @@ class SOCKS5ExtClientProtocol(Protocol):
         if isinstance(message, MethodSelection):
             self._selected(message.method)
         elif isinstance(message, Reply):
-            if message.code:
-                self._fail(self.factory.error_for(message, self._initiator))
-            else:
+            if not message.code:
                 self._succeeded(message)
+            elif self.factory.may_be_success(message, self._initiator):
+                self._doubt(message)
+            else:
+                self._fail(self.factory.error_for(message, self._initiator))
         elif isinstance(message, (ExtendedResponse, UsernamePasswordResponse)):
             if message.status != Status.SUCCESS:
                 self._fail(self.factory.error_for(message, self._initiator))
@@ -112,6 +128,20 @@ class SOCKS5ExtClientProtocol(Protocol):
 
     def _ask(self) -> None:
         self._guarded(lambda: self._initiator.request(self.factory.request))
+
+    def _doubt(self, reply: Reply) -> None:
+        """Wait for the end of the connection, which follows a failure at once; without it, this is none."""
+        self._doubted = reply
+        self._doubt_ends = self.factory.reactor.callLater(DOUBT, self._overrule)
+
+    def _overrule(self) -> None:
+        doubted, self._doubted, self._doubt_ends = self._doubted, None, None
+        assert doubted is not None
+        reply = self._initiator.overrule()
+        if reply is None:
+            self._fail(self.factory.error_for(doubted, self._initiator))
+        else:
+            self._succeeded(reply)
 
     def _succeeded(self, reply: Reply) -> None:
         factory = self.factory

@@ -15,6 +15,7 @@ from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
 from .endpoints import ANONYMOUS, DEFAULT_TIMEOUT, SOCKS5ClientEndpoint
+from .methods import ClientMethods
 
 
 @implementer(IAgentEndpointFactory)
@@ -33,13 +34,14 @@ class SOCKS5AgentEndpointFactory:
         self,
         reactor: Any,
         proxy_endpoint: IStreamClientEndpoint,
-        methods: Mapping[str, Any] = ANONYMOUS,
+        methods: Mapping[str, Any] | ClientMethods = ANONYMOUS,
         policy: IPolicyForHTTPS | None = None,
         **options: Any,
     ) -> None:
         self._reactor = reactor
         self._proxy_endpoint = proxy_endpoint
-        self._methods = methods
+        # Once: an agent without a token of its own gets one, not one for each request.
+        self._methods = ClientMethods.of(methods)
         self._policy = BrowserLikePolicyForHTTPS() if policy is None else policy
         self._options = options
 

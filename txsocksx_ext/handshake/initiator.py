@@ -4,6 +4,7 @@ The client's end: what it says and hears.
 
 from __future__ import annotations
 
+from ..wire import reader
 from ..wire.codes import Dialect, Method, Status
 from ..wire.messages import (
     ExtendedRequest,
@@ -11,12 +12,13 @@ from ..wire.messages import (
     Greeting,
     Message,
     MethodSelection,
+    Reply,
     Request,
     UsernamePassword,
 )
 from ..wire.pairs import DEFAULT_PAIR_LIMITS, TOR_ERRORS, PairLimits
 from ..wire.reader import Fault, MalformedMessage
-from .conversation import Conversation, Role
+from .conversation import Conversation, Role, State
 
 
 class Initiator(Conversation):
@@ -68,6 +70,22 @@ class Initiator(Conversation):
     def request(self, request: Request) -> bytes:
         """The bytes of what we want."""
         return self.send(request)
+
+    def overrule(self) -> Reply | None:
+        """
+        Take a failing reply for a success: the server kept the connection open.
+
+        :returns: the reply with its bound address, or ``None`` if its bytes are
+            not all there, so that nothing after it can be trusted.
+        """
+        try:
+            bound = self._reader.decode(reader.rest_of_failed_reply)
+        except MalformedMessage:
+            return None
+        if bound is None:
+            return None
+        self.state = State.OPEN
+        return Reply(0, bound)
 
     def next_message(self) -> Message | None:
         """

@@ -53,8 +53,7 @@ def permitted_code(code: int | ReplyCode, *, offered_extended: bool, selected: M
         return row.number
     if not offered_extended or dialect is Dialect.PLAIN:
         return row.plain
-    is_onion_code = row in (codes.ONION_SERVICE_NOT_FOUND, codes.ONION_SERVICE_NOT_REACHABLE)
-    if is_onion_code or (row.dialect is dialect and selected == Method.EXTENDED):
+    if row.number in codes.ONION_NUMBERS or (row.dialect is dialect and selected == Method.EXTENDED):
         return row.number
     return row.plain if row.prop229 is None else row.prop229
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twisted.application.service import IService
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import ITransport
 from zope.interface import Attribute, Interface, implementer
 
-from ..errors import CommandNotSupported
+from ..errors import CommandNotSupported, TTLExpired
 from ..wire.messages import Address, Request
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class IRoute(Interface):
         "The keys (frozenset of str) of a client's pairs that this route honours."
         " A name that ends in a dot stands for every key that begins with it."
     )
+
+    service: IService | None = Attribute("What has to run for this route while the server runs, or ``None``.")
 
     def connect(request: Request, session: Session) -> Deferred[ITransport]:
         """
@@ -43,6 +46,13 @@ class IRoute(Interface):
         :returns: fires with the address or the name found, or fails as `connect` does.
         """
 
+    def timed_out(request: Request, session: Session) -> Exception:
+        """
+        Say what it means that this route was cancelled because its time was over.
+
+        :returns: an exception as `connect` fails with.
+        """
+
 
 @implementer(IRoute)
 class Route:
@@ -50,6 +60,7 @@ class Route:
 
     name = "route"
     keys: frozenset[str] = frozenset()
+    service: IService | None = None
 
     def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
@@ -58,3 +69,7 @@ class Route:
     def resolve(self, request: Request, session: Session) -> Deferred[Address]:
         """Fail: this route resolves nothing."""
         return fail(CommandNotSupported())
+
+    def timed_out(self, request: Request, session: Session) -> Exception:
+        """The target did not answer: TTL expired."""
+        return TTLExpired()

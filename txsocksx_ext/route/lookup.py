@@ -26,17 +26,11 @@ def lookup_host(reactor: Any, destination: Address) -> Deferred[list[Address]]:
     :raises HostUnreachable: (in the Deferred) there are none.
     """
     receiver = _Receiver(destination.port)
-    if is_onion(destination.host) or not _is_host_name(destination.host):
+    if destination.is_onion or not _is_host_name(destination.host):
         receiver.resolutionComplete()
     else:
         reactor.nameResolver.resolveHostName(receiver, destination.host, destination.port)
     return receiver.found
-
-
-def is_onion(host: str) -> bool:
-    """Whether a name is an onion service's."""
-    labels = host.lower().rstrip(".")
-    return labels == "onion" or labels.endswith(".onion")
 
 
 def _is_host_name(host: str) -> bool:

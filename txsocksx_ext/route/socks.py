@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString, quoteStringArgument
+from twisted.internet.endpoints import clientFromString
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
 from twisted.python.failure import Failure
@@ -17,7 +17,7 @@ from ..client.endpoints import dialect_named
 from ..client.factory import SOCKS5ExtClientFactory
 from ..client.methods import ClientMethods
 from ..client.negotiation import negotiate
-from ..descriptions import refuse_unknown, secret_from_file
+from ..descriptions import endpoint_description, refuse_unknown, secret_from_file
 from ..errors import ProxyUnreachable
 from ..transports import PausedFactory
 from ..wire.codes import Dialect
@@ -65,7 +65,9 @@ class SOCKSRoute(Route):
         return self._ask(request, None)
 
     def _ask(self, request: Request, application: PausedFactory | None) -> Deferred[Any]:
-        factory = SOCKS5ExtClientFactory(request, self._methods, application, dialect=self._dialect)
+        factory = SOCKS5ExtClientFactory(
+            request, self._methods, application, dialect=self._dialect, reactor=self._reactor
+        )
         # No time-out here: the server's own covers the whole way.
         return negotiate(self._reactor, self._proxy, factory, timeout=None).addErrback(_proxy_unreachable)
 
@@ -97,17 +99,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
         methods = {"extended": {}, "login": (keywords["username"], password)}
     return SOCKSRoute(
         reactor,
-        clientFromString(reactor, _endpoint_description(arguments)),
+        clientFromString(reactor, endpoint_description(arguments)),
         ClientMethods.of(methods),
         dialect_named(keywords.get("dialect", "auto")),
     )
-
-
-def _endpoint_description(arguments: Sequence[str]) -> str:
-    """An endpoint string given whole, or with its colons bare; or HOST and PORT."""
-    if len(arguments) == 1:
-        return arguments[0]
-    quoted = [quoteStringArgument(argument) for argument in arguments]
-    if len(arguments) == 2 and arguments[1].isdigit():
-        quoted.insert(0, "tcp")
-    return ":".join(quoted)

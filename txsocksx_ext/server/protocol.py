@@ -68,6 +68,7 @@ class SOCKS5ExtProtocol(Protocol):
         self._decision: Deferred[Any] | None = None
         self._timer: IDelayedCall | None = None
         self._relay: ProducerRelay | None = None
+        self._route: IRoute | None = None
         self._counted_as: str | None = None
         self._input_ended = False
         self._timed_out = False
@@ -234,6 +235,7 @@ class SOCKS5ExtProtocol(Protocol):
         session = self.session
 
         def taken(route: IRoute) -> Any:
+            self._route = route
             session.route = getattr(route, "name", type(route).__name__)
             return go(route, session.request)  # type: ignore[arg-type]
 
@@ -264,9 +266,16 @@ class SOCKS5ExtProtocol(Protocol):
     def _failed(self, failure: Failure) -> None:
         self._stop_timer()
         if self._timed_out:
-            failure = Failure(TTLExpired())
+            failure = Failure(self._error_of_timeout())
         self._report_unless_expected(failure)
         self._say_and_close(self._reply(self._reply_for(failure)), type(failure.value).__name__)
+
+    def _error_of_timeout(self) -> Exception:
+        """What the end of the time means: a route may know more of it."""
+        timed_out = getattr(self._route, "timed_out", None)
+        if timed_out is None:
+            return TTLExpired()
+        return timed_out(self.session.request, self.session)  # type: ignore[no-any-return]
 
     def _reply_for(self, failure: Failure) -> ReplyCode | int:
         try:

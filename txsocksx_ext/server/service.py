@@ -59,14 +59,26 @@ class SOCKS5ExtService(MultiService):
         super().__init__()
         self.factory = factory
         self._drain = drain
+        self._routes = MultiService()
+        for route in factory.routes.routes:
+            running = getattr(route, "service", None)
+            if running is not None:
+                running.setServiceParent(self._routes)
         for description in listeners:
             service(description, factory, reactor).setServiceParent(self)
 
+    def startService(self) -> None:
+        """Start the routes that have something to run, then listen."""
+        self._routes.startService()
+        super().startService()
+
     def stopService(self) -> Deferred[None]:
         """
-        Stop listening, then drain.
+        Stop listening, then drain, then stop the routes.
 
-        :returns: fires when no connection is left.
+        :returns: fires when no connection is left, and nothing runs.
         """
         stopped: Deferred[object] = super().stopService()
-        return stopped.addCallback(lambda _: self.factory.drain(self._drain))
+        stopped.addCallback(lambda _: self.factory.drain(self._drain))
+        # The streams that drain still need their routes.
+        return stopped.addCallback(lambda _: self._routes.stopService())

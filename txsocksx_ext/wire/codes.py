@@ -217,14 +217,15 @@ INTRODUCTION_TIMED_OUT = ReplyCode(
     prop229=0xE1,
 )
 
+ONION_NUMBERS = frozenset({ONION_SERVICE_NOT_FOUND.number, ONION_SERVICE_NOT_REACHABLE.number})
+"""E0 and E1, which mean the same in every dialect."""
+
 REPLY_CODES: tuple[ReplyCode, ...] = tuple(row for row in globals().values() if isinstance(row, ReplyCode))
 """Every row of every table, in the order of the dialects."""
 
 _ROWS: dict[tuple[Dialect, int], ReplyCode] = {(row.dialect, row.number): row for row in REPLY_CODES}
 _IN_EVERY_DIALECT: dict[int, ReplyCode] = {
-    row.number: row
-    for row in REPLY_CODES
-    if row.dialect is Dialect.PLAIN or row in (ONION_SERVICE_NOT_FOUND, ONION_SERVICE_NOT_REACHABLE)
+    row.number: row for row in REPLY_CODES if row.dialect is Dialect.PLAIN or row.number in ONION_NUMBERS
 }
 
 

@@ -52,6 +52,12 @@ class Address:
         """Whether this is a domain name, which someone has to resolve."""
         return self.type == AddressType.DOMAINNAME
 
+    @property
+    def is_onion(self) -> bool:
+        """Whether this is an onion service's name, which only Tor may see (RFC 7686)."""
+        name = self.host.lower().rstrip(".")
+        return self.is_name and (name == "onion" or name.endswith(".onion"))
+
     def encode(self) -> bytes:
         """ATYP, ADDR, PORT."""
         port = self.port.to_bytes(2, "big")

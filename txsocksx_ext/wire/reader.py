@@ -202,6 +202,12 @@ def reply_or_its_code() -> Decoder[Reply]:
     return Reply(code, (yield from _address(Reply, address_type)))
 
 
+def rest_of_failed_reply() -> Decoder[Address]:
+    """Decode what follows the code of a failing reply: its bound address."""
+    _reserved, address_type = yield 2
+    return (yield from _address(Reply, address_type))
+
+
 def decode_datagram(data: bytes) -> Datagram:
     """
     Decode a whole UDP datagram.

@@ -1,0 +1,66 @@
+"""
+What an address literal stands for, and which must not be reached by accident.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+from typing import Union
+
+IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
+IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+PROTECTED_NETWORKS: tuple[IPNetwork, ...] = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8",  # "this host": Linux connects to itself
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "168.63.129.16/32",  # a cloud's metadata service outside the private ranges
+            "169.254.0.0/16",  # link-local, and most clouds' metadata services
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+            "192.168.0.0/16",
+            "198.18.0.0/15",
+            "224.0.0.0/4",
+            "240.0.0.0/4",
+            "::/128",
+            "::1/128",
+            "fc00::/7",
+            "fe80::/10",
+            "fec0::/10",
+            "ff00::/8",
+        ),
+    )
+)
+"""Loopback, link-local, private, metadata and multicast networks."""
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+
+
+@lru_cache(maxsize=4096)
+def meanings_of(host: str) -> tuple[IPAddress, ...]:
+    """An address, and the IPv4 addresses that it may lead to."""
+    literal = ipaddress.ip_address(host)
+    if isinstance(literal, ipaddress.IPv4Address):
+        return (literal,)
+    meanings: list[IPAddress] = [literal]
+    if literal.ipv4_mapped is not None:
+        meanings.append(literal.ipv4_mapped)
+    if literal.sixtofour is not None:
+        meanings.append(literal.sixtofour)
+    if literal.teredo is not None:
+        meanings.extend(literal.teredo)
+    if literal in _NAT64 or literal in _IPV4_COMPATIBLE:
+        meanings.append(ipaddress.IPv4Address(int(literal) & 0xFFFFFFFF))
+    return tuple(meanings)
+
+
+@lru_cache(maxsize=4096)
+def is_protected(host: str) -> bool:
+    """Whether an address literal lies in `PROTECTED_NETWORKS`, or leads there."""
+    return any(meaning in network for meaning in meanings_of(host) for network in PROTECTED_NETWORKS)

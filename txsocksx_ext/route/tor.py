@@ -1,0 +1,148 @@
+"""
+The route through tor: ``tor:ENDPOINT`` or ``tor:launch``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IProtocolFactory, ITransport
+
+from ..descriptions import endpoint_description, refuse_unknown, secret_from_file, yes_or_no
+from ..errors import ProxyUnreachable
+from ..tor.control import ControlConnection
+from ..tor.instance import TorInstance, WatchedStream
+from ..tor.isolation import IsolationTokens
+from ..tor.launch import launched_tor
+from ..transports import PausedFactory
+from ..wire.messages import Address, Request
+from ..wire.pairs import TOR_ISOLATION
+from .interface import Route
+
+if TYPE_CHECKING:
+    from ..server.session import Session
+
+
+class TorRoute(Route):
+    """
+    Reaches targets through one tor or several, and says as exactly as can be why an onion service failed.
+
+    :param tors: one or more. A token stays with one of them while that can be reached.
+    :param tokens: keeps clients apart.
+    :ivar service: while it runs, the route is attached to the control ports,
+        and a tor that it launches runs.
+    """
+
+    name = "tor"
+    keys = frozenset({TOR_ISOLATION})
+
+    def __init__(self, tors: Sequence[TorInstance], tokens: IsolationTokens) -> None:
+        self.service = MultiService()
+        self._tors = list(tors)
+        self._tokens = tokens
+        self._streams: WeakKeyDictionary[Session, WatchedStream] = WeakKeyDictionary()
+        for tor in tors:
+            if tor.control is not None:
+                tor.control.setServiceParent(self.service)
+
+    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+        """See `IRoute`."""
+        asking: Deferred[Any] = Deferred.fromCoroutine(self._ask(request, session, PausedFactory()))
+        return asking.addCallback(lambda protocol: protocol.transport)
+
+    def resolve(self, request: Request, session: Session) -> Deferred[Address]:
+        """See `IRoute`."""
+        return Deferred.fromCoroutine(self._ask(request, session, None))
+
+    def timed_out(self, request: Request, session: Session) -> Exception:
+        """See `IRoute`: an onion service that tor found, or may have found, was not reachable."""
+        stream = self._streams.get(session)
+        if stream is None or stream.tor is None:
+            return super().timed_out(request, session)
+        return stream.tor.error_of_timeout(request, stream.testimony)
+
+    async def _ask(self, request: Request, session: Session, application: IProtocolFactory | None) -> Any:
+        token = self._tokens.token_for(session)
+        stream = self._streams[session] = WatchedStream()
+        unreachable = ProxyUnreachable()
+        for tor in self._in_order_for(token):
+            try:
+                return await tor.ask(request, token, application, stream)
+            except ProxyUnreachable as error:
+                unreachable = error
+        raise unreachable
+
+    def _in_order_for(self, token: bytes | None) -> list[TorInstance]:
+        """All tors: a token's own first, but those that cannot be reached just now last."""
+
+        def place(tor: TorInstance) -> tuple[bool, bytes]:
+            own = b"" if token is None else hashlib.sha256(token + tor.name.encode("utf-8")).digest()
+            return tor.is_passed_over, own
+
+        return sorted(self._tors, key=place)
+
+
+KEYWORDS = frozenset({"control", "control-password-file", "extended"})
+LAUNCH_KEYWORDS = frozenset({"exec", "torrc", "state"})
+
+_tokens = IsolationTokens()
+"""One for all routes of this process: a user is the same, whichever tor is asked."""
+
+
+def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> TorRoute:
+    """
+    Make the route of ``tor:ENDPOINT[:ENDPOINT…][:control=ENDPOINT[,ENDPOINT…]][:extended=yes|no]``.
+
+    Each ENDPOINT is a client endpoint string, with its colons written ``\\:``.
+    Control ports stand in the order of the SOCKS ports. Or that of
+    ``tor:launch[:exec=PROGRAM][:torrc=FILE][:state=DIR]``.
+    """
+    if list(arguments) == ["launch"]:
+        refuse_unknown(keywords, LAUNCH_KEYWORDS, "the route tor:launch")
+        launched = launched_tor(reactor, keywords.get("exec"), keywords.get("torrc"), keywords.get("state"))
+        return TorRoute([launched], _tokens)
+    refuse_unknown(keywords, KEYWORDS, "the route tor")
+    descriptions = _endpoint_descriptions(arguments)
+    extended = yes_or_no("extended", keywords["extended"]) if "extended" in keywords else None
+    controls = keywords["control"].split(",") if "control" in keywords else []
+    if controls and len(controls) != len(descriptions):
+        raise ValueError(
+            f"the route tor has {len(descriptions)} SOCKS ports and {len(controls)} control ports: give one for each"
+        )
+    password = secret_from_file(keywords["control-password-file"]) if "control-password-file" in keywords else None
+    return TorRoute(
+        [
+            TorInstance(
+                reactor,
+                clientFromString(reactor, description),
+                _control(reactor, controls[number], password, description) if controls else None,
+                extended,
+                name=description,
+            )
+            for number, description in enumerate(descriptions)
+        ],
+        _tokens,
+    )
+
+
+def _endpoint_descriptions(arguments: Sequence[str]) -> list[str]:
+    """Endpoint strings; or one with its colons bare; or HOST and PORT."""
+    if not arguments:
+        raise ValueError("the route tor needs the endpoint of a SOCKS port, as in tor:tcp\\:127.0.0.1\\:9050")
+    if all(":" in argument for argument in arguments):
+        return list(arguments)
+    return [endpoint_description(arguments)]
+
+
+def _control(reactor: Any, description: str, password: bytes | None, name: str) -> ControlConnection:
+    import txtorcon
+
+    endpoint = clientFromString(reactor, description)
+    ask_password = None if password is None else lambda: password.decode("utf-8")
+    return ControlConnection(reactor, lambda: txtorcon.connect(reactor, endpoint, ask_password), f"tor at {name}")

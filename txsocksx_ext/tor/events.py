@@ -1,0 +1,96 @@
+"""
+Lines of tor's control port, as far as they say why a stream failed (control-spec, section 4.1).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_WORD = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")+')
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class StreamEvent:
+    """
+    One STREAM event.
+
+    :ivar stream: the stream's number, as text.
+    :ivar status: NEW, SENTCONNECT, SUCCEEDED, FAILED, CLOSED and so on.
+    :ivar circuit: the circuit's number, ``0`` where it is attached to none.
+    :ivar host: the target's name or address.
+    :ivar port: the target's.
+    :ivar keywords: the rest: REASON, REMOTE_REASON, SOURCE_ADDR and so on.
+    """
+
+    stream: str
+    status: str
+    circuit: str
+    host: str
+    port: str
+    keywords: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DescriptorEvent:
+    """
+    One HS_DESC event.
+
+    :ivar action: REQUESTED, RECEIVED, FAILED and so on.
+    :ivar address: the onion address without ``.onion``.
+    :ivar reason: of a failure: NOT_FOUND, BAD_DESC and so on, or empty.
+    """
+
+    action: str
+    address: str
+    reason: str
+
+
+def parse_stream_event(line: str) -> StreamEvent | None:
+    """Read what follows ``650 STREAM``; ``None`` where it is not to be understood."""
+    words = _WORD.findall(line)
+    if len(words) < 4:
+        return None
+    host, _, port = words[3].rpartition(":")
+    return StreamEvent(words[0], words[1], words[2], host, port, _keywords(words[4:]))
+
+
+def parse_descriptor_event(line: str) -> DescriptorEvent | None:
+    """Read what follows ``650 HS_DESC``; ``None`` where it is not to be understood."""
+    words = _WORD.findall(line)
+    if len(words) < 2:
+        return None
+    return DescriptorEvent(words[0], words[1].lower(), _keywords(words[2:]).get("REASON", ""))
+
+
+def bootstrap_progress(line: str) -> int | None:
+    """The percentage in a STATUS_CLIENT BOOTSTRAP event or in ``status/bootstrap-phase``."""
+    match = re.search(r"BOOTSTRAP PROGRESS=(\d+)", line)
+    return int(match[1]) if match else None
+
+
+def _keywords(words: list[str]) -> dict[str, str]:
+    keywords: dict[str, str] = {}
+    name = ""
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals:
+            name = key
+            keywords[name] = _unquoted(value)
+        elif name and not keywords[name]:
+            # Tor writes "REASON= UNKNOWN_264", with a space.
+            keywords[name] = word
+    return keywords
+
+
+def _unquoted(value: str) -> str:
+    if len(value) < 2 or not value.startswith('"'):
+        return value
+    return re.sub(r"\\([0-7]{1,3}|.)", _unescaped, value[1:-1])
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    escape = match[1]
+    if escape[0] in "01234567":
+        return chr(int(escape, 8))
+    return {"n": "\n", "r": "\r", "t": "\t"}.get(escape, escape)

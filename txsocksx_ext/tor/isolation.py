@@ -1,0 +1,52 @@
+"""
+Which streams may share tor's circuits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from typing import TYPE_CHECKING
+
+from ..wire.pairs import TOR_ISOLATION
+
+if TYPE_CHECKING:
+    from ..server.session import Session
+
+
+class IsolationTokens:
+    """
+    Makes the tokens by which tor keeps streams apart.
+
+    Streams have the same token if, and only if, their client says the same of
+    itself: its user name (with the password where no portal checks them) and
+    its ``tor.isolation``. The token gives away none of it, is the same wherever
+    `secret` is the same, and another after a restart.
+
+    :param secret: shared by all processes of one server; by default a new one.
+    """
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        self._secret = secrets.token_bytes(32) if secret is None else secret
+
+    def token_for(self, session: Session) -> bytes | None:
+        """
+        The token of a client's streams.
+
+        :returns: 64 characters, or ``None`` for a client that says nothing of
+            itself: then tor does what it does for streams without credentials.
+        """
+        parts: list[tuple[bytes, bytes]] = []
+        credentials = session.credentials
+        if credentials is not None:
+            parts.append((b"user", credentials.username))
+            if session.avatar is None:
+                parts.append((b"password", credentials.password))
+        isolation = session.pairs.get(TOR_ISOLATION)
+        if isolation is not None:
+            parts.append((b"isolation", isolation))
+        if not parts:
+            return None
+        text = b"".join(b"%s %d %s" % (name, len(value), value) for name, value in parts)
+        return hmac.new(self._secret, text, hashlib.sha256).hexdigest().encode("ascii")

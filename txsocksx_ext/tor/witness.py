@@ -1,0 +1,258 @@
+"""
+Why a stream to an onion service failed, from tor's control events.
+
+Tor's reply says 04 both of a service that does not exist and of one that cannot
+be reached. Its events tell them apart: whether the directories had the
+descriptor, and how the stream ended.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from dataclasses import dataclass, field
+
+from twisted.internet.defer import Deferred
+
+from ..errors import (
+    OnionAddressInvalid,
+    OnionClientAuthRequired,
+    OnionDescriptorNotFound,
+    OnionIntroductionFailed,
+    OnionRendezvousFailed,
+    OnionServiceNotReachable,
+    ReplyError,
+)
+from ..wire.codes import Dialect
+from .events import DescriptorEvent, StreamEvent
+
+REMEMBERED_SERVICES = 1024
+"""Of how many onion addresses the last fetch is remembered."""
+
+
+@dataclass
+class Fetch:
+    """
+    What became of the fetch of one service's descriptor.
+
+    :ivar failures: the reasons of the directories that did not give it.
+    :ivar received: whether one gave it.
+    :ivar has_connected: whether a stream to the service ever succeeded.
+    :ivar streams: the streams that wait for it.
+    """
+
+    failures: list[str] = field(default_factory=list)
+    received: bool = False
+    has_connected: bool = False
+    streams: set[str] = field(default_factory=set)
+
+    @property
+    def is_not_found(self) -> bool:
+        """Whether directories answered, and all of them that there is no such service."""
+        return bool(self.failures) and not self.received and set(self.failures) == {"NOT_FOUND"}
+
+
+@dataclass
+class Testimony:
+    """
+    What was seen of one stream of ours.
+
+    :ivar key: how its first event is recognised.
+    :ivar stream: its number, once that came.
+    :ivar fetch: of its service's descriptor, once its first event came.
+    :ivar reason: why it ended, in tor's words.
+    :ivar is_remote: whether the service itself ended it.
+    :ivar ended: fires when its last event came.
+    """
+
+    key: StreamKey
+    stream: str = ""
+    fetch: Fetch | None = None
+    reason: str = ""
+    is_remote: bool = False
+    ended: Deferred[None] = field(default_factory=Deferred)
+
+
+StreamKey = tuple[str, str, str]
+"""A source address, or else a password and the target, by which our streams are known."""
+
+
+def key_of_source(host: str, port: int) -> StreamKey:
+    """The key of a stream over TCP: our own address of the connection to tor."""
+    return ("source", f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "")
+
+
+def key_of_target(token: bytes | None, host: str, port: int) -> StreamKey:
+    """
+    The key of a stream over a unix socket, whose ends have no names.
+
+    Streams alike in token and target are alike in all that a witness can tell.
+    """
+    return ("target", (token or b"").decode("latin-1"), f"{host.lower()}:{port}")
+
+
+class Witness:
+    """Watches the events of one tor."""
+
+    def __init__(self) -> None:
+        self.bootstrapped = False
+        self._expected: defaultdict[StreamKey, list[Testimony]] = defaultdict(list)
+        self._streams: dict[str, Testimony] = {}
+        self._address_of: dict[str, str] = {}
+        self._fetches: OrderedDict[str, Fetch] = OrderedDict()
+
+    def expect(self, key: StreamKey) -> Testimony:
+        """Begin to watch a stream, before tor hears of it."""
+        testimony = Testimony(key)
+        self._expected[key].append(testimony)
+        return testimony
+
+    def dismiss(self, testimony: Testimony) -> None:
+        """Watch a stream no longer."""
+        waiting = self._expected.get(testimony.key, [])
+        if testimony in waiting:
+            waiting.remove(testimony)
+            if not waiting:
+                del self._expected[testimony.key]
+        self._streams.pop(testimony.stream, None)
+
+    def forget(self) -> None:
+        """Forget all that was going on: the control connection is lost."""
+        self.bootstrapped = False
+        self._expected.clear()
+        self._streams.clear()
+        self._address_of.clear()
+        self._fetches.clear()
+
+    def saw_stream(self, event: StreamEvent) -> None:
+        """Take a STREAM event."""
+        if event.status in ("NEW", "NEWRESOLVE"):
+            self._saw_new(event)
+        elif event.status == "SUCCEEDED":
+            fetch = self._fetch_of(event.stream)
+            if fetch is not None:
+                fetch.has_connected = True
+        elif event.status in ("FAILED", "CLOSED"):
+            self._saw_end(event)
+
+    def saw_descriptor(self, event: DescriptorEvent) -> None:
+        """Take an HS_DESC event. It is of a service, and so of every stream that waits for it."""
+        fetch = self._fetches.get(event.address)
+        if fetch is None:
+            return
+        if event.action == "RECEIVED":
+            fetch.received = True
+        elif event.action == "FAILED":
+            fetch.failures.append(event.reason)
+
+    def _saw_new(self, event: StreamEvent) -> None:
+        address = onion_address(event.host)
+        if address is not None:
+            fetch = self._fetches.setdefault(address, Fetch())
+            self._fetches.move_to_end(address)
+            if not fetch.streams:
+                # A new fetch, unless the descriptor is still known.
+                fetch.failures, fetch.received = [], False
+            fetch.streams.add(event.stream)
+            self._address_of[event.stream] = address
+            self._drop_oldest()
+        testimony = self._claim(event)
+        if testimony is not None:
+            testimony.stream = event.stream
+            testimony.fetch = None if address is None else self._fetches.get(address)
+            self._streams[event.stream] = testimony
+
+    def _claim(self, event: StreamEvent) -> Testimony | None:
+        """Whose stream a new one is."""
+        token = event.keywords.get("SOCKS_PASSWORD", "").encode("latin-1", "replace")
+        for key in (
+            ("source", event.keywords.get("SOURCE_ADDR", ""), ""),
+            key_of_target(token, event.host, int(event.port) if event.port.isdigit() else 0),
+        ):
+            waiting = self._expected.get(key)
+            if waiting:
+                testimony = waiting.pop(0)
+                if not waiting:
+                    del self._expected[key]
+                return testimony
+        return None
+
+    def _saw_end(self, event: StreamEvent) -> None:
+        """
+        Take FAILED, which has the reason, or CLOSED, which is the last word.
+
+        Events of the same step can follow FAILED but come before CLOSED.
+        """
+        testimony = self._streams.get(event.stream)
+        if testimony is not None:
+            reason, remote = event.keywords.get("REASON", ""), event.keywords.get("REMOTE_REASON", "")
+            if remote:
+                testimony.is_remote = True
+            testimony.reason = testimony.reason or remote or reason
+        if event.status == "FAILED":
+            return
+        address = self._address_of.pop(event.stream, None)
+        if address is not None and address in self._fetches:
+            self._fetches[address].streams.discard(event.stream)
+        self._streams.pop(event.stream, None)
+        if testimony is not None and not testimony.ended.called:
+            testimony.ended.callback(None)
+
+    def _fetch_of(self, stream: str) -> Fetch | None:
+        address = self._address_of.get(stream)
+        return None if address is None else self._fetches.get(address)
+
+    def _drop_oldest(self) -> None:
+        while len(self._fetches) > REMEMBERED_SERVICES:
+            _, fetch = self._fetches.popitem(last=False)
+            for stream in fetch.streams:
+                self._address_of.pop(stream, None)
+
+
+def onion_address(host: str) -> str | None:
+    """The address of an onion service's name, without sub-domains and ``.onion``; ``None`` for another name."""
+    labels = host.lower().rstrip(".").split(".")
+    return labels[-2] if len(labels) > 1 and labels[-1] == "onion" else None
+
+
+def verdict(testimony: Testimony, said: ReplyError, is_bootstrapped: bool) -> ReplyError:
+    """
+    What is to be said of an onion service that was not reached.
+
+    :param said: what tor's reply was read as.
+    :param is_bootstrapped: whether this tor has built circuits.
+    :returns: `said` where the events say no more. Another keeps the plain code
+        that tor gave, for clients that understand no other. That tor has a
+        client key for the service, so that it is not missing but wrong, the
+        events do not say.
+    """
+    fetch = testimony.fetch
+    if fetch is None or testimony.is_remote:
+        return said
+    error: ReplyError
+    if testimony.reason == "TORPROTOCOL":
+        error = OnionAddressInvalid()
+    elif testimony.reason == "RESOLVEFAILED":
+        error = _of_unresolved(fetch)
+    elif testimony.reason == "MISC" and fetch.received:
+        error = OnionClientAuthRequired()
+    elif testimony.reason in ("TIMEOUT", "CANT_ATTACH"):
+        error = of_timeout(fetch, is_bootstrapped) or said
+    else:
+        return said
+    if type(error) is OnionServiceNotReachable and said.row.dialect is Dialect.TOR:
+        return said
+    return error.with_plain_code(said.row.plain)
+
+
+def _of_unresolved(fetch: Fetch) -> ReplyError:
+    """Of a name that was not resolved: "not found" is claimed only where every directory said so."""
+    if fetch.received:
+        return OnionIntroductionFailed()
+    return OnionDescriptorNotFound() if fetch.is_not_found else OnionServiceNotReachable()
+
+
+def of_timeout(fetch: Fetch | None, is_bootstrapped: bool) -> ReplyError | None:
+    """Of a service that did not answer in time; ``None`` where this tor may be to blame."""
+    if fetch is not None and (fetch.received or fetch.has_connected):
+        return OnionRendezvousFailed()
+    return OnionServiceNotReachable() if is_bootstrapped else None
