@@ -21,6 +21,7 @@ from ..handshake.responder import DEFAULT_PREFERENCE
 from ..route.direct import DirectRoute
 from ..wire.codes import Method, ReplyCode
 from ..wire.pairs import OPTIONAL_MARK, SERVER_KEYS, Pairs
+from .connection import ClientConnection
 from .credentials import ISOCKSUser
 from .limits import Limits
 from .protocol import SOCKS5ExtProtocol
@@ -69,7 +70,7 @@ class SOCKS5ExtFactory(Factory):
         self.routes = RouteTable((), DirectRoute(reactor)) if routes is None else routes
         self.limits = Limits() if limits is None else limits
         self.log = SessionLog(log_targets)
-        self.sessions: set[SOCKS5ExtProtocol] = set()
+        self.sessions: set[ClientConnection] = set()
         self._peers: Counter[str] = Counter()
         self._emptied: Deferred[None] | None = None
         self._known_keys = SERVER_KEYS.union(*(getattr(route, "keys", ()) for route in self.routes.routes))
@@ -178,11 +179,11 @@ class SOCKS5ExtFactory(Factory):
         if not self._peers[name]:
             del self._peers[name]
 
-    def opened(self, protocol: SOCKS5ExtProtocol) -> None:
+    def opened(self, protocol: ClientConnection) -> None:
         """A connection has begun."""
         self.sessions.add(protocol)
 
-    def closed(self, protocol: SOCKS5ExtProtocol) -> None:
+    def closed(self, protocol: ClientConnection) -> None:
         """A connection, and the one to its target, have ended."""
         self.sessions.discard(protocol)
         if self._emptied is not None and not self.sessions:

@@ -5,13 +5,13 @@ The server's protocol: it carries the conversation, asks for decisions, and star
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, ITransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, ITransport
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -27,7 +27,7 @@ from ..errors import (
 from ..handshake import Responder, State
 from ..relay import ProducerRelay, join
 from ..route.interface import IRoute
-from ..transports import bound_address, can_half_close, is_local, keep_alive, peer_name
+from ..transports import bound_address, keep_alive
 from ..wire import codes
 from ..wire.codes import Command, Dialect, Method, ReplyCode, Status
 from ..wire.messages import (
@@ -40,10 +40,8 @@ from ..wire.messages import (
 )
 from ..wire.pairs import ERROR, TOR_ERRORS, Pairs
 from ..wire.reader import MalformedMessage
+from .connection import ClientConnection
 from .session import Session
-
-if TYPE_CHECKING:
-    from .factory import SOCKS5ExtFactory
 
 DIALECT_OF_TOR_ERRORS = {b"229": Dialect.PROP229, b"304": Dialect.TOR, b"none": Dialect.PLAIN}
 """The values of ``tor.errors``."""
@@ -53,38 +51,26 @@ EXPECTED = (SOCKS5Error, ConnectError, UnauthorizedLogin, OSError, CancelledErro
 
 
 @implementer(IHalfCloseableProtocol)
-class SOCKS5ExtProtocol(Protocol):
+class SOCKS5ExtProtocol(ClientConnection):
     """
     One client's connection, until the relay takes its transport over.
 
     What it knows of the client is in `session`; every decision is the factory's.
     """
 
-    transport: Any
-    factory: SOCKS5ExtFactory
-    session: Session
-
     def __init__(self) -> None:
+        super().__init__()
         self._decision: Deferred[Any] | None = None
-        self._timer: IDelayedCall | None = None
         self._relay: ProducerRelay | None = None
         self._route: IRoute | None = None
-        self._counted_as: str | None = None
-        self._input_ended = False
         self._timed_out = False
         self._lost = False
-        self._closing = False
 
     # The connection.
 
     def connectionMade(self) -> None:
-        factory = self.factory
-        self._began = factory.reactor.seconds()
-        self._responder = Responder(factory.limits.pairs)
-        self.session = Session(self.transport.getPeer(), factory.routes)
-        factory.opened(self)
-        self._timer = factory.reactor.callLater(factory.limits.handshake_timeout, self._handshake_expired)
-        self._count_peer()
+        self._responder = Responder(self.factory.limits.pairs)
+        super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
@@ -122,15 +108,14 @@ class SOCKS5ExtProtocol(Protocol):
             if self._decision is not None:
                 self._decision.cancel()
             else:
-                self.abort("stopped")
+                super().stop()
 
     def abort(self, reason: str) -> None:
         """End the connection at once, whatever it is."""
-        self._end(reason)
         if self._relay is not None:
             self._relay.abort(reason)
         else:
-            self.transport.abortConnection()
+            super().abort(reason)
 
     # What the client says.
 
@@ -207,10 +192,9 @@ class SOCKS5ExtProtocol(Protocol):
     # What the client wants.
 
     def _heard_request(self, request: Request) -> None:
-        self._stop_timer()
         request = Request(request.command, _as_literal(request.destination))
         self.session.request = request
-        self._timer = self.factory.reactor.callLater(self.factory.limits.connect_timeout, self._request_expired)
+        self._start_timer(self.factory.limits.connect_timeout, self._request_expired)
         if request.command == Command.CONNECT:
             self._decide(self._connect, self._connected, self._failed)
         else:
@@ -335,86 +319,15 @@ class SOCKS5ExtProtocol(Protocol):
         if not failure.check(*EXPECTED):
             self.factory.log.unexpected(failure, self.session)
 
-    # Ends.
-
-    def _handshake_expired(self) -> None:
-        self._timer = None
-        self.abort("handshake timeout")
-
     def _request_expired(self) -> None:
-        self._timer = None
         self._timed_out = True
         if self._decision is not None:
             self._decision.cancel()
 
     def _say_and_close(self, last_words: bytes, reason: str) -> None:
-        """
-        Send an answer that ends the conversation, and close so that it arrives.
-
-        A close with unread input makes Linux reset the connection, and the reset
-        can overtake the answer. So only our sending side is closed, input is
-        thrown away, and the rest follows when the client closes, or soon.
-        """
-        self._end(reason)
-        self._closing = True
-        self._stop_timer()
+        """Say what ends the conversation."""
         self._responder.close()
-        if last_words:
-            self.transport.write(last_words)
-        if can_half_close(self.transport) and not self._input_ended:
-            self.transport.loseWriteConnection()
-        else:
-            self.transport.loseConnection()
-        self._timer = self.factory.reactor.callLater(self.factory.limits.linger, self._linger_expired)
-
-    def _linger_expired(self) -> None:
-        self._timer = None
-        self.transport.abortConnection()
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-
-    def _end(self, reason: str) -> None:
-        """Keep the first reason: what follows is its consequence."""
-        self.session.end = self.session.end or reason
-
-    def _closed(self) -> None:
-        factory = self.factory
-        if self._counted_as is not None:
-            factory.discount_peer(self._counted_as)
-        factory.log.ended(self.session, factory.reactor.seconds() - self._began)
-        factory.closed(self)
-
-    # Limits for each peer.
-
-    def _count_peer(self) -> bool:
-        """Count this connection for its peer; whether that peer may have it."""
-        peer = self.session.peer
-        if is_local(peer):
-            return True
-        self._counted_as = peer_name(peer)
-        if self.factory.count_peer(self._counted_as):
-            return True
-        self.abort("too many connections of this peer")
-        return False
-
-    def _is_counted_right(self) -> bool:
-        """
-        Count anew where the peer is another than at first; whether it may stay.
-
-        Behind a balancer that speaks the PROXY protocol, the client's address is
-        known only when its first bytes come.
-        """
-        peer = self.transport.getPeer()
-        if peer == self.session.peer:
-            return True
-        if self._counted_as is not None:
-            self.factory.discount_peer(self._counted_as)
-            self._counted_as = None
-        self.session.peer = peer
-        return self._count_peer()
+        self._close_after(last_words, reason)
 
     _HEARD: dict[type, Callable[[Any, Any], None]] = {
         Greeting: _heard_greeting,

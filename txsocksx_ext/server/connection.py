@@ -1,0 +1,129 @@
+"""
+The life of one client's connection: its timer, its place among its peer's, its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import Protocol
+
+from ..transports import can_half_close, is_local, peer_name
+from .session import Session
+
+if TYPE_CHECKING:
+    from .factory import SOCKS5ExtFactory
+
+
+class ClientConnection(Protocol):
+    """
+    What a connection has whatever is said on it.
+
+    One timer runs at a time: for the handshake, then for the way to the target,
+    or for the last words to arrive.
+
+    :ivar session: what is known of the client.
+    """
+
+    transport: Any
+    factory: SOCKS5ExtFactory
+    session: Session
+
+    def __init__(self) -> None:
+        self._timer: IDelayedCall | None = None
+        self._counted_as: str | None = None
+        self._input_ended = False
+        self._closing = False
+
+    def connectionMade(self) -> None:
+        factory = self.factory
+        self._began = factory.reactor.seconds()
+        self.session = Session(self.transport.getPeer(), factory.routes)
+        factory.opened(self)
+        self._start_timer(factory.limits.handshake_timeout, self._handshake_expired)
+        self._count_peer()
+
+    def abort(self, reason: str) -> None:
+        """End the connection at once."""
+        self._end(reason)
+        self.transport.abortConnection()
+
+    def stop(self) -> None:
+        """End the connection because the server stops."""
+        self.abort("stopped")
+
+    def _start_timer(self, seconds: float, expired: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self.factory.reactor.callLater(seconds, self._timer_fired, expired)
+
+    def _timer_fired(self, expired: Callable[[], None]) -> None:
+        self._timer = None
+        expired()
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _handshake_expired(self) -> None:
+        self.abort("handshake timeout")
+
+    def _close_after(self, last_words: bytes, reason: str) -> None:
+        """
+        Send an answer that ends the conversation, and close so that it arrives.
+
+        A close with unread input makes Linux reset the connection, and the reset
+        can overtake the answer. So only our sending side is closed, input is
+        thrown away, and the rest follows when the client closes, or soon.
+        """
+        self._end(reason)
+        self._closing = True
+        if last_words:
+            self.transport.write(last_words)
+        self._start_timer(self.factory.limits.linger, self.transport.abortConnection)
+        if can_half_close(self.transport) and not self._input_ended:
+            self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
+
+    def _end(self, reason: str) -> None:
+        """Keep the first reason: what follows is its consequence."""
+        self.session.end = self.session.end or reason
+
+    def _closed(self) -> None:
+        factory = self.factory
+        if self._counted_as is not None:
+            factory.discount_peer(self._counted_as)
+        factory.log.ended(self.session, factory.reactor.seconds() - self._began)
+        factory.closed(self)
+
+    # Limits for each peer.
+
+    def _count_peer(self) -> bool:
+        """Count this connection for its peer; whether that peer may have it."""
+        peer = self.session.peer
+        if is_local(peer):
+            return True
+        self._counted_as = peer_name(peer)
+        if self.factory.count_peer(self._counted_as):
+            return True
+        self.abort("too many connections of this peer")
+        return False
+
+    def _is_counted_right(self) -> bool:
+        """
+        Count anew where the peer is another than at first; whether it may stay.
+
+        Behind a balancer that speaks the PROXY protocol, the client's address is
+        known only when its first bytes come.
+        """
+        peer = self.transport.getPeer()
+        if peer == self.session.peer:
+            return True
+        if self._counted_as is not None:
+            self.factory.discount_peer(self._counted_as)
+            self._counted_as = None
+        self.session.peer = peer
+        return self._count_peer()
