@@ -121,7 +121,6 @@ class HashedPasswordFile:
             return succeed(name)
         # A stranger's password is held against a decoy, so that time tells nothing.
         hashed = self._hashes.get(name, self._decoy)
-        checking: Deferred[bool] = self._turns.run(deferToThread, self._verify, hashed, password)
 
         def checked(is_right: bool) -> bytes:
             if not is_right or self._hashes.get(name) != hashed:
@@ -129,7 +128,26 @@ class HashedPasswordFile:
             self._remember(name, fingerprint)
             return name
 
-        return checking.addCallback(checked)
+        return Deferred.fromCoroutine(self._take_turn(hashed, password)).addCallback(checked)
+
+    async def _take_turn(self, hashed: str, password: bytes) -> bool:
+        """
+        Verify in a thread when one may run.
+
+        A client that leaves gives up its place in the queue; but a thread that
+        runs cannot be stopped, and keeps its turn to its end.
+        """
+        await self._turns.acquire()
+        hashing: Deferred[bool] = deferToThread(self._verify, hashed, password)
+        result: Deferred[bool] = Deferred()
+
+        def hashed_in_full(outcome: Any) -> None:
+            self._turns.release()
+            if not result.called:
+                result.callback(outcome)
+
+        hashing.addBoth(hashed_in_full)
+        return await result
 
     def _verify(self, hashed: str, password: bytes) -> bool:
         try:

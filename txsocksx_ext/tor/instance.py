@@ -26,7 +26,7 @@ from ..errors import (
     reply_error,
 )
 from ..handshake import Initiator
-from ..wire.codes import TTL_EXPIRED, Dialect
+from ..wire.codes import TTL_EXPIRED, Command, Dialect
 from ..wire.messages import Reply, Request
 from .control import ControlConnection
 from .witness import Testimony, key_of_source, key_of_target, of_timeout, onion_address, verdict
@@ -105,7 +105,7 @@ class TorInstance:
     def error_of_timeout(self, request: Request, testimony: Testimony | None) -> ReplyError:
         """What it means that we waited in vain."""
         error: ReplyError | None = None
-        if request.destination.is_onion:
+        if _is_onion_stream(request):
             if self.control is not None and self.control.is_live:
                 fetch = None if testimony is None else testimony.fetch
                 error = of_timeout(fetch, self.control.witness.bootstrapped)
@@ -120,7 +120,7 @@ class TorInstance:
         """The best that can be said of a failure: control events decide, else the reply's own code."""
         if said.row.dialect is Dialect.TOR:
             self.extended = True
-        if not request.destination.is_onion:
+        if not _is_onion_stream(request):
             return said
         control, testimony = self.control, stream.testimony
         if control is None or testimony is None:
@@ -136,6 +136,11 @@ class TorInstance:
             if address is not None and await control.has_client_key(address):
                 return OnionClientAuthWrong().with_plain_code(error.row.plain)
         return error
+
+
+def _is_onion_stream(request: Request) -> bool:
+    """Whether there is more to know of a failure than a reply says: a look-up of an onion always fails."""
+    return request.command == Command.CONNECT and request.destination.is_onion
 
 
 class WatchedStream:
@@ -161,7 +166,7 @@ class WatchedStream:
         assert self.tor is not None
         assert self._request is not None
         control, destination = self.tor.control, self._request.destination
-        if control is None or not control.is_live or not destination.is_onion:
+        if control is None or not control.is_live or not _is_onion_stream(self._request):
             return
         if isinstance(address, (IPv4Address, IPv6Address)):
             key = key_of_source(address.host, address.port)
