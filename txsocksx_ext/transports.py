@@ -5,6 +5,7 @@ What both ends need to know of Twisted's transports.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -71,6 +72,7 @@ def is_local(address: IAddress | None) -> bool:
     return isinstance(address, UNIXAddress)
 
 
+@lru_cache(maxsize=1024)
 def is_loopback_host(host: str) -> bool:
     """Whether `host` is an address literal of the loopback network."""
     try:
