@@ -31,7 +31,7 @@ class SOCKS5Error(txtorcon_socks.SocksError):
 
     row: ReplyCode = codes.GENERAL_FAILURE
     code: int | None = None
-    message: str = "the proxy could not do it"
+    message: str = "the proxy could not do it: its own log may tell more"
 
     def __init__(self, message: str = "", code: int | None = None) -> None:
         super().__init__(message, code)
@@ -123,7 +123,9 @@ class UnknownReply(ReplyError):
 
     def __init__(self, message: str = "", code: int | None = None) -> None:
         shown = "" if code is None else f" {code:02X}"
-        super().__init__(message or f"the proxy failed with the unknown reply code{shown}", code)
+        super().__init__(
+            message or f"the proxy failed with the unknown reply code{shown}: its documentation may know it", code
+        )
 
 
 # Onion services.
@@ -133,7 +135,7 @@ class OnionServiceError(ReplyError, txtorcon_socks.HostUnreachableError):
     """The onion service was not reached. Which of the two it was, a subclass says."""
 
     row = codes.ONION_SERVICE_NOT_REACHABLE
-    message = "the onion service was not reached"
+    message = "the onion service was not reached: check its address, or try again later"
 
 
 class OnionServiceNotFound(OnionServiceError):
@@ -216,7 +218,7 @@ class TransportError(ReplyError, txtorcon_socks.GeneralServerFailureError):
     """
 
     row = codes.TRANSPORT_INTERNAL_ERROR
-    message = "the pluggable transport failed"
+    message = "the pluggable transport failed: its own log may tell more"
     retry: Retry = Retry.LATER
 
 
@@ -277,7 +279,7 @@ class InvalidArguments(AuthenticationFailed):
     client gets that text in an ``ERROR`` pair.
     """
 
-    message = "the proxy does not take these arguments"
+    message = "the proxy does not take these arguments: check the keys and values of the pairs"
 
     def __init__(self, message: str = "", *, status: int | None = 2, pairs: Pairs = NO_PAIRS) -> None:
         super().__init__(message, status=status, pairs=pairs)
@@ -286,7 +288,7 @@ class InvalidArguments(AuthenticationFailed):
 class UnknownStatus(AuthenticationFailed):
     """A STATUS that proposal 229 does not define: a failure, with its number in `status`."""
 
-    message = "the proxy refused the authentication with an unknown status"
+    message = "the proxy refused the authentication with a status that only it knows: see its documentation"
 
 
 class ProtocolViolation(SOCKS5Error):
@@ -298,7 +300,7 @@ class ProtocolViolation(SOCKS5Error):
 class ProxyClosed(SOCKS5Error):
     """The proxy closed the connection before it answered."""
 
-    message = "the proxy closed the connection before it answered"
+    message = "the proxy closed the connection before it answered: see its log, or try again later"
 
 
 class ProxyUnreachable(SOCKS5Error):
@@ -357,10 +359,10 @@ def authentication_error(method: Method, status: int, pairs: Pairs = NO_PAIRS) -
         return AuthenticationFailed(status=status, pairs=pairs)
     if status == codes.Status.INVALID_ARGUMENTS:
         return InvalidArguments(_with_reason(InvalidArguments.message, pairs), status=status, pairs=pairs)
-    return UnknownStatus(f"{UnknownStatus.message}: {status:02X}", status=status, pairs=pairs)
+    return UnknownStatus(f"{UnknownStatus.message} ({status:02X})", status=status, pairs=pairs)
 
 
 def _with_reason(message: str, pairs: Pairs) -> str:
     """`message`, and what the proxy said of it, with nothing that a terminal could obey."""
     said = "".join(c for c in pairs.get(ERROR, b"").decode("ascii", "replace")[:200] if c.isprintable())
-    return f"{message}: it said {said!r}" if said else message
+    return f"{message} (it said {said!r})" if said else message

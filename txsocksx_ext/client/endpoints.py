@@ -89,6 +89,7 @@ class SOCKS5ClientEndpoint:
     :param allow_cleartext: whether password and pairs may go to a proxy that is
         neither on this machine nor behind TLS.
     :param reactor: provides time; by default the global one.
+    :param proxyEndpoint: txsocksx's name of `proxy_endpoint`, for its users' calls.
     :raises ValueError: SOCKS5 cannot carry the target, or the methods are faulty.
     """
 
@@ -99,7 +100,7 @@ class SOCKS5ClientEndpoint:
         self,
         host: str | bytes,
         port: int,
-        proxy_endpoint: IStreamClientEndpoint,
+        proxy_endpoint: IStreamClientEndpoint | None = None,
         methods: Mapping[str, Any] | ClientMethods = ANONYMOUS,
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
@@ -107,10 +108,14 @@ class SOCKS5ClientEndpoint:
         tls: bool | IOpenSSLClientConnectionCreator = False,
         allow_cleartext: bool = False,
         reactor: Any = None,
+        proxyEndpoint: IStreamClientEndpoint | None = None,
     ) -> None:
+        proxy = proxy_endpoint or proxyEndpoint
+        if proxy is None:
+            raise TypeError("SOCKS5ClientEndpoint needs a proxy_endpoint")
         self._asking = _Asking(
             Request(Command.CONNECT, target_address(host, port)),
-            proxy_endpoint,
+            proxy,
             ClientMethods.of(methods),
             timeout,
             dialect_named(dialect),

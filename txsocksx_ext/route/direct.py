@@ -18,7 +18,7 @@ from ..errors import HostUnreachable
 from ..wire.codes import AddressType, Command
 from ..wire.messages import Address, Request
 from .happy_eyeballs import connect_first
-from .interface import IRoute, Route
+from .interface import IRoute, Route, check_keys
 from .lookup import lookup_host
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class DirectRoute(Route):
         route, addresses = await self._admitted(destination, session)
         if route is self:
             return await connect_first(self._reactor, addresses)
+        check_keys(route, session)
         return await route.connect(Request(request.command, addresses[0]), session)
 
     async def _admitted(self, destination: Address, session: Session) -> tuple[IRoute, list[Address]]:

@@ -19,6 +19,7 @@ from ..errors import AuthenticationFailed, InvalidArguments
 from ..failures import row_of
 from ..handshake.responder import DEFAULT_PREFERENCE
 from ..route.direct import DirectRoute
+from ..route.interface import is_among
 from ..wire.codes import Method, ReplyCode
 from ..wire.pairs import OPTIONAL_MARK, SERVER_KEYS, Pairs
 from .connection import ClientConnection
@@ -135,29 +136,31 @@ class SOCKS5ExtFactory(Factory):
 
     # What the protocol asks for.
 
-    def sift(self, pairs: Pairs) -> Pairs:
+    def sift(self, pairs: Pairs) -> tuple[Pairs, frozenset[str]]:
         """
         Hold a client's pairs against the keys that this server knows.
 
         :returns: the pairs without the marks of optional keys, and without the
-            optional ones that are unknown.
+            optional ones that are unknown; and the keys that the route must honour.
         :raises InvalidArguments: another key is unknown, or a key stands twice.
         """
         known: dict[str, bytes] = {}
+        required: set[str] = set()
         for key, value in pairs.items():
             name = key.removeprefix(OPTIONAL_MARK)
             if self.knows(name):
                 if name in known:
                     raise InvalidArguments(f"the key {name} stands twice")
                 known[name] = value
+                if name == key and name not in SERVER_KEYS and name not in self.keys:
+                    required.add(name)
             elif name == key:
                 raise InvalidArguments(f"unknown key: {key}")
-        return Pairs(known)
+        return Pairs(known), frozenset(required)
 
     def knows(self, key: str) -> bool:
         """Whether a key means something to this server or to one of its routes."""
-        space, dot, _ = key.partition(".")
-        return key in self._known_keys or key in self.keys or (bool(dot) and f"{space}." in self._known_keys)
+        return key in self.keys or is_among(key, self._known_keys)
 
     def buildProtocol(self, addr: IAddress | None) -> SOCKS5ExtProtocol | None:  # type: ignore[override]
         """Build a protocol, or ``None`` where there are too many."""

@@ -26,7 +26,7 @@ from ..errors import (
 )
 from ..handshake import Responder, State
 from ..relay import ProducerRelay, join
-from ..route.interface import IRoute
+from ..route.interface import IRoute, check_keys
 from ..transports import bound_address, keep_alive
 from ..wire import codes
 from ..wire.codes import Command, Dialect, Method, ReplyCode, Status
@@ -163,7 +163,7 @@ class SOCKS5ExtProtocol(ClientConnection):
 
     def _authenticate_pairs(self, pairs: Pairs) -> Any:
         session = self.session
-        session.take_pairs(self.factory.sift(pairs))
+        session.take_pairs(*self.factory.sift(pairs))
         wanted = session.pairs.get(TOR_ERRORS)
         if wanted is not None:
             if wanted not in DIALECT_OF_TOR_ERRORS:
@@ -221,6 +221,7 @@ class SOCKS5ExtProtocol(ClientConnection):
         def taken(route: IRoute) -> Any:
             self._route = route
             session.route = getattr(route, "name", type(route).__name__)
+            check_keys(route, session)
             return go(route, session.request)  # type: ignore[arg-type]
 
         return maybeDeferred(self.factory.route, session).addCallback(taken)

@@ -13,6 +13,8 @@ from twisted.python.failure import Failure
 from ..transports import peer_name
 from .session import Session
 
+_log = Logger(namespace="txsocksx_ext.server")
+
 
 class SessionLog:
     """
@@ -21,8 +23,6 @@ class SessionLog:
     :param with_targets: whether targets and user names may be written. Values
         of pairs and passwords never are.
     """
-
-    _log = Logger(namespace="txsocksx_ext.server")
 
     def __init__(self, with_targets: bool) -> None:
         self._with_targets = with_targets
@@ -34,7 +34,7 @@ class SessionLog:
         if self._with_targets:
             target = "" if request is None else f" {request.destination.host}:{request.destination.port}"
             user = "" if session.user is None else f" user={session.user.decode('utf-8', 'backslashreplace')!r}"
-        self._log.info(
+        _log.info(
             "{peer} {command}{target}{user} method={method} route={route} relay={relay} code={code}"
             " up={up} down={down} seconds={seconds:.3f} end={end}",
             peer=peer_name(session.peer),
@@ -53,7 +53,7 @@ class SessionLog:
 
     def refused(self, peer: IAddress | None) -> None:
         """A connection was closed as it came."""
-        self._log.warn("{peer} closed: there are max-connections already", peer=peer_name(peer))
+        _log.warn("{peer} closed: there are max-connections already", peer=peer_name(peer))
 
     def unexpected(self, failure: Failure, session: Session) -> None:
         """
@@ -63,7 +63,7 @@ class SessionLog:
         unless targets may be.
         """
         name = type(failure.value).__name__
-        self._log.error(
+        _log.error(
             "{peer} failed unexpectedly: {error}\n{traceback}",
             peer=peer_name(session.peer),
             error=f"{name}: {failure.value}" if self._with_targets else name,

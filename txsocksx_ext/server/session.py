@@ -32,6 +32,8 @@ class Session:
         where there were none.
     :ivar pairs: what method 97 carried, without the marks of optional keys, and
         without optional keys that this server does not know.
+    :ivar required_keys: the keys among them that the way out must honour: all but
+        the optional ones, and those that are the server's own business.
     :ivar avatar: what the portal made of the credentials.
     :ivar request: the client's request, or ``None`` before that. An address
         literal that came as a name stands here as the address.
@@ -50,6 +52,7 @@ class Session:
         self.method: Method | None = None
         self.credentials: UsernamePassword | None = None
         self.pairs: Pairs = NO_PAIRS
+        self.required_keys: frozenset[str] = frozenset()
         self.avatar: object = None
         self.request: Request | None = None
         self.route = ""
@@ -73,9 +76,10 @@ class Session:
         method = "no method" if self.method is None else self.method.name
         return f"<Session from {peer_name(self.peer)}, {method}>"
 
-    def take_pairs(self, pairs: Pairs) -> None:
+    def take_pairs(self, pairs: Pairs, required_keys: frozenset[str] = frozenset()) -> None:
         """Keep what method 97 carried; USERNAME and PASSWD are credentials as RFC 1929's are."""
         self.pairs = pairs
+        self.required_keys = required_keys
         if USERNAME in pairs or PASSWD in pairs:
             self.credentials = PairCredentials(pairs.get(USERNAME, b""), pairs.get(PASSWD, b""))
 

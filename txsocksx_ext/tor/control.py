@@ -19,6 +19,9 @@ from .witness import Witness
 _pause = backoffPolicy(initialDelay=0.5, maxDelay=15.0, factor=1.7, jitter=lambda: 0.0)
 
 
+_log = Logger(namespace="txsocksx_ext.tor")
+
+
 class ControlConnection(Service):
     """
     Keeps attached to one tor while the service runs, and lets a witness see its events.
@@ -30,8 +33,6 @@ class ControlConnection(Service):
     :ivar tor: the `txtorcon.Tor`, or ``None`` while there is no connection.
     :ivar witness: sees the events.
     """
-
-    _log = Logger(namespace="txsocksx_ext.tor")
 
     def __init__(self, reactor: Any, open_tor: Callable[[], Deferred[Any]], name: str) -> None:
         self._reactor = reactor
@@ -77,19 +78,19 @@ class ControlConnection(Service):
                 raise
             except Exception as error:  # txtorcon raises many kinds, of which none is the last word
                 if not failures:
-                    self._log.warn("{tor} cannot be controlled: {error}", tor=self._tor_name, error=_said(error))
+                    _log.warn("{tor} cannot be controlled: {error}", tor=self._tor_name, error=_said(error))
                 await deferLater(self._reactor, _pause(failures))
                 failures += 1
                 continue
             failures = 0
             self.tor = tor
-            self._log.info("{tor} is under control", tor=self._tor_name)
+            _log.info("{tor} is under control", tor=self._tor_name)
             try:
                 await _disconnected(tor)
             finally:
                 self.tor = None
                 self.witness.forget()
-            self._log.warn("{tor} is gone from its control port", tor=self._tor_name)
+            _log.warn("{tor} is gone from its control port", tor=self._tor_name)
 
     async def _listen_to(self, tor: Any) -> None:
         protocol, witness = tor.protocol, self.witness
@@ -113,7 +114,7 @@ class ControlConnection(Service):
         progress = bootstrap_progress(line)
         if progress is not None:
             self.witness.bootstrapped = progress == 100
-            self._log.info("{tor} bootstraps: {progress} %", tor=self._tor_name, progress=progress)
+            _log.info("{tor} bootstraps: {progress} %", tor=self._tor_name, progress=progress)
 
 
 def _disconnected(tor: Any) -> Deferred[None]:

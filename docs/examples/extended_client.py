@@ -1,0 +1,65 @@
+"""
+A client that decides for itself what to offer, what to say, and which exception a failure is: one override each.
+
+python extended_client.py HOST PORT PROXY TICKET
+"""
+
+import sys
+
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import react
+
+from txsocksx_ext import SOCKS5ClientEndpoint, SOCKS5ExtClientFactory
+from txsocksx_ext.errors import HostUnreachable, SOCKS5Error
+from txsocksx_ext.wire.codes import Method
+from txsocksx_ext.wire.pairs import Pairs
+
+
+class NotFoundOrNotForGuests(HostUnreachable):
+    message = "it is not there, or not for guests: become a member"
+
+
+class ClubClientFactory(SOCKS5ExtClientFactory):
+    def offer(self):
+        """Which methods may the proxy choose from?"""
+        return (Method.EXTENDED,)
+
+    def pairs(self):
+        """What do we say by method 97? Asked anew for each connection."""
+        return Pairs({"club.ticket": read_ticket()})
+
+    def error_for(self, answer, initiator):
+        """Which exception is a failing answer?"""
+        error = super().error_for(answer, initiator)
+        return NotFoundOrNotForGuests(code=error.code) if type(error) is HostUnreachable else error
+
+
+class ClubEndpoint(SOCKS5ClientEndpoint):
+    factory = ClubClientFactory
+
+
+def read_ticket():
+    return sys.argv[4]
+
+
+class GreetedFactory(Factory):
+    protocol = Protocol
+
+    def buildProtocol(self, address):
+        """What the proxy answered stands in the address."""
+        print("welcome,", address.pairs["club.rank"].decode())
+        return super().buildProtocol(address)
+
+
+async def main(reactor, host, port, proxy, ticket):
+    try:
+        protocol = await ClubEndpoint(host, int(port), clientFromString(reactor, proxy)).connect(GreetedFactory())
+    except SOCKS5Error as error:
+        print(f"{type(error).__name__}: {error}")
+    else:
+        protocol.transport.loseConnection()
+
+
+if __name__ == "__main__":
+    react(main, sys.argv[1:])
