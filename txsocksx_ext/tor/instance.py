@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamClientEndpoint
@@ -22,12 +23,14 @@ from ..errors import (
     ProxyClosed,
     ProxyUnreachable,
     ReplyError,
+    SOCKS5Error,
     TTLExpired,
     reply_error,
 )
 from ..handshake import Initiator
+from ..transports import PausedFactory
 from ..wire.codes import TTL_EXPIRED, Command, Dialect
-from ..wire.messages import Reply, Request
+from ..wire.messages import Address, Reply, Request
 from .control import ControlConnection
 from .witness import Testimony, key_of_source, key_of_target, of_timeout, onion_address, verdict
 
@@ -45,8 +48,7 @@ class TorInstance:
     :param reactor: provides time.
     :param socks: the way to the SOCKS port; ``None`` while it is not known yet.
     :param control: sees what becomes of the streams; or ``None``.
-    :param extended: whether the SOCKS port has ExtendedErrors; ``None`` to find
-        out by its codes.
+    :param extended: whether the SOCKS port has ExtendedErrors; ``None`` to find out.
     :param name: what tells this tor from others, the same in every process.
     """
 
@@ -60,6 +62,7 @@ class TorInstance:
     ) -> None:
         self._reactor = reactor
         self._passed_over_until = 0.0
+        self._finding_out: Deferred[None] | None = None
         self.socks = socks
         self.control = control
         self.extended = extended
@@ -85,6 +88,8 @@ class TorInstance:
         """
         if self.socks is None:
             raise ProxyUnreachable("tor is starting: try again when it has bootstrapped")
+        if self.extended is None and self._finding_out is None and _is_onion_stream(request):
+            self._finding_out = Deferred.fromCoroutine(self._find_out_extended(self.socks))
         methods = ClientMethods(anonymous=token is None, isolation=token)
         factory = _TorClientFactory(request, methods, application, reactor=self._reactor)
         factory.stream = stream
@@ -112,6 +117,20 @@ class TorInstance:
             elif self.extended:
                 error = OnionServiceNotReachable()
         return TTLExpired() if error is None else error.with_plain_code(TTL_EXPIRED.number)
+
+    async def _find_out_extended(self, socks: IStreamClientEndpoint) -> None:
+        """Ask for what cannot be an onion service: tor says so at once, and only with ExtendedErrors in so many words."""
+        request = Request(Command.CONNECT, Address.of("invalid.onion", 1))
+        factory = SOCKS5ExtClientFactory(
+            request, ClientMethods(anonymous=True), PausedFactory(), dialect=Dialect.TOR, reactor=self._reactor
+        )
+        try:
+            await negotiate(self._reactor, socks, factory, timeout=PASSED_OVER_FOR)
+        except ReplyError as said:
+            self.extended = said.row.dialect is Dialect.TOR
+        except (ConnectError, SOCKS5Error):
+            # The next stream asks again.
+            self._finding_out = None
 
     def _pass_over(self) -> None:
         self._passed_over_until = self._reactor.seconds() + PASSED_OVER_FOR
