@@ -5,6 +5,7 @@ import inspect
 from functools import wraps
 
 import pytest
+import pytest_twisted
 from support.programs import Program, twistd
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
@@ -19,6 +20,12 @@ def pytest_collection_modifyitems(items):
         if inspect.iscoroutinefunction(function):
             marker = item.get_closest_marker("deadline")
             item.obj = _within(function, marker.args[0] if marker else DEADLINE)
+
+
+def pytest_collection_finish(session):
+    # What was loaded until now stays: looking for leaks need not look there each time.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config):
@@ -58,19 +65,15 @@ def nothing_is_left(request, logged_errors):
     selectables_before = {*reactor.getReaders(), *reactor.getWriters()}
     timers_before = set(reactor.getDelayedCalls())
     yield
-    import pytest_twisted
 
-    @pytest_twisted.inlineCallbacks
-    def settle():
+    async def settle():
         """Closing a connection takes a few turns of the reactor."""
         for _ in range(100):
             if not _left(reactor, selectables_before, timers_before):
                 return
-            waited = Deferred()
-            reactor.callLater(0.01, waited.callback, None)
-            yield waited
+            await turn_of_the_reactor(0.01)
 
-    pytest_twisted.blockon(settle())
+    pytest_twisted.blockon(Deferred.fromCoroutine(settle()))
     left = _left(reactor, selectables_before, timers_before)
     # An unhandled error in a Deferred is logged when the Deferred is collected.
     gc.collect()
@@ -78,6 +81,14 @@ def nothing_is_left(request, logged_errors):
         pytest.fail(f"the test left {left}")
     if logged_errors and not request.node.get_closest_marker("logs_errors"):
         pytest.fail(f"the test logged errors: {[_text(event) for event in logged_errors]}")
+
+
+def turn_of_the_reactor(seconds=0.0):
+    from twisted.internet import reactor
+
+    waited = Deferred()
+    reactor.callLater(seconds, waited.callback, None)
+    return waited
 
 
 def _left(reactor, selectables_before, timers_before):
@@ -105,6 +116,8 @@ def program():
         return each
 
     yield start
+    # What the test aborted is closed in the reactor's next turn; a server that stops waits for it.
+    pytest_twisted.blockon(turn_of_the_reactor())
     for each in reversed(started):
         each.stop()
 

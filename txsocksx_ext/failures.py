@@ -8,15 +8,17 @@ import errno
 from collections.abc import Sequence
 
 from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import (
     ConnectError,
     ConnectionLost,
     ConnectionRefusedError,
     DNSLookupError,
     NoRouteError,
-    TimeoutError,
+    TCPTimedOutError,
     UnknownHostError,
 )
+from twisted.internet.error import TimeoutError as ConnectTimeoutError
 from twisted.python.failure import Failure
 
 from .errors import SOCKS5Error
@@ -28,6 +30,9 @@ _BY_CLASS: dict[type[BaseException], ReplyCode] = {
     # A peer that resets while we connect refuses, as transports answer it too.
     ConnectionLost: codes.CONNECTION_REFUSED,
     NoRouteError: codes.NETWORK_UNREACHABLE,
+    ConnectTimeoutError: codes.TTL_EXPIRED,
+    TCPTimedOutError: codes.TTL_EXPIRED,
+    DeferredTimeoutError: codes.TTL_EXPIRED,
     TimeoutError: codes.TTL_EXPIRED,
     DNSLookupError: codes.HOST_UNREACHABLE,
     UnknownHostError: codes.HOST_UNREACHABLE,

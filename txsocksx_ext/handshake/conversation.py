@@ -147,9 +147,10 @@ class Conversation:
             return None
         try:
             message: Message | None = self._reader.decode(self._decoders[self.state])
-        except reader.MalformedMessage:
+        except reader.MalformedMessage as violation:
             self.state = State.CLOSED
-            raise
+            # The decoder's frames hold passwords and names; a traceback must not show them.
+            raise violation.with_traceback(None) from None
         if message is not None:
             self._move(turn, message)
         return message

@@ -58,6 +58,10 @@ def permitted_code(code: int | ReplyCode, *, offered_extended: bool, selected: M
     return row.plain if row.prop229 is None else row.prop229
 
 
+LONGEST_REASON = 200
+"""Bytes of an ERROR pair: it names what was wrong, and a key can be long."""
+
+
 class Responder(Conversation):
     """
     The responder's end of one conversation.
@@ -144,4 +148,4 @@ def _farewell(state: State, violation: MalformedMessage) -> bytes:
         return b""
     if state is State.GREETING:
         return MethodSelection(Method.NO_ACCEPTABLE).encode()
-    return ExtendedResponse(Status.INVALID_ARGUMENTS, Pairs({ERROR: violation.detail})).encode()
+    return ExtendedResponse(Status.INVALID_ARGUMENTS, Pairs({ERROR: violation.detail[:LONGEST_REASON]})).encode()

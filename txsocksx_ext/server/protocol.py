@@ -25,6 +25,7 @@ from ..errors import (
     TTLExpired,
 )
 from ..handshake import Responder, State
+from ..handshake.responder import LONGEST_REASON
 from ..relay import ProducerRelay, join
 from ..route.interface import IRoute, check_keys
 from ..transports import bound_address, keep_alive
@@ -183,7 +184,7 @@ class SOCKS5ExtProtocol(ClientConnection):
         error = failure.value
         pairs = error.pairs if isinstance(error, AuthenticationFailed) else Pairs()
         if isinstance(error, InvalidArguments):
-            text = error.message.encode("ascii", "replace")[: self.factory.limits.pairs.value_bytes]
+            text = error.message.encode("ascii", "replace")[:LONGEST_REASON]
             pairs = Pairs({**pairs, ERROR: text})
             self._say_and_close(self._responder.answer(Status.INVALID_ARGUMENTS, pairs), "invalid arguments")
         else:

@@ -119,7 +119,7 @@ class TorInstance:
         return TTLExpired() if error is None else error.with_plain_code(TTL_EXPIRED.number)
 
     async def _find_out_extended(self, socks: IStreamClientEndpoint) -> None:
-        """Ask for what cannot be an onion service: tor says so at once, and only with ExtendedErrors in so many words."""
+        """Ask for what cannot be an onion service: tor says so at once, and by F6 if it has ExtendedErrors."""
         request = Request(Command.CONNECT, Address.of("invalid.onion", 1))
         factory = SOCKS5ExtClientFactory(
             request, ClientMethods(anonymous=True), PausedFactory(), dialect=Dialect.TOR, reactor=self._reactor

@@ -96,7 +96,7 @@ class Pairs(Mapping[str, bytes]):
         return len(self._values)
 
     def __hash__(self) -> int:
-        return hash(tuple(self._values.items()))
+        return hash(frozenset(self._values.items()))
 
     def __repr__(self) -> str:
         return f"<Pairs {', '.join(self._values) or 'none'}>"

@@ -1,0 +1,114 @@
+"""The raw vectors of `vectors/wire.json`, the ways to split bytes, and how properties are tried."""
+
+import json
+import random
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hypothesis import HealthCheck, settings
+
+from txsocksx_ext.wire.reader import MessageReader
+
+unhurried = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For properties: a busy machine fails no test."""
+
+FILE = Path(__file__).parent.parent / "vectors" / "wire.json"
+
+
+class Vector(NamedTuple):
+    """One line of the file; `parts` are the messages of an observed dialogue."""
+
+    id: str
+    name: str
+    kind: str
+    expected: str
+    parts: tuple[bytes, ...]
+    row: dict[str, Any]
+
+    @property
+    def data(self):
+        return b"".join(self.parts)
+
+    @property
+    def rest(self):
+        return bytes.fromhex(self.row["rest"])
+
+
+def _read():
+    vectors = []
+    for row in json.loads(FILE.read_text()):
+        name = row["name"]
+        if any(name == vector.id for vector in vectors):
+            # Two programs were observed at the same thing.
+            name = f"{name}-{row['direction']}"
+        parts = tuple(bytes.fromhex(part) for part in row["hex"].split("|"))
+        vectors.append(Vector(name, row["name"], row["msg"], row["expected"], parts, row))
+    return vectors
+
+
+VECTORS = _read()
+
+
+def vectors_of(*kinds):
+    return [vector for vector in VECTORS if vector.kind in kinds]
+
+
+def by_id(vectors):
+    """What `pytest.mark.parametrize` needs to name each case after its vector."""
+    return {"argvalues": vectors, "ids": [vector.id for vector in vectors]}
+
+
+def split_at(data, *positions):
+    edges = [0, *positions, len(data)]
+    return [data[begin:end] for begin, end in pairwise(edges)]
+
+
+def byte_by_byte(data):
+    return split_at(data, *range(1, len(data)))
+
+
+def every_split(data):
+    """All 2^(n-1) ways to cut n bytes."""
+    for count in range(len(data)):
+        for positions in combinations(range(1, len(data)), count):
+            yield split_at(data, *positions)
+
+
+def cuts_in_two(data):
+    """Whole, in two parts at every position, and byte by byte."""
+    yield [data]
+    for position in range(1, len(data)):
+        yield split_at(data, position)
+    if len(data) > 2:
+        yield byte_by_byte(data)
+
+
+def splits(data, exhaustive=12, samples=60):
+    """
+    Every split of few bytes; of up to 300 every cut in two, and byte by byte; beyond that a sample.
+
+    :param exhaustive: how many are few: n bytes can be split in 2^(n-1) ways.
+    """
+    if len(data) <= exhaustive:
+        yield from every_split(data)
+    elif len(data) <= 300:
+        yield from cuts_in_two(data)
+    else:
+        chosen = random.Random(len(data))  # the same sample each time
+        yield [data]
+        yield [*byte_by_byte(data[:300]), data[300:]]
+        for _ in range(samples):
+            count = chosen.randint(1, 20)
+            yield split_at(data, *sorted(chosen.sample(range(1, len(data)), count)))
+
+
+def decode_pieces(pieces, decoder):
+    """Feed pieces to a reader: the message, or ``None`` if bytes are missing, and what follows it."""
+    reader = MessageReader()
+    message = None
+    for piece in pieces:
+        reader.feed(piece)
+        if message is None:
+            message = reader.decode(decoder)
+    return message, reader.take_rest()
