@@ -113,16 +113,9 @@ class SOCKS5ClientEndpoint:
         proxy = proxy_endpoint or proxyEndpoint
         if proxy is None:
             raise TypeError("SOCKS5ClientEndpoint needs a proxy_endpoint")
-        self._asking = _Asking(
-            Request(Command.CONNECT, target_address(host, port)),
-            proxy,
-            ClientMethods.of(methods),
-            timeout,
-            dialect_named(dialect),
-            allow_cleartext,
-            reactor,
-        )
-        self._tls = optionsForClientTLS(self._asking.request.destination.host) if tls is True else tls or None
+        request = Request(Command.CONNECT, target_address(host, port))
+        self._asking = _Asking.of(request, proxy, methods, timeout, dialect, allow_cleartext, reactor)
+        self._tls = optionsForClientTLS(request.destination.host) if tls is True else tls or None
 
     def __repr__(self) -> str:
         return "<SOCKS5ClientEndpoint>"
@@ -155,6 +148,21 @@ class _Asking:
     dialect: Dialect | None
     allow_cleartext: bool
     reactor: Any
+
+    @classmethod
+    def of(
+        cls,
+        request: Request,
+        proxy_endpoint: IStreamClientEndpoint,
+        methods: Mapping[str, Any] | ClientMethods,
+        timeout: float | None,
+        dialect: str,
+        allow_cleartext: bool,
+        reactor: Any,
+    ) -> _Asking:
+        """Check what the public functions were given."""
+        given = ClientMethods.of(methods)
+        return cls(request, proxy_endpoint, given, timeout, dialect_named(dialect), allow_cleartext, reactor)
 
     def begin(self, factory: type[SOCKS5ExtClientFactory], application: IProtocolFactory | None) -> Deferred[Any]:
         reactor = self.reactor
@@ -189,15 +197,8 @@ def resolve(
     :returns: fires with an address, or fails as an endpoint does.
     :raises ValueError: the name is one that SOCKS5 cannot carry.
     """
-    return _ask_for_host(
-        Request(Command.RESOLVE, target_address(host, 0)),
-        proxy_endpoint,
-        ClientMethods.of(methods),
-        timeout,
-        dialect_named(dialect),
-        allow_cleartext,
-        reactor,
-    )
+    request = Request(Command.RESOLVE, target_address(host, 0))
+    return _ask_for_host(_Asking.of(request, proxy_endpoint, methods, timeout, dialect, allow_cleartext, reactor))
 
 
 def resolve_ptr(
@@ -221,17 +222,10 @@ def resolve_ptr(
     target = target_address(address, 0)
     if target.is_name:
         raise ValueError("resolve_ptr takes an IPv4 or IPv6 address")
-    return _ask_for_host(
-        Request(Command.RESOLVE_PTR, target),
-        proxy_endpoint,
-        ClientMethods.of(methods),
-        timeout,
-        dialect_named(dialect),
-        allow_cleartext,
-        reactor,
-    )
+    request = Request(Command.RESOLVE_PTR, target)
+    return _ask_for_host(_Asking.of(request, proxy_endpoint, methods, timeout, dialect, allow_cleartext, reactor))
 
 
-def _ask_for_host(*asking: Any) -> Deferred[str]:
-    found: Deferred[Address] = _Asking(*asking).begin(SOCKS5ExtClientFactory, None)
+def _ask_for_host(asking: _Asking) -> Deferred[str]:
+    found: Deferred[Address] = asking.begin(SOCKS5ExtClientFactory, None)
     return found.addCallback(lambda address: address.host)
