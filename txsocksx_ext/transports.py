@@ -65,6 +65,12 @@ def can_half_close(transport: ITransport) -> bool:
     return hasattr(transport, "loseWriteConnection") and not is_encrypted(transport)
 
 
+def is_closing(transport: Any) -> bool:
+    """Whether the protocol of a transport has had it closed, so that no more data may come to it."""
+    # Twisted has no public name for an abort that takes effect in the reactor's next turn.
+    return any(getattr(transport, name, False) for name in ("disconnecting", "_aborting", "_aborted"))
+
+
 def is_local(address: IAddress | None) -> bool:
     """Whether a peer's address is this machine's own: loopback, or a unix socket."""
     if isinstance(address, (IPv4Address, IPv6Address)):

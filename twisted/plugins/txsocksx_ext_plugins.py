@@ -16,7 +16,7 @@ from zope.interface import implementer
 class _SOCKS5ExtEndpointParser:
     prefix = "socks5ext"
 
-    def parseStreamClient(self, reactor, *args, **kwargs):
+    def parseStreamClient(self, reactor, /, *args, **kwargs):
         from txsocksx_ext.client.strings import endpoint_from_arguments
 
         return endpoint_from_arguments(reactor, args, kwargs)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IProtocolFactory, ITransport
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -39,7 +39,10 @@ class SOCKS5Address:
     :ivar bound: the address that the proxy says it used.
     :ivar method: the authentication method that the proxy selected.
     :ivar pairs: what the proxy answered to our pairs.
+    :ivar carrier: the transport of the connection to the proxy, which is now the target's.
     """
+
+    carrier: ITransport | None = None
 
     def __init__(
         self,
@@ -76,6 +79,8 @@ class SOCKS5ExtClientFactory(Factory):
         this machine nor behind TLS.
     :param limits: how much the proxy may answer.
     :param reactor: provides time; by default the global one.
+    :ivar tunnel: the address of the way to the proxy, where that leads through another proxy.
+    :ivar was_built: whether the proxy's endpoint has asked for a protocol.
     :ivar result: fires with the application's protocol, or with the address
         that the reply holds; or fails with an exception of `txsocksx_ext.errors`.
     """
@@ -104,6 +109,8 @@ class SOCKS5ExtClientFactory(Factory):
         self._dialect = dialect
         self._limits = limits
         self.result: Deferred[Any] = Deferred(lambda _: self._cancel())
+        self.tunnel: SOCKS5Address | None = None
+        self.was_built = False
         self._connection: SOCKS5ExtClientProtocol | None = None
 
     # Choices.
@@ -168,9 +175,11 @@ class SOCKS5ExtClientFactory(Factory):
         """Build the protocol, unless nobody waits for it any more."""
         if self.result.called:
             return None
+        self.tunnel = addr if isinstance(addr, SOCKS5Address) else None
         connection: SOCKS5ExtClientProtocol = self.protocol(Initiator(self._dialect, self._limits))
         connection.factory = self
         self._connection = connection
+        self.was_built = True
         return connection
 
     def address(self, bound: Address, method: Method, pairs: Pairs) -> SOCKS5Address:
@@ -187,9 +196,10 @@ class SOCKS5ExtClientFactory(Factory):
             self.result.errback(error)
 
     def finish(self, value: object) -> None:
-        """Fire the result."""
+        """Fire the result, unless it was cancelled by whoever was just given it."""
         self._connection = None
-        self.result.callback(value)
+        if not self.result.called:
+            self.result.callback(value)
 
     def _cancel(self) -> None:
         """The result was cancelled: close the connection, and build nothing later."""

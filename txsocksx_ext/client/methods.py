@@ -12,7 +12,7 @@ from typing import Any
 
 from ..wire.codes import Method
 from ..wire.messages import UsernamePassword
-from ..wire.pairs import PASSWD, TOR_ISOLATION, USERNAME, Pairs
+from ..wire.pairs import PASSWD, TOR_ISOLATION, USERNAME, Pairs, as_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def _token(given: Any) -> bytes:
     """A token that fits a password; a longer one is hashed, since only equality counts."""
     if given is None:
         return fresh_token()
-    token = given.encode("utf-8") if isinstance(given, str) else bytes(given)
+    token = as_bytes("the isolation token", given)
     if not token:
         raise ValueError("the isolation token is empty: None makes one that nobody else has")
     return token if len(token) <= 255 else hashlib.sha256(token).hexdigest().encode("ascii")
@@ -118,7 +118,7 @@ def _login(login: Any) -> UsernamePassword:
     """RFC 1929 wants 1 to 255 bytes of each; some proxies take empty ones, and each means another thing by it."""
     if not isinstance(login, (tuple, list)) or len(login) != 2:
         raise ValueError("login is a pair: (username, password)")
-    username, password = (part.encode("utf-8") if isinstance(part, str) else bytes(part) for part in login)
+    username, password = as_bytes("the user name", login[0]), as_bytes("the password", login[1])
     for name, part in (("user name", username), ("password", password)):
         if not part:
             raise ValueError(f"the {name} is empty: RFC 1929 wants at least one byte")

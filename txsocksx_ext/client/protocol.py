@@ -4,6 +4,7 @@ The client's protocol: it carries the conversation, then gives its transport awa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import NoProtocol
@@ -19,7 +20,7 @@ from ..errors import (
     ProxyClosed,
 )
 from ..handshake import Initiator
-from ..transports import hand_over, is_encrypted, is_local
+from ..transports import hand_over, is_closing, is_encrypted, is_local
 from ..wire.codes import Method, Status
 from ..wire.messages import (
     ExtendedRequest,
@@ -27,6 +28,7 @@ from ..wire.messages import (
     Message,
     MethodSelection,
     Reply,
+    UsernamePassword,
     UsernamePasswordResponse,
 )
 from ..wire.pairs import NO_PAIRS, Pairs
@@ -56,34 +58,27 @@ class SOCKS5ExtClientProtocol(Protocol):
         self._initiator = initiator
         self._answered_pairs: Pairs = NO_PAIRS
         self._doubted: Reply | None = None
+        self._believed: Reply | None = None
         self._doubt_ends: IDelayedCall | None = None
         self._is_over = False
 
     def connectionMade(self) -> None:
-        factory = self.factory
-        if factory.methods.has_secrets and not factory.allow_cleartext and not self._is_private():
-            self._fail(CleartextRefused())
+        if self._is_over:  # whoever waited left while we connected
+            self.transport.abortConnection()
             return
-        self._guarded(lambda: self._initiator.offer(factory.offer()))
+        self._attempt(self._begin)
 
     def dataReceived(self, data: bytes) -> None:
         if self._is_over:
             return
         self._initiator.feed(data)
-        try:
-            while not self._is_over:
-                message = self._initiator.next_message()
-                if message is None:
-                    break
-                self._heard(message)
-        except MalformedMessage as violation:
-            self._fail(_error_of(violation))
+        self._attempt(self._listen if self._doubted is None else self._believe_data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._is_over:
             return
         if self._doubted is not None:
-            self._fail(self.factory.error_for(self._doubted, self._initiator))
+            self._attempt(self._confirm)
             return
         error = ProxyClosed()
         error.__cause__ = reason.value
@@ -97,6 +92,29 @@ class SOCKS5ExtClientProtocol(Protocol):
             self._doubt_ends = None
         if self.transport is not None:
             self.transport.abortConnection()
+
+    def _attempt(self, step: Callable[[], object]) -> None:
+        """Take a step; whatever is raised in it, by a choice or by the application, ends the conversation."""
+        try:
+            step()
+        except MalformedMessage as violation:
+            self._fail(_error_of(violation))
+        except Exception as error:
+            if self._is_over:
+                raise
+            self._fail(error)
+
+    def _begin(self) -> None:
+        if self.factory.methods.has_secrets:
+            self._check_privacy()
+        self.transport.write(self._initiator.offer(self.factory.offer()))
+
+    def _listen(self) -> None:
+        while not self._is_over and self._doubted is None:
+            message = self._initiator.next_message()
+            if message is None:
+                break
+            self._heard(message)
 
     def _heard(self, message: Message) -> None:
         if isinstance(message, MethodSelection):
@@ -118,66 +136,90 @@ class SOCKS5ExtClientProtocol(Protocol):
 
     def _selected(self, method: Method) -> None:
         if method == Method.EXTENDED:
-            self._guarded(lambda: self._initiator.authenticate(ExtendedRequest(self.factory.pairs())))
+            pairs = self.factory.pairs()
+            self._authenticate(ExtendedRequest(pairs), is_secret=bool(pairs))
         elif method == Method.USERNAME_PASSWORD:
-            self._guarded(lambda: self._initiator.authenticate(self.factory.credentials()))
+            self._authenticate(self.factory.credentials(), is_secret=True)
         elif method == Method.NO_AUTHENTICATION:
             self._ask()
         else:
             self._fail(NoAcceptableMethod())
 
+    def _authenticate(self, message: ExtendedRequest | UsernamePassword, is_secret: bool) -> None:
+        # Again, since the choices of a subclass may be secrets that the methods do not hold.
+        if is_secret:
+            self._check_privacy()
+        self.transport.write(self._initiator.authenticate(message))
+
     def _ask(self) -> None:
-        self._guarded(lambda: self._initiator.request(self.factory.request))
+        self.transport.write(self._initiator.request(self.factory.request))
+
+    def _check_privacy(self) -> None:
+        """Raise `CleartextRefused` where others could read what goes to the proxy."""
+        if self.factory.allow_cleartext:
+            return
+        tunnel = self.factory.tunnel
+        if tunnel is None:
+            is_private = is_local(self.transport.getPeer()) or is_encrypted(self.transport)
+        else:
+            # Behind another proxy, only TLS inside the tunnel reaches to the end.
+            is_private = is_encrypted(self.transport) and self.transport is not tunnel.carrier
+        if not is_private:
+            raise CleartextRefused()
+
+    # A failing reply that may be none.
 
     def _doubt(self, reply: Reply) -> None:
         """Wait for the end of the connection, which follows a failure at once; without it, this is none."""
         self._doubted = reply
-        self._doubt_ends = self.factory.reactor.callLater(DOUBT, self._overrule)
+        self._doubt_ends = self.factory.reactor.callLater(DOUBT, self._attempt, self._end_doubt)
+        self._believe_data()
 
-    def _overrule(self) -> None:
-        doubted, self._doubted, self._doubt_ends = self._doubted, None, None
-        assert doubted is not None
-        reply = self._initiator.overrule()
-        if reply is None:
-            self._fail(self.factory.error_for(doubted, self._initiator))
+    def _believe_data(self) -> None:
+        """Data that follows the whole reply comes from the target."""
+        self._believed = self._believed or self._initiator.overrule()
+        if self._believed is not None and self._initiator.buffered:
+            self._end_doubt()
+
+    def _end_doubt(self) -> None:
+        if self._doubt_ends is not None and self._doubt_ends.active():
+            self._doubt_ends.cancel()
+        self._doubt_ends = None
+        self._believed = self._believed or self._initiator.overrule()
+        if self._believed is None:
+            self._confirm()
         else:
-            self._succeeded(reply)
+            self._succeeded(self._believed)
+
+    def _confirm(self) -> None:
+        """The failing reply meant what it said."""
+        assert self._doubted is not None
+        self._fail(self.factory.error_for(self._doubted, self._initiator))
+
+    # The end of the conversation.
 
     def _succeeded(self, reply: Reply) -> None:
-        factory = self.factory
+        factory, transport = self.factory, self.transport
         if factory.application is None:
             self._is_over = True
             factory.finish(reply.bound)
-            self.transport.loseConnection()
+            transport.loseConnection()
             return
         assert self._initiator.selected is not None
         address = factory.address(reply.bound, self._initiator.selected, self._answered_pairs)
-        try:
-            application = factory.application.buildProtocol(address)
-        except Exception as error:
-            self._fail(error)
+        address.carrier = transport
+        application = factory.application.buildProtocol(address)
+        if self._is_over:  # cancelled by the application's own factory
             return
         if application is None:
             self._fail(NoProtocol())
             return
-        self._is_over = True
-        transport, read_ahead = self.transport, self._initiator.take_read_ahead()
+        read_ahead = self._initiator.take_read_ahead()
         hand_over(transport, application)
+        self._is_over = True
         factory.finish(application)
-        if read_ahead and not transport.disconnecting:
+        if read_ahead and not is_closing(transport):
             application.dataReceived(read_ahead)
-
-    def _is_private(self) -> bool:
-        return is_local(self.transport.getPeer()) or is_encrypted(self.transport)
-
-    def _guarded(self, encode: Any) -> None:
-        """Send what `encode` returns; a choice that raises ends the conversation, and nothing hangs."""
-        try:
-            data = encode()
-        except Exception as error:
-            self._fail(error)
-            return
-        self.transport.write(data)
 
     def _fail(self, error: BaseException) -> None:
         self._is_over = True

@@ -114,11 +114,22 @@ class Pairs(Mapping[str, bytes]):
         return b"".join(fields)
 
 
-def _as_value(key: str, value: object) -> bytes:
+def as_bytes(what: str, value: object) -> bytes:
+    """
+    `value` as it is sent: bytes, or text as UTF-8 with ``surrogateescape``.
+
+    :param what: what it is, for the message.
+    :raises TypeError: it is neither.
+    """
     if isinstance(value, str):
-        value = value.encode("utf-8", "surrogateescape")
+        return value.encode("utf-8", "surrogateescape")
     if not isinstance(value, bytes):
-        raise TypeError(f"the value of {key} must be bytes or str, not {type(value).__name__}")
+        raise TypeError(f"{what} must be bytes or str, not {type(value).__name__}")
+    return value
+
+
+def _as_value(key: str, given: object) -> bytes:
+    value = as_bytes(f"the value of {key}", given)
     if len(value) > MAX_FIELD_LENGTH:
         raise ValueError(f"the value of {key} has {len(value)} bytes: at most {MAX_FIELD_LENGTH} fit")
     return value

@@ -1,0 +1,562 @@
+"""The public fakes: they behave as the network does, and show what a test wants to see."""
+
+import pytest
+import treq
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import AlreadyCalledError
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import (
+    ConnectBindError,
+    ConnectingCancelledError,
+    ConnectionAborted,
+    ConnectionDone,
+    ConnectionLost,
+    ConnectionRefusedError,
+    NoProtocol,
+    NotConnectingError,
+)
+from twisted.internet.interfaces import IStreamClientEndpoint, ITCPTransport
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface.verify import verifyObject
+
+from txsocksx_ext import RouteTable, SOCKS5ClientEndpoint, SOCKS5ExtFactory, resolve, web_agent
+from txsocksx_ext.errors import ConnectionRefused, HostUnreachable, OnionServiceNotFound, ProxyClosed
+from txsocksx_ext.handshake import State
+from txsocksx_ext.route import IRoute
+from txsocksx_ext.testing import (
+    Ending,
+    FakeProxy,
+    FakeRoute,
+    HalfCloseRecorder,
+    MemoryEndpoint,
+    Recorder,
+    connect_in_memory,
+    connect_to,
+)
+from txsocksx_ext.wire.codes import Method
+from txsocksx_ext.wire.messages import Address
+
+ELSEWHERE = IPv4Address("TCP", "192.0.2.1", 1080)
+GREETING = b"\x05\x01\x00"
+ASKING = b"\x05\x01\x00\x03\x0etarget.example\x01\xbb"
+
+
+def pair(protocol=Recorder, **options):
+    """Two connected recorders, and the clock that carries their bytes."""
+    clock = Clock()
+    near, far = protocol(), protocol()
+    connect_in_memory(near, far, clock=clock, **options)
+    clock.advance(0)
+    return near, far, clock
+
+
+def outcome_of(waiting):
+    """What a Deferred fired with, exceptions too; ``None`` while it waits."""
+    found = []
+    waiting.addBoth(found.append)
+    if not found:
+        return None
+    return found[0].value if isinstance(found[0], Failure) else found[0]
+
+
+# Transports.
+
+
+def test_what_is_written_arrives_later_and_never_inside_the_call():
+    near, far, clock = pair()
+    near.transport.write(b"abc")
+    assert far.received == b""
+    clock.advance(0)
+    assert far.received == b"abc"
+
+
+def test_protocols_that_answer_one_another_at_once_do_not_recurse():
+    class Counting(Protocol):
+        heard = depth = 0
+
+        def dataReceived(self, data):
+            assert Counting.depth == 0
+            Counting.depth += 1
+            self.heard += 1
+            if self.heard < 5000:
+                self.transport.write(data)
+            Counting.depth -= 1
+
+    near, far = Counting(), Counting()
+    clock = Clock()
+    connect_in_memory(near, far, clock=clock)
+    near.transport.write(b"ball")
+    clock.advance(0)
+    assert near.heard + far.heard == 9999
+
+
+def test_a_transport_is_a_tcp_transport_with_the_addresses_given():
+    near, far, _ = pair(server_address=ELSEWHERE)
+    assert verifyObject(ITCPTransport, near.transport)
+    assert near.transport.getPeer() == far.transport.getHost() == ELSEWHERE
+    assert near.transport.getHost() == far.transport.getPeer()
+    near.transport.setTcpKeepAlive(True)
+    near.transport.setTcpNoDelay(True)
+    assert (near.transport.getTcpKeepAlive(), near.transport.getTcpNoDelay()) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("act", "ours", "theirs"),
+    [
+        (Recorder.close, ConnectionDone, ConnectionDone),
+        (Recorder.abort, ConnectionAborted, ConnectionLost),
+    ],
+)
+def test_an_end_is_seen_on_both_sides(act, ours, theirs):
+    near, far, clock = pair()
+    act(near)
+    assert (near.lost.type, far.lost.type) == (ours, theirs)
+    assert clock.getDelayedCalls() == []
+
+
+def test_a_close_comes_after_all_that_was_written():
+    near, far, _ = pair()
+    near.transport.write(b"x" * 500_000)
+    near.close()
+    assert len(far.received) == 500_000
+    assert far.lost.type is ConnectionDone
+
+
+def test_half_close_is_told_to_who_can_take_it_and_the_other_way_stays_open():
+    near, far, _ = pair(HalfCloseRecorder)
+    near.write(b"question")
+    near.end()
+    assert (far.received, far.read_ended, far.lost) == (b"question", True, None)
+    far.write(b"answer")
+    assert near.received == b"answer"
+    far.close()
+    assert near.read_ended
+    near.close()
+    assert near.lost.type is far.lost.type is ConnectionDone
+
+
+def test_half_close_is_a_close_to_who_cannot_take_it():
+    near, far, _ = pair()
+    near.end()
+    assert near.lost.type is far.lost.type is ConnectionDone
+
+
+def test_a_close_with_unread_input_resets_as_on_linux():
+    near, far, _ = pair()
+    near.transport.pauseProducing()
+    far.write(b"never read")
+    near.close()
+    assert far.lost.type is ConnectionLost
+
+
+def test_who_does_not_read_stops_the_other_ends_producer():
+    class Producer:
+        paused = resumed = stopped = 0
+
+        def pauseProducing(self):
+            self.paused += 1
+
+        def resumeProducing(self):
+            self.resumed += 1
+
+        def stopProducing(self):
+            self.stopped += 1
+
+    near, far, clock = pair()
+    producer = Producer()
+    near.transport.registerProducer(producer, True)
+    far.transport.pauseProducing()
+    near.write(b"x" * 50_000)
+    assert producer.paused == 0
+    near.write(b"x" * 100_000)
+    assert (producer.paused, producer.resumed, far.received) == (1, 0, b"")
+    far.transport.resumeProducing()
+    clock.advance(0)
+    assert (producer.resumed, len(far.received)) == (1, 150_000)
+    far.abort()
+    assert producer.stopped == 1
+
+
+def test_how_much_arrives_at_once_can_be_limited():
+    chunks = []
+
+    class Chunked(Recorder):
+        def dataReceived(self, data):
+            chunks.append(data)
+
+    near, _, _ = pair(Chunked, most_at_once=3)
+    near.write(b"abcdefgh")
+    assert chunks == [b"abc", b"def", b"gh"]
+
+
+@pytest.mark.logs_errors
+def test_a_protocol_that_raises_is_logged_and_loses_its_connection(logged_errors):
+    class Fault(Exception):
+        """What the protocol raises."""
+
+    class Raising(Recorder):
+        def dataReceived(self, data):
+            raise Fault
+
+    near, far, clock = Recorder(), Raising(), Clock()
+    connect_in_memory(near, far, clock=clock)
+    near.write(b"x")
+    assert far.lost.type is Fault
+    assert near.lost is not None
+    assert [event["log_failure"].type for event in logged_errors] == [Fault]
+
+
+async def test_without_a_clock_the_reactor_carries_the_bytes():
+    near, far = Recorder(), Recorder()
+    connect_in_memory(near, far)
+    near.write(b"abc")
+    await far.until(lambda recorder: recorder.received == b"abc")
+    far.close()
+    await near.until(lambda recorder: recorder.lost)
+
+
+# The endpoint.
+
+
+class Counting(Factory):
+    """Counts its starts and stops."""
+
+    protocol = Recorder
+    noisy = False
+    started = stopped = 0
+
+    def startFactory(self):
+        self.started += 1
+
+    def stopFactory(self):
+        self.stopped += 1
+
+
+def test_an_endpoint_connects_in_a_later_turn_and_keeps_what_the_server_built():
+    clock, factory = Clock(), Counting()
+    endpoint = MemoryEndpoint(Factory.forProtocol(Recorder), clock=clock, address=ELSEWHERE)
+    assert verifyObject(IStreamClientEndpoint, endpoint)
+    connecting = endpoint.connect(factory)
+    assert not connecting.called
+    assert endpoint.connecting == [connecting]
+    clock.advance(0)
+    client = outcome_of(connecting)
+    client.write(b"hello")
+    assert endpoint.servers[0].received == b"hello"
+    assert client.transport.getPeer() == ELSEWHERE
+    assert (factory.started, factory.stopped, endpoint.connecting) == (1, 0, [])
+    client.close()
+    assert factory.stopped == 1
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_connecting_can_be_cancelled(hangs):
+    clock, factory = Clock(), Counting()
+    endpoint = MemoryEndpoint(Factory.forProtocol(Recorder), clock=clock, hangs=hangs)
+    connecting = endpoint.connect(factory)
+    connecting.cancel()
+    clock.advance(0)
+    assert isinstance(outcome_of(connecting), ConnectingCancelledError)
+    assert (factory.started, factory.stopped, endpoint.connecting, endpoint.servers) == (1, 1, [], [])
+    assert clock.getDelayedCalls() == []
+
+
+def test_cancelling_from_inside_connection_made_raises_as_twisteds_endpoints_do():
+    raised = []
+
+    class Cancelling(Recorder):
+        def connectionMade(self):
+            try:
+                connecting.cancel()
+            except NotConnectingError as error:
+                raised.append(error)
+
+    clock = Clock()
+    connecting = MemoryEndpoint(Factory.forProtocol(Recorder), clock=clock).connect(Factory.forProtocol(Cancelling))
+    with pytest.raises(AlreadyCalledError):
+        clock.advance(0)
+    assert raised
+    assert isinstance(outcome_of(connecting), ConnectingCancelledError)
+
+
+def test_an_endpoint_can_fail_as_a_test_wants():
+    clock, factory, refused = Clock(), Counting(), ConnectionRefusedError()
+    endpoint = MemoryEndpoint(Factory.forProtocol(Recorder), clock=clock, failure=refused)
+    connecting = endpoint.connect(factory)
+    clock.advance(0)
+    assert outcome_of(connecting) is refused
+    assert (factory.started, factory.stopped) == (1, 1)
+
+
+def building_nothing():
+    factory = Factory()
+    factory.buildProtocol = lambda addr: None
+    return factory
+
+
+def test_a_client_that_builds_nothing_is_not_connected():
+    clock = Clock()
+    endpoint = MemoryEndpoint(Factory.forProtocol(Recorder), clock=clock)
+    connecting = endpoint.connect(building_nothing())
+    clock.advance(0)
+    assert isinstance(outcome_of(connecting), NoProtocol)
+    assert endpoint.servers == []
+
+
+def test_a_server_that_builds_nothing_hangs_up():
+    clock = Clock()
+    connecting = MemoryEndpoint(building_nothing(), clock=clock).connect(Factory.forProtocol(Recorder))
+    clock.advance(0)
+    assert outcome_of(connecting).lost.type is ConnectionDone
+    assert connect_to(building_nothing(), clock=clock).lost.type is ConnectionDone
+
+
+# The proxy.
+
+
+def through(proxy, methods=None, **options):
+    """Connect to ``target.example:443`` through a fake, and what came of it."""
+    proxy.endpoint.clock = clock = Clock()
+    endpoint = SOCKS5ClientEndpoint(
+        "target.example", 443, proxy.endpoint, methods or {"anonymous": ()}, reactor=clock, **options
+    )
+    connecting = endpoint.connect(Factory.forProtocol(Recorder))
+    clock.advance(0)
+    return outcome_of(connecting)
+
+
+def test_a_proxy_tells_what_it_heard_and_gives_the_tunnel_to_the_server():
+    class Upper(Protocol):
+        def dataReceived(self, data):
+            self.transport.write(data.upper())
+
+    targets = []
+
+    class Server(Factory):
+        protocol = Upper
+
+        def buildProtocol(self, addr):
+            targets.append((addr.host, addr.port))
+            return super().buildProtocol(addr)
+
+    proxy = FakeProxy(Server())
+    client = through(proxy, {"login": ("user", "word"), "extended": {"tor.isolation": "alice"}})
+    client.write(b"hello")
+    assert client.received == b"HELLO"
+    assert targets == [("target.example", 443)]
+    (heard,) = proxy.conversations
+    assert heard.greeting.methods == (Method.EXTENDED, Method.USERNAME_PASSWORD)
+    assert heard.pairs["tor.isolation"] == b"alice"
+    assert [heard.request] == proxy.requests
+
+
+def test_a_proxy_selects_the_method_that_a_test_wants():
+    proxy = FakeProxy(method=Method.USERNAME_PASSWORD)
+    through(proxy, {"login": ("user", "word"), "extended": {}})
+    assert proxy.conversations[0].credentials.username == b"user"
+
+
+def test_a_proxy_may_be_changed_between_connections():
+    proxy = FakeProxy(code=0xE0)
+    assert type(through(proxy)) is OnionServiceNotFound
+    proxy.code = 0x05
+    assert type(through(proxy)) is ConnectionRefused
+    proxy.code = 0
+    assert isinstance(through(proxy), Recorder)
+    assert len(proxy.conversations) == 3
+
+
+@pytest.mark.parametrize("state", [State.SELECTION, State.CREDENTIALS_ANSWER, State.PAIRS_ANSWER, State.REPLY])
+@pytest.mark.parametrize("ending", Ending)
+def test_a_proxy_stops_where_and_as_a_test_wants(state, ending):
+    methods = {
+        State.CREDENTIALS_ANSWER: {"login": ("user", "word")},
+        State.PAIRS_ANSWER: {"extended": {}},
+    }.get(state, {"anonymous": ()})
+    proxy = FakeProxy(stop_at=state, stop_after=1, ending=ending)
+    outcome = through(proxy, methods)
+    if ending is Ending.SILENCE:
+        assert outcome is None
+        assert proxy.conversations[0].lost is None
+    else:
+        assert isinstance(outcome, ProxyClosed)
+        assert type(outcome.__cause__) is (ConnectionDone if ending is Ending.CLOSE else ConnectionLost)
+
+
+def test_a_proxy_says_what_a_test_wants_instead():
+    client = connect_to(FakeProxy(instead={State.SELECTION: b"nonsense"}), clock=Clock())
+    client.write(GREETING)
+    assert client.received == b"nonsense"
+
+
+def test_a_proxy_sends_any_code_to_any_client():
+    client = connect_to(FakeProxy(code=0xF4, bound=Address.of("192.0.2.9", 9)), clock=Clock())
+    client.write(GREETING)
+    client.write(ASKING)
+    assert client.received == b"\x05\x00\x05\xf4\x00\x01\xc0\x00\x02\x09\x00\x09"
+    assert client.lost.type is ConnectionDone
+
+
+def test_a_proxy_gives_what_came_before_its_reply_to_the_server():
+    proxy = FakeProxy(joined=b"220 ready")
+    client = connect_to(proxy, clock=Clock())
+    client.write(GREETING + ASKING + b"early")
+    assert client.received.endswith(b"220 ready")
+    assert proxy.conversations[0].tunnel.received == b"early"
+
+
+def test_a_proxy_refuses_a_client_that_breaks_the_protocol():
+    proxy = FakeProxy()
+    client = connect_to(proxy, clock=Clock())
+    client.write(b"GET / HTTP/1.0\r\n\r\n")
+    assert client.lost.type is ConnectionLost
+    assert "version" in str(proxy.conversations[0].violation)
+    assert proxy.conversations[0].greeting is None
+
+
+def test_a_proxy_answers_look_ups():
+    clock = Clock()
+    proxy = FakeProxy(bound=Address.of("192.0.2.9", 0), clock=clock)
+    looking = resolve("target.example", proxy.endpoint, reactor=clock)
+    clock.advance(0)
+    assert outcome_of(looking) == "192.0.2.9"
+    assert proxy.conversations[0].lost is not None
+    assert clock.getDelayedCalls() == []
+
+
+async def test_a_proxy_serves_an_agent():
+    from twisted.internet import reactor
+    from twisted.web.resource import Resource
+    from twisted.web.server import Site
+
+    class Page(Resource):
+        isLeaf = True
+
+        def render_GET(self, request):
+            return b"a page"
+
+    proxy = FakeProxy(Site(Page(), reactor=Clock()))
+    response = await web_agent(reactor, proxy.endpoint).request(b"GET", b"http://target.example/")
+    assert await treq.content(response) == b"a page"
+    assert proxy.requests[0].destination.host == "target.example"
+
+
+async def test_a_proxy_can_listen_on_a_port():
+    from twisted.internet import reactor
+
+    proxy = FakeProxy(joined=b"220 ready")
+    port = reactor.listenTCP(0, proxy, interface="127.0.0.1")
+    way = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+    client = await SOCKS5ClientEndpoint("target.example", 443, way).connect(Factory.forProtocol(Recorder))
+    client.write(b"hello")
+    await proxy.conversations[0].tunnel.until(lambda recorder: recorder.received == b"hello")
+    assert client.received == b"220 ready"
+    client.close()
+    await client.until(lambda recorder: recorder.lost)
+    await port.stopListening()
+
+
+# The server's side.
+
+
+def served_by(route, **options):
+    """A client of a server with this route alone, and the server."""
+    clock = route.endpoint.clock = Clock()
+    factory = SOCKS5ExtFactory(clock, routes=RouteTable((), route), **options)
+    client = connect_to(factory)
+    client.write(GREETING)
+    client.write(ASKING)
+    return client, factory
+
+
+def test_a_route_leads_to_a_target_in_memory():
+    route = FakeRoute()
+    assert verifyObject(IRoute, route)
+    client, factory = served_by(route)
+    assert client.received[:4] == b"\x05\x00\x05\x00"
+    (target,) = route.endpoint.servers
+    client.write(b"question")
+    target.write(b"answer")
+    assert target.received == b"question"
+    assert client.received.endswith(b"answer")
+    assert route.requests[0].destination.host == "target.example"
+    assert route.sessions[0].method == Method.NO_AUTHENTICATION
+    target.close()
+    assert client.lost.type is ConnectionDone
+    assert factory.sessions == set()
+
+
+def test_a_route_fails_with_what_a_test_wants():
+    client, _ = served_by(FakeRoute(failure=ConnectBindError()))
+    assert client.received[2:4] == b"\x05\x01"
+    client, _ = served_by(FakeRoute(failure=OnionServiceNotFound()))
+    assert client.received[2:4] == b"\x05\x04"
+
+
+def test_a_route_that_hangs_shows_that_it_was_given_up():
+    route = FakeRoute(hangs=True)
+    client, _ = served_by(route)
+    assert len(route.endpoint.connecting) == 1
+    client.abort()
+    assert route.endpoint.connecting == []
+
+
+@pytest.mark.parametrize(
+    ("route", "expected"),
+    [
+        (FakeRoute(found=Address.of("192.0.2.9", 0)), b"\x05\x00\x00\x01\xc0\x00\x02\x09\x00\x00"),
+        (FakeRoute(), b"\x05\x04"),
+        (FakeRoute(found=Address.of("192.0.2.9", 0), failure=HostUnreachable()), b"\x05\x04"),
+    ],
+)
+def test_a_route_answers_look_ups(route, expected):
+    clock = Clock()
+    client = connect_to(SOCKS5ExtFactory(clock, routes=RouteTable((), route)))
+    client.write(GREETING)
+    client.write(b"\x05\xf0\x00\x03\x0etarget.example\x00\x00")
+    assert client.received[2:].startswith(expected)
+
+
+def test_a_route_whose_look_ups_hang():
+    clock = Clock()
+    route = FakeRoute(found=Address.of("192.0.2.9", 0), hangs=True)
+    client = connect_to(SOCKS5ExtFactory(clock, routes=RouteTable((), route)))
+    client.write(GREETING)
+    client.write(b"\x05\xf0\x00\x03\x0etarget.example\x00\x00")
+    assert client.received == b"\x05\x00"
+    clock.advance(60)
+    assert client.received[2:4] == b"\x05\x06"
+
+
+def test_the_server_sees_the_peer_that_a_test_wants():
+    factory = SOCKS5ExtFactory(Clock())
+    client = connect_to(factory, peer=IPv4Address("TCP", "198.51.100.7", 5000))
+    (protocol,) = factory.sessions
+    assert protocol.session.peer.host == "198.51.100.7"
+    client.close()
+
+
+def test_a_client_of_ones_own():
+    client = HalfCloseRecorder()
+    assert connect_to(FakeProxy(code=5), client=client, clock=Clock()) is client
+    client.write(GREETING)
+    client.write(ASKING)
+    assert client.read_ended
+
+
+# Recorders.
+
+
+def test_waiting_for_something_to_happen():
+    near, far, _ = pair()
+    waiting = near.until(lambda recorder: len(recorder.received) >= 4)
+    far.write(b"abc")
+    assert not waiting.called
+    far.write(b"d")
+    assert waiting.called
+    assert near.until(lambda recorder: recorder.received).called
+    lost = near.until(lambda recorder: recorder.lost)
+    far.close()
+    assert lost.called
