@@ -5,8 +5,13 @@ What an address literal stands for, and which must not be reached by accident.
 from __future__ import annotations
 
 import ipaddress
+import re
+import socket
 from functools import lru_cache
 from typing import Union
+
+from .errors import AddressTypeNotSupported, HostUnreachable
+from .wire.messages import Address
 
 IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
@@ -29,6 +34,7 @@ PROTECTED_NETWORKS: tuple[IPNetwork, ...] = tuple(
             "240.0.0.0/4",
             "::/128",
             "::1/128",
+            "64:ff9b:1::/48",  # NAT64 of one's own network: which address it leads to, only that knows
             "fc00::/7",
             "fe80::/10",
             "fec0::/10",
@@ -64,3 +70,47 @@ def meanings_of(host: str) -> tuple[IPAddress, ...]:
 def is_protected(host: str) -> bool:
     """Whether an address literal lies in `PROTECTED_NETWORKS`, or leads there."""
     return any(meaning in network for meaning in meanings_of(host) for network in PROTECTED_NETWORKS)
+
+
+def is_protected_network(network: IPNetwork) -> bool:
+    """Whether every address of a network lies in one of `PROTECTED_NETWORKS`."""
+    return any(_lies_in(network, protected) for protected in PROTECTED_NETWORKS)
+
+
+def _lies_in(network: IPNetwork, other: IPNetwork) -> bool:
+    if isinstance(network, ipaddress.IPv4Network) and isinstance(other, ipaddress.IPv4Network):
+        return network.subnet_of(other)
+    if isinstance(network, ipaddress.IPv6Network) and isinstance(other, ipaddress.IPv6Network):
+        return network.subnet_of(other)
+    return False
+
+
+_NUMBER = re.compile(r"(?:[0-9]+|0[xX][0-9a-fA-F]*)\Z")
+
+
+def literal_of(destination: Address) -> Address | None:
+    """
+    The address that a name spells, if it is none in truth.
+
+    Resolvers take ``10.1``, ``167772161``, ``0x0a000001`` and ``127.0.0.1.`` for
+    addresses, so rules must too, also where someone else will resolve them.
+
+    :returns: ``None`` for a name.
+    :raises HostUnreachable: it ends in a number, and is no IPv4 address.
+    :raises AddressTypeNotSupported: it has a colon, and is no IPv6 address without a scope.
+    """
+    host = destination.host.removesuffix(".")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if ":" in host:
+        literal = Address.of(host, destination.port)
+        if literal.is_name:
+            raise AddressTypeNotSupported()
+        return literal
+    if not _NUMBER.match(host.rpartition(".")[2]):
+        return None
+    try:
+        packed = socket.inet_aton(host)
+    except OSError:
+        raise HostUnreachable("the name ends in a number, and is no address") from None
+    return Address.of(socket.inet_ntoa(packed), destination.port)

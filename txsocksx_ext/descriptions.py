@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.endpoints import _parse as _parse_with_twisted
-from twisted.internet.endpoints import quoteStringArgument
+from twisted.internet.endpoints import clientFromString, quoteStringArgument
+from twisted.internet.interfaces import IStreamClientEndpoint
 
 
 def parse_description(text: str) -> tuple[list[str], dict[str, str]]:
@@ -63,6 +65,19 @@ def yes_or_no(name: str, value: str) -> bool:
     return value == "yes"
 
 
+def client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
+    """
+    Make an endpoint of a client endpoint string.
+
+    :raises ValueError: it is none; parsers raise what they like.
+    """
+    try:
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
+    except Exception as error:
+        raise ValueError(f"this is no client endpoint string that works: {type(error).__name__}: {error}") from None
+    return endpoint
+
+
 def endpoint_description(arguments: Sequence[str]) -> str:
     """
     The endpoint string in the arguments of another description.
@@ -72,7 +87,7 @@ def endpoint_description(arguments: Sequence[str]) -> str:
     """
     if len(arguments) == 1:
         return arguments[0]
-    quoted = [quoteStringArgument(argument) for argument in arguments]
+    quoted = [quoteStringArgument(argument).replace("=", "\\=") for argument in arguments]
     if len(arguments) == 2 and arguments[1].isdigit():
         quoted.insert(0, "tcp")
     return ":".join(quoted)

@@ -115,6 +115,17 @@ class Options(TwistedOptions, AuthOptionMixin):
         """
         self.listeners.append(description)
 
+    def opt_auth(self, description: str) -> None:
+        """
+        How to check credentials: see --help-auth. Can be given several times.
+        """
+        try:
+            super().opt_auth(description)
+        except Exception as error:  # checkers raise what they like
+            # What follows the kind may be a password.
+            kind = description.partition(":")[0]
+            raise UsageError(f"--auth {kind}: {error}") from None
+
     def opt_route(self, rule: str) -> None:
         """
         Which way targets go: PATTERN=ROUTE. Can be given several times; the first match

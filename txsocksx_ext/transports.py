@@ -5,6 +5,7 @@ What both ends need to know of Twisted's transports.
 from __future__ import annotations
 
 import ipaddress
+import socket
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from twisted.internet.interfaces import (
     IProtocol,
     ISSLTransport,
     IStreamClientEndpoint,
+    ISystemHandle,
     ITransport,
 )
 from twisted.internet.protocol import Factory, Protocol
@@ -23,6 +25,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from .wire.codes import AddressType
 from .wire.messages import UNSPECIFIED, Address
 
 
@@ -46,8 +49,8 @@ def hand_over(transport: Any, successor: IProtocol) -> None:
     predecessor = getattr(holder, name)
     setattr(holder, name, successor)
     successor.makeConnection(transport)
-    if isinstance(predecessor, PausedProtocol) and predecessor.early:
-        successor.dataReceived(predecessor.early)
+    if isinstance(predecessor, PausedProtocol):
+        predecessor.give_to(successor)
 
 
 def is_encrypted(transport: ITransport) -> bool:
@@ -96,12 +99,41 @@ def peer_name(address: IAddress | None) -> str:
     return "unix" if isinstance(address, UNIXAddress) else type(address).__name__
 
 
-def bound_address(transport: ITransport) -> Address:
-    """Our own end of a connection, as a reply carries it; zeros where it has no IP address."""
+def peer_group(address: IAddress | None) -> str:
+    """Who counts as one peer: an IPv4 address, or the network of 64 bits that an IPv6 host has to itself."""
+    name = peer_name(address)
+    if not isinstance(address, IPv6Address):
+        return name
+    literal = ipaddress.IPv6Address(name)
+    if literal.ipv4_mapped is not None:
+        return str(literal.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(literal) >> 64 << 64, 64)))
+
+
+def bound_address(transport: Any) -> Address:
+    """
+    Where a connection to a target comes from, as a reply carries it; zeros where that has no IP address.
+
+    Through another proxy it is what that proxy said, and never our way to it.
+    """
+    through = getattr(getattr(transport, "protocol", None), "bound", None)
+    if through is not None:
+        return UNSPECIFIED if through.type == AddressType.NONE else through
     host = transport.getHost()
     if isinstance(host, (IPv4Address, IPv6Address)):
         return Address.of(host.host.split("%")[0], host.port)
     return UNSPECIFIED
+
+
+def was_reset(transport: Any) -> bool:
+    """
+    Whether what looks like the end of a connection's input is a reset.
+
+    Where a poller sees an error without input, Twisted takes it for an orderly
+    end; the socket knows better, until it is asked.
+    """
+    handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
+    return isinstance(handle, socket.socket) and handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
 
 def keep_alive(transport: Any) -> None:
@@ -110,7 +142,8 @@ def keep_alive(transport: Any) -> None:
 
     Does nothing on transports that are not TCP.
     """
-    if isinstance(transport.getPeer(), (IPv4Address, IPv6Address)):
+    is_tcp = hasattr(transport, "setTcpKeepAlive") and hasattr(transport, "setTcpNoDelay")
+    if is_tcp and isinstance(transport.getPeer(), (IPv4Address, IPv6Address)):
         transport.setTcpKeepAlive(True)
         transport.setTcpNoDelay(True)
 
@@ -120,17 +153,31 @@ class PausedProtocol(Protocol):
     """
     Keeps a new connection quiet until `hand_over` gives it to someone else.
 
+    :ivar bound: the address that a proxy says it used; ``None`` where there was no proxy.
     :ivar early: bytes that came all the same, joined to a proxy's reply.
     """
 
     early = b""
+    bound: Address | None = None
+    _successor: IProtocol | None = None
 
     def connectionMade(self) -> None:
         assert self.transport is not None
         self.transport.pauseProducing()  # type: ignore[attr-defined]
 
     def dataReceived(self, data: bytes) -> None:
-        self.early += data
+        # Whoever made the connection may hand it over before it gives us what it had read.
+        if self._successor is not None:
+            self._successor.dataReceived(data)
+        else:
+            self.early += data
+
+    def give_to(self, successor: IProtocol) -> None:
+        """Pass on what came, and what comes."""
+        self._successor = successor
+        early, self.early = self.early, b""
+        if early:
+            successor.dataReceived(early)
 
     def readConnectionLost(self) -> None:
         """Nothing is read, so no end of it is seen before the hand-over."""
@@ -144,6 +191,12 @@ class PausedFactory(Factory):
 
     protocol = PausedProtocol
     noisy = False
+
+    def buildProtocol(self, addr: IAddress | None) -> PausedProtocol:
+        """Build a protocol, which remembers what a proxy told."""
+        built = PausedProtocol()
+        built.bound = getattr(addr, "bound", None)
+        return built
 
 
 def open_transport(endpoint: IStreamClientEndpoint) -> Deferred[ITransport]:

@@ -110,9 +110,9 @@ class SOCKS5ClientEndpoint:
         reactor: Any = None,
         proxyEndpoint: IStreamClientEndpoint | None = None,
     ) -> None:
-        proxy = proxy_endpoint or proxyEndpoint
-        if proxy is None:
-            raise TypeError("SOCKS5ClientEndpoint needs a proxy_endpoint")
+        proxy = proxyEndpoint if proxy_endpoint is None else proxy_endpoint
+        if proxy is None or (proxy_endpoint is not None and proxyEndpoint is not None):
+            raise TypeError("SOCKS5ClientEndpoint needs one proxy_endpoint")
         request = Request(Command.CONNECT, target_address(host, port))
         self._asking = _Asking.of(request, proxy, methods, timeout, dialect, allow_cleartext, reactor)
         self._tls = optionsForClientTLS(request.destination.host) if tls is True else tls or None

@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..handshake import Initiator
 from ..transports import hand_over, is_closing, is_encrypted, is_local
-from ..wire.codes import Method, Status
+from ..wire.codes import AddressType, Method, Status
 from ..wire.messages import (
     ExtendedRequest,
     ExtendedResponse,
@@ -201,6 +201,9 @@ class SOCKS5ExtClientProtocol(Protocol):
     def _succeeded(self, reply: Reply) -> None:
         factory, transport = self.factory, self.transport
         if factory.application is None:
+            if reply.bound.type == AddressType.NONE:
+                self._fail(ProtocolViolation("the proxy said that it found an address, and told none"))
+                return
             self._is_over = True
             factory.finish(reply.bound)
             transport.loseConnection()

@@ -7,9 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twisted.internet.endpoints import clientFromString
-
-from ..descriptions import refuse_unknown, secret_from_file, yes_or_no
+from ..descriptions import client_endpoint, refuse_unknown, secret_from_file, yes_or_no
 from ..wire.pairs import OPTIONAL_MARK
 from .endpoints import DEFAULT_TIMEOUT, SOCKS5ClientEndpoint
 
@@ -60,7 +58,7 @@ def endpoint_from_arguments(
     return SOCKS5ClientEndpoint(
         host,
         port,
-        clientFromString(reactor, settings.get("proxy", DEFAULT_PROXY)),
+        client_endpoint(reactor, settings.get("proxy", DEFAULT_PROXY)),
         methods,
         timeout=_timeout(settings),
         dialect=settings.get("dialect", "auto"),

@@ -19,7 +19,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..transports import can_half_close, hand_over
+from ..transports import can_half_close, hand_over, was_reset
 
 RelayEnded = Callable[[str], None]
 """Called with why a stream ended, in a word or two."""
@@ -184,7 +184,9 @@ class _RelayEnd(Protocol):
         self.other.transport.write(data)
 
     def readConnectionLost(self) -> None:
-        if not self.input_ended:
+        if was_reset(self.transport):
+            self.transport.abortConnection()
+        elif not self.input_ended:
             self._relay.end_of_input(self)
 
     def writeConnectionLost(self) -> None:

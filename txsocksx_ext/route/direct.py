@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ITransport
-from twisted.internet.threads import deferToThread
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from ..descriptions import refuse_unknown
@@ -18,8 +18,8 @@ from ..errors import HostUnreachable
 from ..wire.codes import AddressType, Command
 from ..wire.messages import Address, Request
 from .happy_eyeballs import connect_first
-from .interface import IRoute, Route, check_keys
-from .lookup import lookup_host
+from .interface import IRoute, Route
+from .lookup import Lookups
 
 if TYPE_CHECKING:
     from ..server.session import Session
@@ -36,6 +36,7 @@ class DirectRoute(Route):
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self._lookups = Lookups(reactor)
 
     def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
         """See `IRoute`: the connection goes to the very address that the rules admitted."""
@@ -44,27 +45,18 @@ class DirectRoute(Route):
     async def _connect(self, request: Request, session: Session) -> ITransport:
         destination = request.destination
         if not destination.is_name:
-            session.rules.check_reachable(destination, session)
+            session.rules.check_reachable(destination, session, self)
             return await connect_first(self._reactor, [destination])
         route, addresses = await self._admitted(destination, session)
         if route is self:
             return await connect_first(self._reactor, addresses)
-        check_keys(route, session)
+        session.take_route(route)
         return await route.connect(Request(request.command, addresses[0]), session)
 
     async def _admitted(self, destination: Address, session: Session) -> tuple[IRoute, list[Address]]:
-        """
-        Resolve a name, and see what the rules make of its addresses.
-
-        :returns: the route of the first address that is not refused, and all
-            addresses that go the same way.
-        :raises ConnectionNotAllowed: the rules refuse every address.
-        """
-        addresses = await lookup_host(self._reactor, destination)
-        route = session.rules.route_of_first(destination, addresses, session)
-        return route, [
-            address for address in addresses if session.rules.route_of_resolved(destination, address, session) is route
-        ]
+        """Resolve a name, and see what the rules make of its addresses."""
+        addresses = await self._lookups.look_up(destination)
+        return session.rules.way_to_resolved(destination, addresses, session)
 
     def resolve(self, request: Request, session: Session) -> Deferred[Address]:
         """See `IRoute`."""
@@ -74,7 +66,7 @@ class DirectRoute(Route):
 
     async def _resolve(self, destination: Address, session: Session) -> Address:
         if not destination.is_name:
-            session.rules.check_reachable(destination, session)
+            session.rules.check_reachable(destination, session, self)
             return Address.of(destination.host, 0)
         _, addresses = await self._admitted(destination, session)
         # Tor asks for IPv4 first, and clients of RESOLVE expect that.
@@ -82,9 +74,13 @@ class DirectRoute(Route):
         return Address.of(first.host, 0)
 
     def _resolve_ptr(self, destination: Address, session: Session) -> Deferred[Address]:
-        session.rules.check_reachable(destination, session)
-        looking: Deferred[tuple[str, str]] = deferToThread(
-            socket.getnameinfo, (destination.host, 0), socket.NI_NAMEREQD
+        session.rules.check_reachable(destination, session, self)
+        looking: Deferred[tuple[str, str]] = deferToThreadPool(
+            self._reactor,
+            self._reactor.getThreadPool(),
+            socket.getnameinfo,
+            (destination.host, 0),
+            socket.NI_NAMEREQD,
         )
 
         def failed(failure: Failure) -> Failure:

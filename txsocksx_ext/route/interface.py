@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import ITransport
 from zope.interface import Attribute, Interface, implementer
 
-from ..errors import CommandNotSupported, ConnectionNotAllowed, TTLExpired
+from ..errors import CommandNotSupported, TTLExpired
 from ..wire.messages import Address, Request
 
 if TYPE_CHECKING:
@@ -59,21 +59,6 @@ def is_among(key: str, keys: Container[str]) -> bool:
     """Whether `key` is one of `keys`, where a name that ends in a dot stands for all that begin with it."""
     space, dot, _ = key.partition(".")
     return key in keys or (bool(dot) and f"{space}." in keys)
-
-
-def check_keys(route: IRoute, session: Session) -> None:
-    """
-    Refuse a way out that cannot do what the client's pairs ask for.
-
-    To ignore a key in silence could put streams on one circuit that must not
-    share one.
-
-    :raises ConnectionNotAllowed: the route does not honour one of the keys.
-    """
-    honoured: frozenset[str] = getattr(route, "keys", frozenset())
-    for key in session.required_keys:
-        if not is_among(key, honoured):
-            raise ConnectionNotAllowed(f"the way to this target does not know the key {key}")
 
 
 @implementer(IRoute)

@@ -4,33 +4,49 @@ Names to addresses, by the reactor's own resolver.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
 from zope.interface import implementer
 
 from ..errors import HostUnreachable
 from ..wire.messages import Address
 
+LOOKUPS_AT_ONCE = 8
+"""A look-up holds one of the reactor's ten threads, and cannot be stopped: slow names must not take all."""
 
-def lookup_host(reactor: Any, destination: Address) -> Deferred[list[Address]]:
+
+class Lookups:
     """
-    Resolve a name.
+    Resolves names by a reactor's resolver, a few at a time.
 
-    Names under ``.onion`` are never asked for: RFC 7686, section 2.
-
-    :returns: fires with one address or more, in the resolver's order, each with
-        the destination's port.
-    :raises HostUnreachable: (in the Deferred) there are none.
+    :param reactor: has the resolver.
     """
-    receiver = _Receiver(destination.port)
-    if destination.is_onion or not _is_host_name(destination.host):
-        receiver.resolutionComplete()
-    else:
-        reactor.nameResolver.resolveHostName(receiver, destination.host, destination.port)
-    return receiver.found
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._turns = DeferredSemaphore(LOOKUPS_AT_ONCE)
+
+    async def look_up(self, destination: Address) -> list[Address]:
+        """
+        Resolve a name.
+
+        Names under ``.onion`` are never asked for: RFC 7686, section 2. A client
+        that leaves gives up its place in the queue.
+
+        :returns: one address or more, in the resolver's order, each with the
+            destination's port.
+        :raises HostUnreachable: there are none.
+        """
+        if destination.is_onion or not _is_host_name(destination.host):
+            raise HostUnreachable("the name has no address")
+        await self._turns.acquire()
+        receiver = _Receiver(destination.port, self._turns.release)
+        self._reactor.nameResolver.resolveHostName(receiver, destination.host, destination.port)
+        return await receiver.found
 
 
 def _is_host_name(host: str) -> bool:
@@ -46,8 +62,9 @@ def _is_host_name(host: str) -> bool:
 class _Receiver:
     """Collects what a resolver finds. A resolver cannot be stopped, so late answers fall away."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, done: Callable[[], object]) -> None:
         self._port = port
+        self._done = done
         self._addresses: list[Address] = []
         self.found: Deferred[list[Address]] = Deferred()
 
@@ -61,6 +78,7 @@ class _Receiver:
 
     def resolutionComplete(self) -> None:
         """No more addresses follow."""
+        self._done()
         if self.found.called:
             return
         if self._addresses:

@@ -7,9 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString
-from twisted.internet.error import ConnectError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
 from twisted.python.failure import Failure
 
@@ -17,8 +15,8 @@ from ..client.endpoints import dialect_named
 from ..client.factory import SOCKS5ExtClientFactory
 from ..client.methods import ClientMethods
 from ..client.negotiation import negotiate
-from ..descriptions import endpoint_description, refuse_unknown, secret_from_file
-from ..errors import ProxyUnreachable
+from ..descriptions import client_endpoint, endpoint_description, refuse_unknown, secret_from_file
+from ..errors import ProxyUnreachable, SOCKS5Error
 from ..transports import PausedFactory
 from ..wire.codes import Dialect
 from ..wire.messages import Address, Request
@@ -74,9 +72,9 @@ class SOCKSRoute(Route):
 
 def _proxy_unreachable(failure: Failure) -> Failure:
     """What keeps us from the proxy says nothing of the target."""
-    if failure.check(ConnectError):
-        raise ProxyUnreachable()
-    return failure
+    if failure.check(SOCKS5Error, CancelledError):
+        return failure
+    raise ProxyUnreachable()
 
 
 KEYWORDS = frozenset({"username", "password-file", "dialect"})
@@ -99,7 +97,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
         methods = {"extended": {}, "login": (keywords["username"], password)}
     return SOCKSRoute(
         reactor,
-        clientFromString(reactor, endpoint_description(arguments)),
+        client_endpoint(reactor, endpoint_description(arguments)),
         ClientMethods.of(methods),
         dialect_named(keywords.get("dialect", "auto")),
     )

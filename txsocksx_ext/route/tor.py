@@ -11,12 +11,11 @@ from weakref import WeakKeyDictionary
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IProtocolFactory, ITransport
 
-from ..descriptions import endpoint_description, refuse_unknown, secret_from_file, yes_or_no
+from ..descriptions import client_endpoint, endpoint_description, refuse_unknown, secret_from_file, yes_or_no
 from ..errors import ProxyUnreachable
-from ..tor.control import ControlConnection
+from ..tor.control import ControlConnection, attach
 from ..tor.instance import TorInstance, WatchedStream
 from ..tor.isolation import IsolationTokens
 from ..tor.launch import launched_tor
@@ -115,12 +114,14 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
         raise ValueError(
             f"the route tor has {len(descriptions)} SOCKS ports and {len(controls)} control ports: give one for each"
         )
+    if "control-password-file" in keywords and not controls:
+        raise ValueError("the route tor takes control-password-file only together with control=")
     password = secret_from_file(keywords["control-password-file"]) if "control-password-file" in keywords else None
     return TorRoute(
         [
             TorInstance(
                 reactor,
-                clientFromString(reactor, description),
+                client_endpoint(reactor, description),
                 _control(reactor, controls[number], password, description) if controls else None,
                 extended,
                 name=description,
@@ -141,8 +142,5 @@ def _endpoint_descriptions(arguments: Sequence[str]) -> list[str]:
 
 
 def _control(reactor: Any, description: str, password: bytes | None, name: str) -> ControlConnection:
-    import txtorcon
-
-    endpoint = clientFromString(reactor, description)
-    ask_password = None if password is None else lambda: password.decode("utf-8")
-    return ControlConnection(reactor, lambda: txtorcon.connect(reactor, endpoint, ask_password), f"tor at {name}")
+    endpoint = client_endpoint(reactor, description)
+    return ControlConnection(reactor, lambda: attach(reactor, endpoint, password), f"tor at {name}")

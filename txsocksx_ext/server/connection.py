@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol
 
-from ..transports import can_half_close, is_local, peer_name
+from ..transports import can_half_close, is_local, peer_group
 from .session import Session
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class ClientConnection(Protocol):
         self._closing = True
         if last_words:
             self.transport.write(last_words)
+        # A client that sent more than could be kept is paused; now its input is thrown away.
+        self.transport.resumeProducing()
         self._start_timer(self.factory.limits.linger, self.transport.abortConnection)
         if can_half_close(self.transport) and not self._input_ended:
             self.transport.loseWriteConnection()
@@ -96,6 +99,8 @@ class ClientConnection(Protocol):
         factory = self.factory
         if self._counted_as is not None:
             factory.discount_peer(self._counted_as)
+        if self.session.logout is not None:
+            maybeDeferred(self.session.logout).addErrback(factory.log.unexpected, self.session)
         factory.log.ended(self.session, factory.reactor.seconds() - self._began)
         factory.closed(self)
 
@@ -106,7 +111,7 @@ class ClientConnection(Protocol):
         peer = self.session.peer
         if is_local(peer):
             return True
-        self._counted_as = peer_name(peer)
+        self._counted_as = peer_group(peer)
         if self.factory.count_peer(self._counted_as):
             return True
         self.abort("too many connections of this peer")

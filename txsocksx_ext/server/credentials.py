@@ -15,10 +15,10 @@ from typing import Any
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from twisted.cred.checkers import ICredentialsChecker, InMemoryUsernamePasswordDatabaseDontUse
-from twisted.cred.credentials import IUsernamePassword
-from twisted.cred.error import UnauthorizedLogin
+from twisted.cred.credentials import IUsernamePassword, UsernamePassword
+from twisted.cred.error import UnauthorizedLogin, UnhandledCredentials
 from twisted.cred.portal import IRealm, Portal
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, DeferredSemaphore, maybeDeferred, succeed
 from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from zope.interface import Interface, implementer
@@ -64,15 +64,46 @@ def portal_for(checkers: Iterable[ICredentialsChecker]) -> Portal:
     to hold bytes here.
     """
     portal = Portal(SOCKSRealm())
-    for checker in checkers:
+    in_turn = list(checkers)
+    for checker in in_turn:
         if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
             checker.users = {_as_bytes(name): _as_bytes(word) for name, word in checker.users.items()}
-        portal.registerChecker(checker)
+    portal.registerChecker(_InTurn(in_turn))
     return portal
+
+
+@implementer(ICredentialsChecker)
+class _InTurn:
+    """Asks several checkers: a portal itself has one for each kind of credentials."""
+
+    credentialInterfaces = (IUsernamePassword,)
+
+    def __init__(self, checkers: list[ICredentialsChecker]) -> None:
+        self._checkers = checkers
+
+    async def _first_that_knows(self, credentials: Any) -> Any:
+        for checker in self._checkers:
+            try:
+                return await maybeDeferred(checker.requestAvatarId, credentials)
+            except (UnauthorizedLogin, UnhandledCredentials):
+                continue
+        raise UnauthorizedLogin()
+
+    def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
+        """See `twisted.cred.checkers.ICredentialsChecker`."""
+        return Deferred.fromCoroutine(self._first_that_knows(credentials))
 
 
 def _as_bytes(text: str | bytes) -> bytes:
     return text.encode("utf-8") if isinstance(text, str) else text
+
+
+class SOCKSCredentials(UsernamePassword):
+    """A user name and a password, compared in constant time by checkers that hold plain ones."""
+
+    def checkPassword(self, password: bytes | str) -> bool:
+        """Whether this is the password."""
+        return hmac.compare_digest(_as_bytes(self.password), _as_bytes(password))
 
 
 REMEMBERED = 1024
@@ -108,6 +139,7 @@ class HashedPasswordFile:
         self._key = secrets.token_bytes(32)
         self._verified: OrderedDict[bytes, bytes] = OrderedDict()
         self._stamp: tuple[int, int] = (0, 0)
+        self._bad_stamp: tuple[int, int] | None = None
         self._hashes: dict[bytes, str] = {}
         self._read()
 
@@ -168,10 +200,13 @@ class HashedPasswordFile:
 
     def _read_if_changed(self) -> None:
         """A file that is being replaced, or was spoilt, leaves the last good state in force."""
+        stamp = None
         try:
-            if self._stamp_of_file() != self._stamp:
+            stamp = self._stamp_of_file()
+            if stamp not in (self._stamp, self._bad_stamp):
                 self._read()
         except (OSError, ValueError) as error:
+            self._bad_stamp = stamp
             _log.error("The password file was not read again: {error}", error=str(error))
 
     def _stamp_of_file(self) -> tuple[int, int]:

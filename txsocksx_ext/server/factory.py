@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from twisted.cred.credentials import UsernamePassword
 from twisted.cred.portal import Portal
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress
@@ -23,7 +22,7 @@ from ..route.interface import is_among
 from ..wire.codes import Method, ReplyCode
 from ..wire.pairs import OPTIONAL_MARK, SERVER_KEYS, Pairs
 from .connection import ClientConnection
-from .credentials import ISOCKSUser
+from .credentials import ISOCKSUser, SOCKSCredentials
 from .limits import Limits
 from .protocol import SOCKS5ExtProtocol
 from .records import SessionLog
@@ -73,7 +72,8 @@ class SOCKS5ExtFactory(Factory):
         self.log = SessionLog(log_targets)
         self.sessions: set[ClientConnection] = set()
         self._peers: Counter[str] = Counter()
-        self._emptied: Deferred[None] | None = None
+        self._emptied: list[Deferred[None]] = []
+        self._is_full = False
         self._known_keys = SERVER_KEYS.union(*(getattr(route, "keys", ()) for route in self.routes.routes))
 
     # Decisions.
@@ -103,14 +103,17 @@ class SOCKS5ExtFactory(Factory):
         :raises InvalidArguments: its pairs are wrong; the message goes to it.
         """
         credentials = session.credentials
-        if self.portal is None or (credentials is None and self.anonymous):
-            return None
         if credentials is None:
+            if self.anonymous:
+                return None
             raise AuthenticationFailed()
+        if self.portal is None:
+            return None
         return self._login(self.portal, session, credentials.username, credentials.password)
 
     async def _login(self, portal: Portal, session: Session, username: bytes, password: bytes) -> None:
-        _, session.avatar, _ = await portal.login(UsernamePassword(username, password), None, ISOCKSUser)
+        credentials = SOCKSCredentials(username, password)
+        _, session.avatar, session.logout = await portal.login(credentials, None, ISOCKSUser)
 
     def route(self, session: Session) -> Any:
         """
@@ -165,7 +168,10 @@ class SOCKS5ExtFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> SOCKS5ExtProtocol | None:  # type: ignore[override]
         """Build a protocol, or ``None`` where there are too many."""
         if len(self.sessions) >= self.limits.max_connections:
-            self.log.refused(addr)
+            # Said once, until one has left: those who come too many must not fill the log.
+            if not self._is_full:
+                self.log.refused(addr)
+            self._is_full = True
             return None
         built: SOCKS5ExtProtocol = self.protocol()
         built.factory = self
@@ -189,8 +195,11 @@ class SOCKS5ExtFactory(Factory):
     def closed(self, protocol: ClientConnection) -> None:
         """A connection, and the one to its target, have ended."""
         self.sessions.discard(protocol)
-        if self._emptied is not None and not self.sessions:
-            self._emptied.callback(None)
+        self._is_full = False
+        if not self.sessions:
+            emptied, self._emptied = self._emptied, []
+            for waiting in emptied:
+                waiting.callback(None)
 
     def drain(self, seconds: float) -> Deferred[None]:
         """
@@ -205,14 +214,14 @@ class SOCKS5ExtFactory(Factory):
         if not self.sessions:
             return succeed(None)
         deadline = self.reactor.callLater(seconds, self._abort_all)
-        self._emptied = Deferred()
+        emptied: Deferred[None] = Deferred()
+        self._emptied.append(emptied)
 
-        def emptied(_: None) -> None:
-            self._emptied = None
+        def stop_waiting(_: None) -> None:
             if deadline.active():
                 deadline.cancel()
 
-        return self._emptied.addCallback(emptied)
+        return emptied.addCallback(stop_waiting)
 
     def _abort_all(self) -> None:
         for protocol in list(self.sessions):

@@ -47,3 +47,10 @@ class Limits:
     pairs: PairLimits = DEFAULT_PAIR_LIMITS
     read_ahead: int = 64 * 1024
     linger: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would end every connection at once."""
+        for name in ("handshake_timeout", "connect_timeout", "idle_timeout", "max_connections", "max_per_peer"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, not {value!r}")

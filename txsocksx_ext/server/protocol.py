@@ -7,14 +7,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.cred.error import UnauthorizedLogin
+from twisted.cred.error import LoginFailed, Unauthorized
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, ITransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..addresses import literal_of
 from ..errors import (
     AddressTypeNotSupported,
     AuthenticationFailed,
@@ -25,10 +26,10 @@ from ..errors import (
     TTLExpired,
 )
 from ..handshake import Responder, State
-from ..handshake.responder import LONGEST_REASON
+from ..handshake.responder import DEFAULT_PREFERENCE, LONGEST_REASON
 from ..relay import ProducerRelay, join
-from ..route.interface import IRoute, check_keys
-from ..transports import bound_address, keep_alive
+from ..route.interface import IRoute
+from ..transports import bound_address, keep_alive, was_reset
 from ..wire import codes
 from ..wire.codes import Command, Dialect, Method, ReplyCode, Status
 from ..wire.messages import (
@@ -47,7 +48,15 @@ from .session import Session
 DIALECT_OF_TOR_ERRORS = {b"229": Dialect.PROP229, b"304": Dialect.TOR, b"none": Dialect.PLAIN}
 """The values of ``tor.errors``."""
 
-EXPECTED = (SOCKS5Error, ConnectError, UnauthorizedLogin, OSError, CancelledError)
+EXPECTED = (
+    SOCKS5Error,
+    ConnectError,
+    ConnectingCancelledError,
+    LoginFailed,
+    Unauthorized,
+    OSError,
+    CancelledError,
+)
 """What a decision may fail with without being a fault in a program."""
 
 
@@ -63,7 +72,6 @@ class SOCKS5ExtProtocol(ClientConnection):
         super().__init__()
         self._decision: Deferred[Any] | None = None
         self._relay: ProducerRelay | None = None
-        self._route: IRoute | None = None
         self._timed_out = False
         self._lost = False
 
@@ -87,6 +95,9 @@ class SOCKS5ExtProtocol(ClientConnection):
 
     def readConnectionLost(self) -> None:
         """The client sends no more; what it sent before still counts."""
+        if was_reset(self.transport):
+            self.transport.abortConnection()
+            return
         self._input_ended = True
         if self._closing or self._decision is None:
             self._end("the client left")
@@ -104,12 +115,14 @@ class SOCKS5ExtProtocol(ClientConnection):
         self._closed()
 
     def stop(self) -> None:
-        """End the connection unless it is a stream already."""
-        if self._relay is None and not self._closing:
-            if self._decision is not None:
-                self._decision.cancel()
-            else:
-                super().stop()
+        """End the connection unless it is a stream already; one that waits for its target is told."""
+        if self._relay is not None or self._closing:
+            return
+        self._end("stopped")
+        if self._decision is not None and self._responder.state is State.REPLY:
+            self._decision.cancel()
+        else:
+            super().stop()
 
     def abort(self, reason: str) -> None:
         """End the connection at once, whatever it is."""
@@ -145,8 +158,8 @@ class SOCKS5ExtProtocol(ClientConnection):
             self._select(method)
 
     def _select(self, method: Method) -> None:
-        if method == Method.NO_ACCEPTABLE:
-            self._say_and_close(self._responder.select(method), "no acceptable method")
+        if method not in DEFAULT_PREFERENCE:
+            self._say_and_close(self._responder.select(Method.NO_ACCEPTABLE), "no acceptable method")
             return
         self.session.method = method
         self.transport.write(self._responder.select(method))
@@ -193,7 +206,6 @@ class SOCKS5ExtProtocol(ClientConnection):
     # What the client wants.
 
     def _heard_request(self, request: Request) -> None:
-        request = Request(request.command, _as_literal(request.destination))
         self.session.request = request
         self._start_timer(self.factory.limits.connect_timeout, self._request_expired)
         if request.command == Command.CONNECT:
@@ -202,12 +214,14 @@ class SOCKS5ExtProtocol(ClientConnection):
             self._decide(self._resolve, self._resolved, self._failed)
 
     def _connect(self, session: Session) -> Deferred[ITransport]:
+        self._see_literal()
         assert session.request is not None
         if not session.request.destination.port:
             return fail(GeneralServerFailure("port 0 is no port to connect to"))
         return self._take_route(lambda route, request: route.connect(request, session))
 
     def _resolve(self, session: Session) -> Deferred[Address]:
+        self._see_literal()
         request = session.request
         assert request is not None
         if request.command not in (Command.RESOLVE, Command.RESOLVE_PTR):
@@ -216,14 +230,21 @@ class SOCKS5ExtProtocol(ClientConnection):
             return fail(AddressTypeNotSupported())
         return self._take_route(lambda route, request: _resolver_of(route)(request, session))
 
+    def _see_literal(self) -> None:
+        """An address that was sent as a name is an address: rules must see it."""
+        request = self.session.request
+        assert request is not None
+        if request.destination.is_name:
+            literal = literal_of(request.destination)
+            self.session.request = Request(request.command, literal or request.destination)
+
     def _take_route(self, go: Callable[[IRoute, Request], Any]) -> Deferred[Any]:
         session = self.session
 
         def taken(route: IRoute) -> Any:
-            self._route = route
-            session.route = getattr(route, "name", type(route).__name__)
-            check_keys(route, session)
-            return go(route, session.request)  # type: ignore[arg-type]
+            session.take_route(route)
+            assert session.request is not None
+            return maybeDeferred(go, route, session.request)
 
         return maybeDeferred(self.factory.route, session).addCallback(taken)
 
@@ -235,6 +256,10 @@ class SOCKS5ExtProtocol(ClientConnection):
             raise
 
     def _begin_stream(self, target: Any) -> None:
+        if not getattr(target, "connected", True):
+            # It was lost while the route had more to do with it.
+            self._failed(Failure(ConnectionLost()))
+            return
         self._stop_timer()
         factory, session = self.factory, self.session
         self.transport.write(self._reply(codes.SUCCEEDED, bound_address(target)))
@@ -258,17 +283,21 @@ class SOCKS5ExtProtocol(ClientConnection):
 
     def _error_of_timeout(self) -> Exception:
         """What the end of the time means: a route may know more of it."""
-        timed_out = getattr(self._route, "timed_out", None)
+        timed_out = getattr(self.session.way, "timed_out", None)
         if timed_out is None:
             return TTLExpired()
         return timed_out(self.session.request, self.session)  # type: ignore[no-any-return]
 
     def _reply_for(self, failure: Failure) -> ReplyCode | int:
+        """The factory's word for a failure; what is none, or would be a success, becomes 01."""
         try:
-            return self.factory.reply_for(failure, self.session)
+            code = self.factory.reply_for(failure, self.session)
         except Exception:
             self.factory.log.unexpected(Failure(), self.session)
             return codes.GENERAL_FAILURE
+        number = code.number if isinstance(code, ReplyCode) else code
+        is_failure = isinstance(number, int) and 0 < number <= 0xFF
+        return code if is_failure else codes.GENERAL_FAILURE
 
     def _reply(self, code: ReplyCode | int, bound: Address = UNSPECIFIED) -> bytes:
         self.session.code = self._responder.permitted_code(code)
@@ -344,13 +373,6 @@ def _abort(result: object) -> None:
     abort = getattr(result, "abortConnection", None)
     if abort is not None:
         abort()
-
-
-def _as_literal(destination: Address) -> Address:
-    """An address that was sent as a name, as the address that it is: rules must see it."""
-    if not destination.is_name:
-        return destination
-    return Address.of(destination.host, destination.port)
 
 
 def _resolver_of(route: IRoute) -> Callable[[Request, Session], Any]:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING, Any
 
-from ..addresses import IPNetwork, is_protected, meanings_of
+from ..addresses import IPNetwork, is_protected, is_protected_network, meanings_of
 from ..errors import ConnectionNotAllowed
 from ..route import route_from_string
 from ..route.interface import IRoute
 from ..route.refuse import RefuseRoute
+from ..wire.codes import Command
 from ..wire.messages import Address
 
 if TYPE_CHECKING:
@@ -60,14 +61,16 @@ class Rule:
         name = re.compile(translate(_folded(host)))
         return cls(route, name, None, host == "*", ports)
 
-    def matches(self, name: str | None, literal: str | None, port: int) -> bool:
+    def matches(self, name: str | None, literal: str | None, port: int | None) -> bool:
         """
         Whether a target is this rule's.
 
         :param name: its name, if it has one.
         :param literal: its address, if that is known.
+        :param port: its port; ``None`` for a look-up, which has none, and so
+            goes where some stream to that name would go.
         """
-        if port not in self.ports:
+        if port is not None and port not in self.ports:
             return False
         if self.is_any:
             return True
@@ -148,48 +151,64 @@ class RouteTable:
 
         :raises ConnectionNotAllowed: it is an address that this client may not reach.
         """
+        port = _port_of(destination, session)
         if destination.is_name:
-            return self._first(destination.host, None, destination.port)
-        self.check_reachable(destination, session)
-        return self._first(None, destination.host, destination.port)
+            return self._first(destination.host, None, port)
+        route = self._first(None, destination.host, port)
+        self.check_reachable(destination, session, route)
+        return route
 
     def route_of_resolved(self, name: Address, address: Address, session: Session) -> IRoute | None:
         """The way to an address that a name was resolved to; ``None`` where it is refused."""
-        route = self._first(name.host, address.host, address.port)
-        if isinstance(route, RefuseRoute) or not self._may_reach(address, session):
+        route = self._first(name.host, address.host, _port_of(address, session))
+        if isinstance(route, RefuseRoute) or not self._may_reach(address, session, route):
             return None
         return route
 
-    def route_of_first(self, name: Address, addresses: Sequence[Address], session: Session) -> IRoute:
+    def way_to_resolved(
+        self, name: Address, addresses: Sequence[Address], session: Session
+    ) -> tuple[IRoute, list[Address]]:
         """
-        The way of the first of a name's addresses that is not refused.
+        Hold the addresses of a name against the rules.
 
-        :raises ConnectionNotAllowed: all of them are.
+        :returns: the route of the first address that is not refused, and all
+            addresses that go the same way.
+        :raises ConnectionNotAllowed: all of them are refused.
         """
-        for address in addresses:
-            route = self.route_of_resolved(name, address, session)
-            if route is not None:
-                return route
-        raise ConnectionNotAllowed()
+        ways = [(self.route_of_resolved(name, address, session), address) for address in addresses]
+        first = next((route for route, _ in ways if route is not None), None)
+        if first is None:
+            raise ConnectionNotAllowed()
+        return first, [address for route, address in ways if route is first]
 
-    def check_reachable(self, address: Address, session: Session) -> None:
+    def check_reachable(self, address: Address, session: Session, route: IRoute) -> None:
         """
         Refuse the private addresses of this machine and its networks to others.
 
-        A rule that names addresses opens those that it names.
+        A rule opens them that names them, and nothing wider, and only to its own route.
 
-        :raises ConnectionNotAllowed: this client may not reach the address.
+        :raises ConnectionNotAllowed: this client may not reach the address by this route.
         """
-        if not self._may_reach(address, session):
+        if not self._may_reach(address, session, route):
             raise ConnectionNotAllowed()
 
-    def _may_reach(self, address: Address, session: Session) -> bool:
+    def _may_reach(self, address: Address, session: Session, route: IRoute) -> bool:
         if session.is_local or not is_protected(address.host):
             return True
-        return any(rule.matches(None, address.host, address.port) for rule in self._address_rules)
+        port = _port_of(address, session)
+        opener = next((rule for rule in self._address_rules if rule.matches(None, address.host, port)), None)
+        if opener is None or opener.network is None or not is_protected_network(opener.network):
+            return False
+        return opener.route is route and not isinstance(route, RefuseRoute)
 
-    def _first(self, name: str | None, literal: str | None, port: int) -> IRoute:
+    def _first(self, name: str | None, literal: str | None, port: int | None) -> IRoute:
         return next(rule.route for rule in self._rules if rule.matches(name, literal, port))
+
+
+def _port_of(destination: Address, session: Session) -> int | None:
+    """The port by which rules look at a target; a look-up has none."""
+    request = session.request
+    return destination.port if request is None or request.command == Command.CONNECT else None
 
 
 def table_from_strings(reactor: Any, rules: Iterable[str]) -> RouteTable:

@@ -4,10 +4,13 @@ What is known of one client's connection.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IAddress
 
+from ..errors import ConnectionNotAllowed
+from ..route.interface import IRoute, is_among
 from ..transports import is_local, peer_name
 from ..wire.codes import Method
 from ..wire.messages import Request, UsernamePassword
@@ -35,9 +38,11 @@ class Session:
     :ivar required_keys: the keys among them that the way out must honour: all but
         the optional ones, and those that are the server's own business.
     :ivar avatar: what the portal made of the credentials.
+    :ivar logout: tells the portal's realm that this user leaves; called at the end.
     :ivar request: the client's request, or ``None`` before that. An address
         literal that came as a name stands here as the address.
-    :ivar route: the name of the way out taken.
+    :ivar way: the way out taken.
+    :ivar route: its name.
     :ivar code: the reply code sent, or ``None`` before that.
     :ivar relay: the name of the relay that serves the stream.
     :ivar up: bytes from the client to the target.
@@ -54,7 +59,9 @@ class Session:
         self.pairs: Pairs = NO_PAIRS
         self.required_keys: frozenset[str] = frozenset()
         self.avatar: object = None
+        self.logout: Callable[[], object] | None = None
         self.request: Request | None = None
+        self.way: IRoute | None = None
         self.route = ""
         self.code: int | None = None
         self.relay = ""
@@ -75,6 +82,22 @@ class Session:
     def __repr__(self) -> str:
         method = "no method" if self.method is None else self.method.name
         return f"<Session from {peer_name(self.peer)}, {method}>"
+
+    def take_route(self, route: IRoute) -> None:
+        """
+        Note which way out is taken.
+
+        To ignore a key in silence could put streams on one circuit that must
+        not share one.
+
+        :raises ConnectionNotAllowed: the route does not honour a key that it must.
+        """
+        self.way = route
+        self.route = getattr(route, "name", type(route).__name__)
+        honoured: frozenset[str] = getattr(route, "keys", frozenset())
+        for key in self.required_keys:
+            if not is_among(key, honoured):
+                raise ConnectionNotAllowed(f"the way to this target does not know the key {key}")
 
     def take_pairs(self, pairs: Pairs, required_keys: frozenset[str] = frozenset()) -> None:
         """Keep what method 97 carried; USERNAME and PASSWD are credentials as RFC 1929's are."""

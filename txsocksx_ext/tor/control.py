@@ -4,17 +4,22 @@ A connection to tor's control port that comes back when tor does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from zope.interface import implementer
 
-from .events import bootstrap_progress, parse_descriptor_event, parse_stream_event
+from .events import bootstrap_progress, bootstrap_summary, parse_descriptor_event, parse_stream_event
 from .witness import Witness
+
+ATTACH_WITHIN = 30.0
+"""Seconds for one attempt, since what answers there need not be a tor, or it may be stopped."""
 
 _pause = backoffPolicy(initialDelay=0.5, maxDelay=15.0, factor=1.7, jitter=lambda: 0.0)
 
@@ -27,18 +32,26 @@ class ControlConnection(Service):
     Keeps attached to one tor while the service runs, and lets a witness see its events.
 
     :param reactor: provides time.
-    :param open_tor: attaches to tor, or launches it: returns a Deferred that
-        fires with a `txtorcon.Tor`.
+    :param open_tor: attaches to tor, or launches it: returns a coroutine or
+        Deferred of a `txtorcon.Tor`.
     :param name: what logs call this tor.
+    :param close_tor: ends what `open_tor` launched, if anything.
     :ivar tor: the `txtorcon.Tor`, or ``None`` while there is no connection.
     :ivar witness: sees the events.
     """
 
-    def __init__(self, reactor: Any, open_tor: Callable[[], Deferred[Any]], name: str) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        open_tor: Callable[[], Awaitable[Any]],
+        name: str,
+        close_tor: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._reactor = reactor
         self._open_tor = open_tor
+        self._close_tor = close_tor
         self._tor_name = name
-        self._running: Deferred[None] | None = None
+        self._attaching: Deferred[None] | None = None
         self.tor: Any = None
         self.witness = Witness()
 
@@ -50,30 +63,39 @@ class ControlConnection(Service):
     def startService(self) -> None:
         """Attach, and again whenever the connection is lost."""
         super().startService()
-        self._running = Deferred.fromCoroutine(self._keep_attached())
-        self._running.addErrback(lambda failure: failure.trap(CancelledError))
+        self._attaching = Deferred.fromCoroutine(self._keep_attached())
+        self._attaching.addErrback(lambda failure: failure.trap(CancelledError))
 
     async def stopService(self) -> None:
         """Detach. A tor that was launched here ends."""
         super().stopService()
-        tor, running = self.tor, self._running
-        self._running = None
-        if running is not None:
-            running.cancel()
+        tor, attaching = self.tor, self._attaching
+        self._attaching = None
+        if attaching is not None:
+            attaching.cancel()
         if tor is not None:
-            await _quit(tor)
+            await _detach(tor)
+        if self._close_tor is not None:
+            await self._close_tor()
 
     async def has_client_key(self, address: str) -> bool:
-        """Whether tor has a client authorization key for an onion address (control-spec, ONION_CLIENT_AUTH_VIEW)."""
-        answer = await self.tor.protocol.queue_command(f"ONION_CLIENT_AUTH_VIEW {address}")
+        """
+        Whether tor has a client authorization key for an onion address (control-spec, ONION_CLIENT_AUTH_VIEW).
+
+        Where it does not say so, it has none.
+        """
+        try:
+            answer = await self.tor.protocol.queue_command(f"ONION_CLIENT_AUTH_VIEW {address}")
+        except Exception as error:  # a tor that goes away, or that is too old to know the command
+            _log.debug("{tor} does not show its client keys: {error}", tor=self._tor_name, error=_said(error))
+            return False
         return "CLIENT " in answer
 
     async def _keep_attached(self) -> None:
         failures = 0
         while self.running:
             try:
-                tor = await self._open_tor()
-                await self._listen_to(tor)
+                tor = await Deferred.fromCoroutine(self._attach()).addTimeout(ATTACH_WITHIN, self._reactor)
             except CancelledError:
                 raise
             except Exception as error:  # txtorcon raises many kinds, of which none is the last word
@@ -84,13 +106,28 @@ class ControlConnection(Service):
                 continue
             failures = 0
             self.tor = tor
-            _log.info("{tor} is under control", tor=self._tor_name)
+            _log.info(
+                "{tor} is under control, and {state}",
+                tor=self._tor_name,
+                state="has bootstrapped" if self.witness.bootstrapped else "bootstraps",
+            )
             try:
                 await _disconnected(tor)
             finally:
                 self.tor = None
                 self.witness.forget()
-            _log.warn("{tor} is gone from its control port", tor=self._tor_name)
+            if self.running:
+                _log.warn("{tor} is gone from its control port", tor=self._tor_name)
+
+    async def _attach(self) -> Any:
+        tor = await self._open_tor()
+        try:
+            await self._listen_to(tor)
+        except BaseException:
+            # Cancelled too: nobody else knows of this connection.
+            tor.protocol.transport.abortConnection()
+            raise
+        return tor
 
     async def _listen_to(self, tor: Any) -> None:
         protocol, witness = tor.protocol, self.witness
@@ -114,7 +151,53 @@ class ControlConnection(Service):
         progress = bootstrap_progress(line)
         if progress is not None:
             self.witness.bootstrapped = progress == 100
-            _log.info("{tor} bootstraps: {progress} %", tor=self._tor_name, progress=progress)
+            _log.info(
+                "{tor} bootstraps: {progress} % {summary}",
+                tor=self._tor_name,
+                progress=progress,
+                summary=bootstrap_summary(line),
+            )
+
+
+async def attach(reactor: Any, endpoint: IStreamClientEndpoint, password: bytes | None = None) -> Any:
+    """
+    Attach to a tor with txtorcon. Where that fails, or is cancelled, the connection is closed.
+
+    :param password: for a tor that wants one; else its cookie is read, if it has one.
+    :returns: a `txtorcon.Tor`.
+    """
+    import txtorcon
+
+    kept = _KeptEndpoint(endpoint)
+    try:
+        return await txtorcon.connect(reactor, kept, None if password is None else lambda: password)
+    except BaseException:
+        # Cancelled too. txtorcon leaves open what it could not use.
+        kept.abort()
+        raise
+
+
+@implementer(IStreamClientEndpoint)
+class _KeptEndpoint:
+    """An endpoint that keeps the connection that it made."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+        self._protocol: Any = None
+
+    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect, and keep the protocol."""
+
+        def keep(protocol: Any) -> Any:
+            self._protocol = protocol
+            return protocol
+
+        return self._endpoint.connect(protocol_factory).addCallback(keep)
+
+    def abort(self) -> None:
+        """Close the connection, if there is one."""
+        if self._protocol is not None:
+            self._protocol.transport.abortConnection()
 
 
 def _disconnected(tor: Any) -> Deferred[None]:
@@ -123,13 +206,9 @@ def _disconnected(tor: Any) -> Deferred[None]:
     return gone.addBoth(lambda _: None)
 
 
-async def _quit(tor: Any) -> None:
-    """End the connection, and with it a tor that was launched for it."""
+async def _detach(tor: Any) -> None:
     gone = _disconnected(tor)
-    if tor.process is not None:
-        await tor.process.quit()
-    else:
-        tor.protocol.transport.loseConnection()
+    tor.protocol.transport.loseConnection()
     await gone
 
 

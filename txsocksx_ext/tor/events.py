@@ -69,6 +69,12 @@ def bootstrap_progress(line: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def bootstrap_summary(line: str) -> str:
+    """What such an event says of the step, and of what stands in its way, in words."""
+    keywords = _keywords(_WORD.findall(line))
+    return ": ".join(keywords[name] for name in ("SUMMARY", "WARNING") if keywords.get(name))
+
+
 def _keywords(words: list[str]) -> dict[str, str]:
     keywords: dict[str, str] = {}
     name = ""

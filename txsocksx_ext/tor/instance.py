@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamClientEndpoint
 
 from ..client.factory import SOCKS5ExtClientFactory
@@ -28,7 +28,6 @@ from ..errors import (
     reply_error,
 )
 from ..handshake import Initiator
-from ..transports import PausedFactory
 from ..wire.codes import TTL_EXPIRED, Command, Dialect
 from ..wire.messages import Address, Reply, Request
 from .control import ControlConnection
@@ -36,6 +35,9 @@ from .witness import Testimony, key_of_source, key_of_target, of_timeout, onion_
 
 EVENTS_FOLLOW_WITHIN = 0.5
 """Seconds: nothing orders tor's reply and the events of the same failure."""
+
+PROXY_NOT_REACHED = (ConnectError, DNSLookupError)
+"""What fails before anything was asked of tor."""
 
 PASSED_OVER_FOR = 5.0
 """Seconds in which a tor that could not be reached is asked only if no other can be."""
@@ -96,7 +98,7 @@ class TorInstance:
         stream.begin(self, request, token)
         try:
             return await negotiate(self._reactor, self.socks, factory, timeout=None)
-        except ConnectError:
+        except PROXY_NOT_REACHED:
             self._pass_over()
             raise ProxyUnreachable("tor could not be reached: check that it runs, and its SOCKS port") from None
         except ProxyClosed:
@@ -121,14 +123,16 @@ class TorInstance:
     async def _find_out_extended(self, socks: IStreamClientEndpoint) -> None:
         """Ask for what cannot be an onion service: tor says so at once, and by F6 if it has ExtendedErrors."""
         request = Request(Command.CONNECT, Address.of("invalid.onion", 1))
+        # Without an application: what connects nevertheless is closed.
         factory = SOCKS5ExtClientFactory(
-            request, ClientMethods(anonymous=True), PausedFactory(), dialect=Dialect.TOR, reactor=self._reactor
+            request, ClientMethods(anonymous=True), dialect=Dialect.TOR, reactor=self._reactor
         )
         try:
             await negotiate(self._reactor, socks, factory, timeout=PASSED_OVER_FOR)
+            self.extended = False
         except ReplyError as said:
             self.extended = said.row.dialect is Dialect.TOR
-        except (ConnectError, SOCKS5Error):
+        except (*PROXY_NOT_REACHED, SOCKS5Error):
             # The next stream asks again.
             self._finding_out = None
 

@@ -9,6 +9,7 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING
 
+from ..transports import peer_name
 from ..wire.pairs import TOR_ISOLATION
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ class IsolationTokens:
     Makes the tokens by which tor keeps streams apart.
 
     Streams have the same token if, and only if, their client says the same of
-    itself: its user name (with the password where no portal checks them) and
-    its ``tor.isolation``. The token gives away none of it, is the same wherever
+    itself: its user name (with the password where no portal checks them; without
+    either, its address) and its ``tor.isolation``. The token gives away none of it, is the same wherever
     `secret` is the same, and another after a restart.
 
     :param secret: shared by all processes of one server; by default a new one.
@@ -34,8 +35,9 @@ class IsolationTokens:
         """
         The token of a client's streams.
 
-        :returns: 64 characters, or ``None`` for a client that says nothing of
-            itself: then tor does what it does for streams without credentials.
+        :returns: 64 characters, or ``None`` for a client on this machine that
+            says nothing of itself: then tor does what it does for streams
+            without credentials.
         """
         parts: list[tuple[bytes, bytes]] = []
         credentials = session.credentials
@@ -43,6 +45,9 @@ class IsolationTokens:
             parts.append((b"user", credentials.username))
             if session.avatar is None:
                 parts.append((b"password", credentials.password))
+        elif not session.is_local:
+            # Tor itself keeps clients from different addresses apart; behind us they all have ours.
+            parts.append((b"peer", peer_name(session.peer).encode("utf-8")))
         isolation = session.pairs.get(TOR_ISOLATION)
         if isolation is not None:
             parts.append((b"isolation", isolation))

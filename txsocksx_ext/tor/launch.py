@@ -1,17 +1,30 @@
 """
-A tor of our own, by txtorcon.
+A tor of our own, as our child, with txtorcon at its control port.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString, quoteStringArgument
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString, quoteStringArgument
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from .control import ControlConnection
+from .control import ControlConnection, attach
 from .instance import TorInstance
+
+END_WITHIN = 5.0
+"""Seconds for tor to end by itself; then it is killed."""
+
+_LOOK_EVERY = 0.1
 
 _log = Logger(namespace="txsocksx_ext.tor")
 
@@ -22,40 +35,168 @@ def launched_tor(
     """
     A tor that runs as our child while its control connection, a service, runs.
 
-    It is started again, after growing pauses, when it ends.
+    It is started again, after growing pauses, when it ends. Streams can be asked
+    for as soon as it listens, and wait there until it has bootstrapped.
 
     :param program: the path of tor; by default the one that txtorcon finds.
     :param torrc: a file of further options, which those of ours override.
     :param state: a folder that outlives the process, so that tor starts faster;
         by default one that does not.
     """
-    instance = TorInstance(reactor, None, name="launch")
-
-    async def launch() -> Any:
-        import txtorcon
-
-        config = txtorcon.TorConfig()
-        if torrc is not None:
-            # txtorcon gives tor no torrc, but passes names and values on as they are.
-            setattr(config, "--defaults-torrc", torrc)
-        instance.socks = None
-        tor = await txtorcon.launch(
-            reactor,
-            progress_updates=_show_progress,
-            data_directory=state,
-            tor_binary=program,
-            kill_on_stderr=False,
-            _tor_config=config,
-        )
-        instance.socks = await _socks_endpoint(reactor, tor)
-        return tor
-
-    instance.control = ControlConnection(reactor, lambda: Deferred.fromCoroutine(launch()), "our own tor")
+    # Its port is plain: events tell what ExtendedErrors would, and more.
+    instance = TorInstance(reactor, None, extended=False, name="launch")
+    own = _OwnTor(reactor, instance, program, torrc, state)
+    instance.control = ControlConnection(reactor, own.open, "our own tor", own.close)
     return instance
 
 
-async def _socks_endpoint(reactor: Any, tor: Any) -> Any:
-    return clientFromString(reactor, await socks_listener(tor))
+class _OwnTor:
+    """
+    What starts the process, and ends it.
+
+    Not `txtorcon.launch`: that waits for ever where it comes to the control
+    port before tor does, or after the last step of the bootstrap; and where it
+    is cancelled, tor runs on.
+    """
+
+    def __init__(
+        self, reactor: Any, instance: TorInstance, program: str | None, torrc: str | None, state: str | None
+    ) -> None:
+        self._reactor = reactor
+        self._instance = instance
+        self._program = program
+        # A daemon changes its folder before it starts anything.
+        self._torrc = None if torrc is None else os.path.abspath(torrc)
+        self._state = None if state is None else os.path.abspath(state)
+        self._folder: Path | None = None
+        self._process: _TorProcess | None = None
+
+    async def open(self) -> Any:
+        """Start tor, and attach to it: a `txtorcon.Tor`."""
+        await self.close()
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="socks5ext-tor-") if self._state is None else self._state)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        port_file = folder / "control-port"
+        # That of an earlier life would lead astray.
+        port_file.unlink(missing_ok=True)
+        self._process = process = self._start(folder, port_file)
+        while True:
+            if process.status is not None:
+                raise ChildProcessError(f"tor ended: {process.status}")
+            try:
+                tor = await attach(self._reactor, _control_endpoint(self._reactor, port_file))
+            except CancelledError:
+                raise
+            except Exception:  # not there yet, or not with its new cookie
+                await deferLater(self._reactor, _LOOK_EVERY)
+            else:
+                break
+        await tor.protocol.queue_command("TAKEOWNERSHIP")
+        self._instance.socks = clientFromString(self._reactor, await socks_listener(tor))
+        return tor
+
+    async def close(self) -> None:
+        """End tor, if it runs."""
+        self._instance.socks = None
+        if self._process is not None:
+            await self._process.end(self._reactor)
+            self._process = None
+        if self._folder is not None and self._state is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _start(self, folder: Path, port_file: Path) -> _TorProcess:
+        import txtorcon
+
+        wanted = self._program or os.fsdecode(txtorcon.util.find_tor_binary() or "tor")
+        program = shutil.which(wanted)
+        if program is None:
+            raise FileNotFoundError(f"there is no program {wanted}: install tor, or say where it is by exec=")
+        options = {
+            "DataDirectory": folder,
+            "SocksPort": "auto",
+            "ControlPort": "auto",
+            "ControlPortWriteToFile": port_file,
+            "CookieAuthentication": 1,
+            "RunAsDaemon": 0,
+            "Log": "notice stdout",
+            # Besides TAKEOWNERSHIP: we may be killed before that.
+            "__OwningControllerProcess": os.getpid(),
+        }
+        arguments = [program, "--defaults-torrc", os.devnull, "-f", self._torrc or os.devnull]
+        for name, value in options.items():
+            arguments += [name, str(value)]
+        process = _TorProcess()
+        self._reactor.spawnProcess(process, program, arguments, env=None)
+        return process
+
+
+def _control_endpoint(reactor: Any, port_file: Path) -> TCP4ClientEndpoint:
+    """
+    The endpoint that tor wrote to its ControlPortWriteToFile, as ``PORT=127.0.0.1:9051``.
+
+    :raises OSError: it has written none yet.
+    """
+    host, _, port = port_file.read_text().strip().removeprefix("PORT=").rpartition(":")
+    return TCP4ClientEndpoint(reactor, host, int(port))
+
+
+class _TorProcess(ProcessProtocol):
+    """
+    :ivar status: how it ended; ``None`` while it runs.
+    """
+
+    transport: Any
+    status: str | None = None
+
+    def __init__(self) -> None:
+        self._unread = b""
+        self._waiting: list[Deferred[None]] = []
+
+    def connectionMade(self) -> None:
+        self.transport.closeStdin()
+
+    def outReceived(self, data: bytes) -> None:
+        """Pass on what is wrong. Tor itself leaves targets out of what it logs."""
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            if b"[warn]" in line or b"[err]" in line:
+                _log.warn("our own tor: {line}", line=line.decode("utf-8", "backslashreplace"))
+
+    def errReceived(self, data: bytes) -> None:
+        """Pass on what the system says where it cannot run the program."""
+        _log.warn("our own tor: {line}", line=data.decode("utf-8", "backslashreplace").strip())
+
+    def processEnded(self, reason: Failure) -> None:
+        self.status = str(reason.value)
+        for each in self._waiting:
+            each.callback(None)
+
+    def end(self, reactor: Any) -> Deferred[None]:
+        """
+        End it, if it runs.
+
+        :returns: fires when it has ended.
+        """
+        if self.status is not None:
+            return succeed(None)
+        self._signal("TERM")
+        deadline = reactor.callLater(END_WITHIN, self._signal, "KILL")
+
+        def settled(result: Any) -> Any:
+            if deadline.active():
+                deadline.cancel()
+            return result
+
+        ended: Deferred[None] = Deferred()
+        self._waiting.append(ended)
+        return ended.addBoth(settled)
+
+    def _signal(self, name: str) -> None:
+        try:
+            self.transport.signalProcess(name)
+        except ProcessExitedAlready:
+            """It has ended by itself, and processEnded follows."""
 
 
 async def socks_listener(tor: Any) -> str:
@@ -74,7 +215,3 @@ async def socks_listener(tor: Any) -> str:
         return f"unix:{quoteStringArgument(first.removeprefix('unix:'))}"
     host, _, port = first.rpartition(":")
     return f"tcp:{quoteStringArgument(host.strip('[]'))}:{port}"
-
-
-def _show_progress(percent: int, tag: str, summary: str) -> None:
-    _log.info("our own tor bootstraps: {percent} % {summary}", percent=int(percent), summary=summary)

@@ -3,7 +3,8 @@ For programs that have a `txtorcon.Tor`: what it does over SOCKS, done by this p
 
 The functions have the names and arguments of the methods of `txtorcon.Tor`, and
 a few more. Each endpoint, agent and look-up has circuits of its own unless it is
-told otherwise.
+told otherwise. Why an onion service failed is read from tor's events, which come
+by the program's own control connection, so that any SOCKS port will do.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from collections.abc import Callable, Mapping
 from typing import Any, Union
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.iweb import IPolicyForHTTPS
 from txtorcon import socks as txtorcon_socks
-from zope.interface import implementer
 
 from ..addresses import is_protected
-from ..client import endpoints, web
-from ..client.endpoints import DEFAULT_TIMEOUT, SOCKS5ClientEndpoint, target_address
+from ..client import endpoints
+from ..client.endpoints import DEFAULT_TIMEOUT, target_address
+from ..client.methods import ClientMethods
 from ..errors import reply_error
 from ..wire.codes import Dialect
-from .launch import socks_listener
+from .streams import AgentEndpoints, StreamEndpoint, StreamsOfTor, socks_port
 
 Isolation = Union[bytes, str, None]
 """A token: streams with the same may share circuits. ``None`` makes one that nobody else has."""
@@ -40,36 +41,32 @@ def stream_via(
     tor: Any,
     host: str | bytes,
     port: int,
-    tls: bool = False,
+    tls: bool | IOpenSSLClientConnectionCreator = False,
     socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None,
     *,
     isolation: Isolation = None,
     timeout: float | None = DEFAULT_TIMEOUT,
-) -> SOCKS5ClientEndpoint:
+) -> IStreamClientEndpoint:
     """
     An endpoint for a target behind Tor, as ``txtorcon.Tor.stream_via`` makes one.
 
     :param tor: a `txtorcon.Tor`.
     :param host: a name, which is never resolved here, or a public address.
-    :param tls: whether to speak TLS with the target.
+    :param tls: whether to speak TLS with the target; or an
+        `IOpenSSLClientConnectionCreator` to do it with.
     :param socks_endpoint: one of this tor's SOCKS ports, or a Deferred of it; by
         default the first that it listens on.
     :param isolation: the endpoint's token; by default one of its own.
-    :param timeout: seconds for the whole handshake; ``None`` for no deadline.
+    :param timeout: seconds until the target is connected; ``None`` for no deadline.
+    :returns: an endpoint whose failures are those of `SOCKS5ClientEndpoint`.
     :raises ValueError: the target is an address that Tor cannot reach, or SOCKS5
         cannot carry it.
     """
-    if not target_address(host, port).is_name and is_protected(target_address(host, port).host):
+    target = target_address(host, port)
+    if not target.is_name and is_protected(target.host):
         raise ValueError("this address is private: it is not going to work over Tor")
-    return SOCKS5ClientEndpoint(
-        host,
-        port,
-        _socks_port(tor, socks_endpoint),
-        _methods(isolation),
-        timeout=timeout,
-        dialect="tor",
-        tls=tls,
-    )
+    creator = optionsForClientTLS(target.host) if tls is True else tls or None
+    return StreamEndpoint(_streams(tor, socks_endpoint, isolation, timeout), target, creator)
 
 
 def web_agent(
@@ -89,19 +86,14 @@ def web_agent(
     :param socks_endpoint: see `stream_via`.
     :param tls_context_factory: decides how to speak TLS; by default as browsers do.
     :param isolation: the agent's token; by default one of its own.
-    :param timeout: seconds for each handshake; ``None`` for no deadline.
+    :param timeout: seconds until a target is connected; ``None`` for no deadline.
     """
     from twisted.internet import reactor
 
-    return web.web_agent(
-        reactor,
-        _socks_port(tor, socks_endpoint),
-        _methods(isolation),
-        policy=tls_context_factory,
-        pool=pool,
-        timeout=timeout,
-        dialect="tor",
-    )
+    policy = BrowserLikePolicyForHTTPS() if tls_context_factory is None else tls_context_factory
+    streams = _streams(tor, socks_endpoint, isolation, timeout)
+    agent: Agent = Agent.usingEndpointFactory(reactor, AgentEndpoints(streams, policy), pool)
+    return agent
 
 
 def resolve(
@@ -114,7 +106,7 @@ def resolve(
     """
     return endpoints.resolve(
         hostname,
-        _socks_port(tor, None),
+        socks_port(tor),
         _methods(isolation),
         timeout=timeout,
         dialect="tor",
@@ -129,7 +121,7 @@ def resolve_ptr(
 
     :returns: fires with a name, or fails with an exception of `txsocksx_ext.errors`.
     """
-    return endpoints.resolve_ptr(ip, _socks_port(tor, None), _methods(isolation), timeout=timeout, dialect="tor")
+    return endpoints.resolve_ptr(ip, socks_port(tor), _methods(isolation), timeout=timeout, dialect="tor")
 
 
 def teach_txtorcon() -> Callable[[], None]:
@@ -192,49 +184,15 @@ def _methods(isolation: Isolation) -> Mapping[str, Any]:
     return {"anonymous": ()} if isolation == SHARED else {"isolated": isolation}
 
 
-def _socks_port(
-    tor: Any, given: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None
-) -> IStreamClientEndpoint:
-    if given is None or isinstance(given, Deferred):
-        return _LateEndpoint(tor, given)
-    return given
-
-
-@implementer(IStreamClientEndpoint)
-class _LateEndpoint:
-    """A SOCKS port that is found out when it is first needed."""
-
-    def __init__(self, tor: Any, found: Deferred[IStreamClientEndpoint] | None) -> None:
-        self._tor = tor
-        self._found = found
-        self._endpoint: IStreamClientEndpoint | None = None
-
-    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Find the port, then connect to it."""
-        return Deferred.fromCoroutine(self._connect(protocol_factory))
-
-    async def _connect(self, protocol_factory: IProtocolFactory) -> IProtocol:
-        if self._endpoint is None:
-            if self._found is not None:
-                self._endpoint = await _shared(self._found)
-            else:
-                from twisted.internet import reactor
-
-                self._endpoint = clientFromString(reactor, await socks_listener(self._tor))
-        return await self._endpoint.connect(protocol_factory)
-
-
-def _shared(found: Deferred[IStreamClientEndpoint]) -> Deferred[IStreamClientEndpoint]:
-    """A Deferred of one's own for a result that others wait for too."""
-    own: Deferred[IStreamClientEndpoint] = Deferred()
-
-    def pass_on(result: Any) -> Any:
-        if not own.called:
-            own.callback(result)
-        return result
-
-    found.addBoth(pass_on)
-    return own
+def _streams(
+    tor: Any,
+    socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None,
+    isolation: Isolation,
+    timeout: float | None,
+) -> StreamsOfTor:
+    # The token is made once, so that an endpoint or agent keeps the one that it has.
+    token = ClientMethods.of(_methods(isolation)).isolation
+    return StreamsOfTor(tor, socks_port(tor, socks_endpoint), token, timeout)
 
 
 def _service_id(address: str) -> str:

@@ -8,6 +8,7 @@ descriptor, and how the stream ended.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict, defaultdict
 from dataclasses import dataclass, field
 
@@ -25,6 +26,8 @@ from ..errors import (
 from ..wire.codes import Dialect
 from .events import DescriptorEvent, StreamEvent
 
+_TCP_SOURCE = re.compile(r"(?:[0-9.]+|\[[^]]+\]):[0-9]+")
+
 REMEMBERED_SERVICES = 1024
 """Of how many onion addresses the last fetch is remembered."""
 
@@ -40,7 +43,7 @@ class Fetch:
     :ivar streams: the streams that wait for it.
     """
 
-    failures: list[str] = field(default_factory=list)
+    failures: set[str] = field(default_factory=set)
     received: bool = False
     has_connected: bool = False
     streams: set[str] = field(default_factory=set)
@@ -48,7 +51,7 @@ class Fetch:
     @property
     def is_not_found(self) -> bool:
         """Whether directories answered, and all of them that there is no such service."""
-        return bool(self.failures) and not self.received and set(self.failures) == {"NOT_FOUND"}
+        return not self.received and self.failures == {"NOT_FOUND"}
 
 
 @dataclass
@@ -127,10 +130,11 @@ class Witness:
         """Take a STREAM event."""
         if event.status in ("NEW", "NEWRESOLVE"):
             self._saw_new(event)
-        elif event.status == "SUCCEEDED":
+        elif event.status == "SUCCEEDED" or _is_false_failure(event):
             fetch = self._fetch_of(event.stream)
             if fetch is not None:
                 fetch.has_connected = True
+                fetch.streams.discard(event.stream)
         elif event.status in ("FAILED", "CLOSED"):
             self._saw_end(event)
 
@@ -142,16 +146,17 @@ class Witness:
         if event.action == "RECEIVED":
             fetch.received = True
         elif event.action == "FAILED":
-            fetch.failures.append(event.reason)
+            fetch.failures.add(event.reason)
 
     def _saw_new(self, event: StreamEvent) -> None:
         address = onion_address(event.host)
         if address is not None:
-            fetch = self._fetches.setdefault(address, Fetch())
+            fetch = self._fetches.get(address)
+            if fetch is None or not fetch.streams:
+                # A new fetch, unless the descriptor is still known. The last one stays as it is:
+                # a stream that waited for it may have ended, and tor's reply to it not yet be read.
+                fetch = self._fetches[address] = Fetch(has_connected=fetch is not None and fetch.has_connected)
             self._fetches.move_to_end(address)
-            if not fetch.streams:
-                # A new fetch, unless the descriptor is still known.
-                fetch.failures, fetch.received = [], False
             fetch.streams.add(event.stream)
             self._address_of[event.stream] = address
             self._drop_oldest()
@@ -163,18 +168,18 @@ class Witness:
 
     def _claim(self, event: StreamEvent) -> Testimony | None:
         """Whose stream a new one is."""
-        token = event.keywords.get("SOCKS_PASSWORD", "").encode("latin-1", "replace")
-        for key in (
-            ("source", event.keywords.get("SOURCE_ADDR", ""), ""),
-            key_of_target(token, event.host, int(event.port) if event.port.isdigit() else 0),
-        ):
-            waiting = self._expected.get(key)
-            if waiting:
-                testimony = waiting.pop(0)
-                if not waiting:
-                    del self._expected[key]
-                return testimony
-        return None
+        password = event.keywords.get("SOCKS_PASSWORD", "")
+        source = event.keywords.get("SOURCE_ADDR", "")
+        # Of a unix socket it is the path, the same for all.
+        is_tcp = _TCP_SOURCE.fullmatch(source)
+        key = ("source", source, "") if is_tcp else ("target", password, f"{event.host.lower()}:{event.port}")
+        waiting = self._expected.get(key)
+        if not waiting:
+            return None
+        testimony = waiting.pop(0)
+        if not waiting:
+            del self._expected[key]
+        return testimony
 
     def _saw_end(self, event: StreamEvent) -> None:
         """
@@ -206,6 +211,11 @@ class Witness:
             _, fetch = self._fetches.popitem(last=False)
             for stream in fetch.streams:
                 self._address_of.pop(stream, None)
+
+
+def _is_false_failure(event: StreamEvent) -> bool:
+    """Whether this is how tor reports a stream that connected although a directory did not know the service."""
+    return event.status == "FAILED" and event.circuit != "0" and not event.keywords.get("REASON")
 
 
 def onion_address(host: str) -> str | None:

@@ -7,6 +7,7 @@ password or the value of a pair, so that a log or a traceback cannot leak one.
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass, field
 from typing import Union
@@ -84,6 +85,9 @@ def _type_of(host: str) -> AddressType:
     return AddressType.DOMAINNAME
 
 
+_PRINTABLE = re.compile(rb"[\x21-\x7e]+\Z")
+
+
 def domain_name_problem(name: bytes) -> str | None:
     """
     Why `name` may not stand in a request, as the end of a sentence; or ``None``.
@@ -95,7 +99,7 @@ def domain_name_problem(name: bytes) -> str | None:
         return "is empty"
     if len(name) > 255:
         return f"has {len(name)} bytes: SOCKS5 carries at most 255"
-    if not all(0x21 <= byte <= 0x7E for byte in name):
+    if not _PRINTABLE.match(name):
         return "holds a byte that is not printable ASCII"
     return None
 

@@ -1,0 +1,332 @@
+"""Who may come in: a file of hashed passwords, and Twisted's own checkers."""
+
+import io
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from argon2 import PasswordHasher
+from examples.raw_peers import GREET_EXTENDED, GREET_LOGIN, login, pairs, proxy, settles, until
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.credentials import IUsernamePassword, UsernamePassword
+from twisted.cred.error import UnauthorizedLogin
+from twisted.cred.strcred import makeChecker
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+
+from txsocksx_ext.server import credentials as module
+from txsocksx_ext.server.credentials import HashedPasswordFile, SOCKSRealm, SOCKSUser, portal_for
+from txsocksx_ext.server.passwords import main, password_line
+
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+"""A hash says itself what it costs, so those of tests cost little."""
+
+
+def line(name, password):
+    return name + b":" + CHEAP.hash(password).encode("ascii") + b"\n"
+
+
+@pytest.fixture
+def password_file(tmp_path):
+    """A file of two users; ``rewrite`` replaces what it holds."""
+
+    class File:
+        path = tmp_path / "passwords"
+        written = 0
+
+        def rewrite(self, content):
+            self.path.write_bytes(content)
+            # Two changes within one tick of the file system's clock would look like none.
+            self.written += 1
+            os.utime(self.path, ns=(self.written * 10**9, self.written * 10**9))
+
+    file = File()
+    file.rewrite(b"# who may come in\n\n" + line(b"alice", b"secret") + line(b"b:o:b", b"\xff\x00"))
+    return file
+
+
+async def comes_in(checker, name, password):
+    try:
+        return await checker.requestAvatarId(UsernamePassword(name, password)) == name
+    except UnauthorizedLogin:
+        return False
+
+
+@pytest.fixture
+def verifications(monkeypatch):
+    """The threads in which passwords were hashed."""
+    threads = []
+    original = PasswordHasher.verify
+
+    def verify(self, hashed, password):
+        threads.append(threading.current_thread())
+        return original(self, hashed, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", verify)
+    return threads
+
+
+# The file.
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "is_in"),
+    [
+        (b"alice", b"secret", True),
+        (b"alice", b"Secret", False),
+        (b"alice", b"", False),
+        (b"alice", b"secret\x00", False),
+        (b"Alice", b"secret", False),
+        (b"b:o:b", b"\xff\x00", True),
+        (b"b", b"\xff\x00", False),
+        (b"carol", b"secret", False),
+        (b"", b"", False),
+        (b"# who may come in", b"", False),
+    ],
+)
+async def test_who_may_come_in(password_file, name, password, is_in):
+    checker = HashedPasswordFile(str(password_file.path))
+    assert await comes_in(checker, name, password) is is_in
+
+
+async def test_hashing_is_done_off_the_reactors_thread(password_file, verifications):
+    checker = HashedPasswordFile(str(password_file.path))
+    assert await comes_in(checker, b"alice", b"secret")
+    assert not await comes_in(checker, b"alice", b"wrong")
+    # A stranger costs as much as someone who is known.
+    assert not await comes_in(checker, b"carol", b"secret")
+    assert len(verifications) == 3
+    assert threading.current_thread() not in verifications
+
+
+async def test_a_login_is_hashed_once_and_a_wrong_one_each_time(password_file, verifications):
+    checker = HashedPasswordFile(str(password_file.path))
+    for _ in range(3):
+        assert await comes_in(checker, b"alice", b"secret")
+    assert len(verifications) == 1
+    for _ in range(3):
+        assert not await comes_in(checker, b"alice", b"wrong")
+    assert len(verifications) == 4
+    # A wrong password does not push the right one out.
+    assert await comes_in(checker, b"alice", b"secret")
+    assert len(verifications) == 4
+
+
+async def test_logins_that_look_alike_are_not_mistaken_for_one_another(password_file):
+    password_file.rewrite(line(b"ab", b"c") + line(b"a", b"bc-no"))
+    checker = HashedPasswordFile(str(password_file.path))
+    assert await comes_in(checker, b"ab", b"c")
+    assert not await comes_in(checker, b"a", b"bc")
+
+
+async def test_only_so_many_logins_are_remembered(password_file, verifications, monkeypatch):
+    monkeypatch.setattr(module, "REMEMBERED", 1)
+    checker = HashedPasswordFile(str(password_file.path))
+    for name, password in ((b"alice", b"secret"), (b"b:o:b", b"\xff\x00"), (b"alice", b"secret")):
+        assert await comes_in(checker, name, password)
+    assert len(verifications) == 3
+
+
+async def test_a_change_of_the_file_counts_at_once(password_file, verifications):
+    checker = HashedPasswordFile(str(password_file.path))
+    assert await comes_in(checker, b"alice", b"secret")
+    password_file.rewrite(line(b"alice", b"changed") + line(b"carol", b"new"))
+    # What was remembered is forgotten.
+    assert not await comes_in(checker, b"alice", b"secret")
+    assert await comes_in(checker, b"alice", b"changed")
+    assert await comes_in(checker, b"carol", b"new")
+    assert not await comes_in(checker, b"b:o:b", b"\xff\x00")
+    assert len(verifications) == 5
+
+
+async def test_a_change_while_a_password_is_hashed_counts_too(password_file, monkeypatch):
+    begun, go_on = [], threading.Event()
+    original = PasswordHasher.verify
+
+    def verify(self, hashed, password):
+        begun.append(password)
+        go_on.wait(20)
+        return original(self, hashed, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", verify)
+    checker = HashedPasswordFile(str(password_file.path))
+    try:
+        removed = Deferred.fromCoroutine(comes_in(checker, b"alice", b"secret"))
+        await until(lambda: begun)
+        password_file.rewrite(line(b"carol", b"new"))
+        added = Deferred.fromCoroutine(comes_in(checker, b"carol", b"new"))
+    finally:
+        go_on.set()
+    assert await added
+    assert not await removed
+
+
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("spoilt", [b"alice\n", b"alice:plain text\n", None])
+async def test_a_file_that_was_spoilt_leaves_the_last_good_one_in_force(password_file, logged_errors, spoilt):
+    checker = HashedPasswordFile(str(password_file.path))
+    if spoilt is None:
+        password_file.path.unlink()
+    else:
+        password_file.rewrite(spoilt)
+    assert await comes_in(checker, b"alice", b"secret")
+    assert str(password_file.path) in logged_errors[0]["error"]
+    password_file.rewrite(line(b"carol", b"new"))
+    assert await comes_in(checker, b"carol", b"new")
+    assert not await comes_in(checker, b"alice", b"secret")
+
+
+@pytest.mark.parametrize(
+    ("content", "number"),
+    [
+        (b"alice\n", 1),
+        (b"# all right\n\nalice:secret\n", 3),
+        (b":" + line(b"", b"x").lstrip(b":"), 1),
+        (line(b"alice", b"1") + line(b"bob", b"2") + line(b"alice", b"3"), 3),
+        (line(b"alice", b"1") + b"alice:\n", 2),
+    ],
+)
+def test_a_bad_line_is_named_and_not_quoted(password_file, content, number):
+    password_file.rewrite(content)
+    with pytest.raises(ValueError, match=f"line {number} of ") as caught:
+        HashedPasswordFile(str(password_file.path))
+    assert "argon2id" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(OSError, match="nowhere"):
+        HashedPasswordFile(str(tmp_path / "nowhere"))
+
+
+async def test_a_hash_that_is_none_lets_nobody_in(password_file):
+    password_file.rewrite(b"alice:$argon2id$not-really\n")
+    checker = HashedPasswordFile(str(password_file.path))
+    assert not await comes_in(checker, b"alice", b"secret")
+
+
+async def test_so_many_are_hashed_at_a_time_and_clients_that_leave_change_nothing_of_it(password_file, monkeypatch):
+    running, most, go_on, count = [], [], threading.Event(), threading.Lock()
+
+    def verify(self, hashed, password):
+        with count:
+            running.append(password)
+            most.append(len(running))
+        go_on.wait(20)
+        with count:
+            running.remove(password)
+        return False
+
+    monkeypatch.setattr(PasswordHasher, "verify", verify)
+    checker = HashedPasswordFile(str(password_file.path))
+    try:
+        left = [checker.requestAvatarId(UsernamePassword(b"alice", b"%d" % number)) for number in range(10)]
+        await until(lambda: len(running) == 2)
+        for login_of_one_who_left in left:
+            login_of_one_who_left.addErrback(lambda failure: failure.trap(CancelledError))
+            login_of_one_who_left.cancel()
+        waiting = [checker.requestAvatarId(UsernamePassword(b"alice", b"w%d" % number)) for number in range(3)]
+        for each in waiting:
+            each.addErrback(lambda failure: failure.trap(UnauthorizedLogin))
+        # Another thread would have begun by now.
+        assert not settles(lambda: len(most) > 2, patience=0.2)
+    finally:
+        go_on.set()
+    await gatherResults(waiting)
+    assert max(most) == 2
+    # Of those who left while they waited, none was hashed.
+    assert len(most) == 5
+
+
+# Making the file.
+
+
+def test_a_line_of_the_file_is_made_by_a_program(tmp_path):
+    made = subprocess.run(
+        [sys.executable, "-m", "txsocksx_ext.server.passwords", "alice"],
+        input="secret\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    name, _, hashed = made.partition(":")
+    assert (name, made.count("\n")) == ("alice", 1)
+    assert PasswordHasher().verify(hashed.strip(), "secret")
+    assert "secret" not in made
+
+
+async def test_a_line_that_was_made_lets_its_user_in(password_file):
+    password_file.rewrite((password_line("jürgen:x", "geheim") + "\n").encode())
+    checker = HashedPasswordFile(str(password_file.path))
+    assert await comes_in(checker, "jürgen:x".encode(), b"geheim")
+
+
+@pytest.mark.parametrize(
+    ("name", "password"), [("", "p"), ("#alice", "p"), ("a\nb", "p"), ("a\x00b", "p"), ("alice", "")]
+)
+def test_a_line_that_could_not_be_read_again_is_not_made(name, password):
+    with pytest.raises(ValueError, match=r"empty|name"):
+        password_line(name, password)
+
+
+def test_the_program_explains_itself(capsys, monkeypatch):
+    assert main([]) == 2
+    assert "usage" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main(["alice"]) == 1
+    assert "empty" in capsys.readouterr().err
+
+
+# All checkers through the server.
+
+
+@pytest.mark.parametrize("kind", ["memory", "file", "hashed"])
+async def test_each_kind_of_checker_by_either_method(tmp_path, kind):
+    path = tmp_path / "passwords"
+    if kind == "file":
+        path.write_bytes(b"alice:secret\nbob:hunter2\n")
+    elif kind == "hashed":
+        path.write_bytes(line(b"alice", b"secret") + line(b"bob", b"hunter2"))
+    checker = makeChecker("memory:alice:secret:bob:hunter2" if kind == "memory" else f"{kind}:{path}")
+    async with proxy(portal=portal_for([checker])) as server:
+        for name, password, status in (
+            (b"alice", b"secret", 0),
+            (b"bob", b"hunter2", 0),
+            (b"alice", b"hunter2", 1),
+            (b"carol", b"secret", 1),
+            (b"\xff", b"\xff", 1),
+        ):
+            client = await server.connect()
+            client.send(GREET_LOGIN + login(name, password))
+            assert await client.read(4) == b"\x05\x02\x01" + bytes((status,))
+            client = await server.connect()
+            client.send(GREET_EXTENDED + pairs((b"USERNAME", name), (b"PASSWD", password)))
+            assert await client.read(4) == b"\x05\x97\x01" + bytes((status,))
+
+
+async def test_who_is_known_to_one_of_several_checkers_may_come_in(tmp_path):
+    path = tmp_path / "passwords"
+    path.write_bytes(line(b"alice", b"secret") + line(b"bob", b"of the file"))
+    memory = InMemoryUsernamePasswordDatabaseDontUse(bob="hunter2")
+    for checkers in ([HashedPasswordFile(str(path)), memory], [memory, HashedPasswordFile(str(path))]):
+        async with proxy(portal=portal_for(checkers)) as server:
+            for name, password, status in (
+                (b"alice", b"secret", 0),
+                (b"bob", b"hunter2", 0),
+                (b"bob", b"of the file", 0),
+                (b"bob", b"secret", 1),
+                (b"carol", b"secret", 1),
+            ):
+                client = await server.connect()
+                client.send(GREET_LOGIN + login(name, password))
+                assert await client.read(4) == b"\x05\x02\x01" + bytes((status,))
+
+
+def test_a_user_is_not_named_by_a_repr():
+    assert "alice" not in repr(SOCKSUser(b"alice"))
+
+
+def test_a_realm_knows_users_of_this_server_alone():
+    with pytest.raises(NotImplementedError):
+        SOCKSRealm().requestAvatar(b"alice", None, IUsernamePassword)

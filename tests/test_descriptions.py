@@ -1,0 +1,110 @@
+"""Descriptions written like endpoint strings, and what stands in files beside them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.endpoints import quoteStringArgument
+
+from txsocksx_ext.descriptions import (
+    endpoint_description,
+    parse_description,
+    refuse_unknown,
+    secret_from_file,
+    yes_or_no,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "keywords"),
+    [
+        ("direct", ["direct"], {}),
+        ("", [""], {}),
+        ("socks:127.0.0.1:9050", ["socks", "127.0.0.1", "9050"], {}),
+        ("socks:tcp\\:127.0.0.1\\:9050", ["socks", "tcp:127.0.0.1:9050"], {}),
+        ("socks:a:dialect=tor", ["socks", "a"], {"dialect": "tor"}),
+        ("socks:dialect=tor:a", ["socks", "a"], {"dialect": "tor"}),
+        ("k:v=a=b", ["k"], {"v": "a=b"}),
+        ("k:v=", ["k"], {"v": ""}),
+        ("k:a\\=b", ["k", "a=b"], {}),
+        ("k:a\\\\b", ["k", "a\\b"], {}),
+        ("k::", ["k", "", ""], {}),
+    ],
+)
+def test_a_description_is_split_as_an_endpoint_string_is(text, arguments, keywords):
+    assert parse_description(text) == (arguments, keywords)
+
+
+ANY_TEXT = st.text(st.characters(codec="utf-8"))
+WITHOUT_EQUALS = st.text(st.characters(codec="utf-8", exclude_characters="="))
+"""Twisted's quoting leaves an equals sign alone, as it stands in values."""
+
+
+@given(st.lists(WITHOUT_EQUALS, min_size=1), ANY_TEXT)
+def test_what_was_quoted_is_read_as_it_was(arguments, value):
+    text = ":".join([*map(quoteStringArgument, arguments), f"key={quoteStringArgument(value)}"])
+    assert parse_description(text) == (arguments, {"key": value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "description"),
+    [
+        (["tcp:127.0.0.1:9050"], "tcp:127.0.0.1:9050"),
+        (["tcp", "127.0.0.1", "9050"], "tcp:127.0.0.1:9050"),
+        (["127.0.0.1", "9050"], "tcp:127.0.0.1:9050"),
+        (["::1", "9050"], "tcp:\\:\\:1:9050"),
+        (["unix", "/run/socks"], "unix:/run/socks"),
+        (["unix", "/run/so:cks"], "unix:/run/so\\:cks"),
+    ],
+)
+def test_the_ways_to_write_an_endpoint_within_a_description(arguments, description):
+    assert endpoint_description(arguments) == description
+
+
+def test_an_endpoint_within_a_description_keeps_its_equals_signs():
+    arguments, _ = parse_description("socks:unix:/run/a\\=b")
+    assert parse_description(endpoint_description(arguments[1:])) == (["unix", "/run/a=b"], {})
+
+
+def test_a_keyword_that_is_unknown_is_named_with_those_that_are_known():
+    refuse_unknown({"a": 1}, frozenset({"a", "b"}), "the thing")
+    with pytest.raises(ValueError, match="the thing does not know c, d; it knows a, b"):
+        refuse_unknown({"d": 1, "a": 2, "c": 3}, frozenset({"a", "b"}), "the thing")
+
+
+@pytest.mark.parametrize(
+    ("content", "secret"),
+    [
+        (b"secret", b"secret"),
+        (b"secret\n", b"secret"),
+        (b"secret\r\n", b"secret"),
+        (b"secret\nsecond line\n", b"secret"),
+        (b"  spaces count ", b"  spaces count "),
+        (b"\xff\x00:=\\", b"\xff\x00:=\\"),
+    ],
+)
+def test_a_secret_is_the_first_line_of_its_file(tmp_path, content, secret):
+    path = tmp_path / "secret"
+    path.write_bytes(content)
+    assert secret_from_file(str(path)) == secret
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"\nsecret\n"])
+def test_a_file_without_a_secret_is_named(tmp_path, content):
+    path = tmp_path / "secret-file"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="secret-file"):
+        secret_from_file(str(path))
+
+
+def test_a_folder_is_no_secret(tmp_path):
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        secret_from_file(str(tmp_path))
+
+
+def test_yes_and_no_and_nothing_else():
+    assert yes_or_no("tls", "yes") is True
+    assert yes_or_no("tls", "no") is False
+    for value in ("Yes", "true", "1", ""):
+        with pytest.raises(ValueError, match="tls is yes or no"):
+            yes_or_no("tls", value)

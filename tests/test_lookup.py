@@ -1,0 +1,132 @@
+"""Names to addresses: what is asked, what is not, and what comes back."""
+
+import pytest
+from examples.raw_peers import Names, ReactorWith
+from twisted.internet import reactor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import CancelledError, Deferred
+
+from txsocksx_ext.errors import HostUnreachable
+from txsocksx_ext.route.lookup import LOOKUPS_AT_ONCE, Lookups
+from txsocksx_ext.wire.messages import Address
+
+
+def lookup_host(reactor, destination):
+    return Deferred.fromCoroutine(Lookups(reactor).look_up(destination))
+
+
+async def test_addresses_come_in_the_resolvers_order_with_the_port():
+    names = Names(somewhere_example=["2001:db8::1", "192.0.2.2", "192.0.2.1"])
+    found = await lookup_host(ReactorWith(names=names), Address.of("somewhere.example", 8080))
+    assert found == [Address.of(host, 8080) for host in ("2001:db8::1", "192.0.2.2", "192.0.2.1")]
+
+
+async def test_a_name_without_an_address():
+    names = Names()
+    with pytest.raises(HostUnreachable):
+        await lookup_host(ReactorWith(names=names), Address.of("nobody.example", 80))
+    assert names.asked == ["nobody.example"]
+
+
+class HalfAnswer:
+    """A resolver that answers only when the test says so."""
+
+    def resolveHostName(self, receiver, name, portNumber=0, addressTypes=None, transportSemantics="TCP"):
+        self.receiver = receiver
+        receiver.resolutionBegan(None)
+
+
+async def test_what_is_no_ip_address_is_left_out_and_scopes_are_cut_off():
+    names = HalfAnswer()
+    looking = lookup_host(ReactorWith(names=names), Address.of("somewhere.example", 80))
+    names.receiver.addressResolved(UNIXAddress(b"/socket"))
+    names.receiver.addressResolved(IPv6Address("TCP", "fe80::1%eth0", 80))
+    assert not looking.called
+    names.receiver.resolutionComplete()
+    assert await looking == [Address.of("fe80::1", 80)]
+
+
+async def test_an_answer_that_comes_after_the_question_was_cancelled_does_no_harm():
+    names = HalfAnswer()
+    looking = lookup_host(ReactorWith(names=names), Address.of("somewhere.example", 80))
+    looking.addErrback(lambda _: None)
+    looking.cancel()
+    names.receiver.addressResolved(IPv4Address("TCP", "192.0.2.1", 80))
+    names.receiver.resolutionComplete()
+    assert looking.called
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("abc.onion", True),
+        ("ABC.ONION", True),
+        ("abc.onion.", True),
+        ("www.abc.onion", True),
+        ("onion", True),
+        ("onion.", True),
+        ("abconion", False),
+        ("onion.example", False),
+        ("abc.onion.example", False),
+        ("abc.onions", False),
+    ],
+)
+async def test_onion_names_are_not_asked_for(name, is_one):
+    names = Names(**{name.replace(".", "_"): ["192.0.2.1"]})
+    looking = lookup_host(ReactorWith(names=names), Address.of(name, 80))
+    if is_one:
+        with pytest.raises(HostUnreachable):
+            await looking
+        assert names.asked == []
+    else:
+        assert await looking == [Address.of("192.0.2.1", 80)]
+
+
+@pytest.mark.parametrize("name", ["a..b", ".", "..", ".a", "a" * 64, "a" * 64 + ".example", "x" * 255])
+async def test_a_name_that_no_host_can_have_fails_with_the_real_resolver(name):
+    with pytest.raises(HostUnreachable):
+        await lookup_host(reactor, Address.of(name, 80))
+
+
+async def test_the_real_resolver_knows_this_machine():
+    found = await lookup_host(reactor, Address.of("localhost", 80))
+    assert set(found) & {Address.of("127.0.0.1", 80), Address.of("::1", 80)}
+    assert all(address.port == 80 for address in found)
+
+
+class SlowNames:
+    """A resolver that never answers by itself."""
+
+    def __init__(self):
+        self.receivers = {}
+
+    def resolveHostName(self, receiver, name, portNumber=0, addressTypes=None, transportSemantics="TCP"):
+        self.receivers[name] = receiver
+
+
+async def test_slow_names_wait_in_a_queue_that_those_who_leave_give_up():
+    names = SlowNames()
+    lookups = Lookups(ReactorWith(names=names))
+
+    def begin(name):
+        return Deferred.fromCoroutine(lookups.look_up(Address.of(name, 80)))
+
+    running = [begin(f"slow{number}.example") for number in range(LOOKUPS_AT_ONCE)]
+    left, waiting = begin("left.example"), begin("waiting.example")
+    left.cancel()
+    with pytest.raises(CancelledError):
+        await left
+    # Its resolver cannot be stopped, so a look-up that was cancelled keeps its turn.
+    running[0].cancel()
+    with pytest.raises(CancelledError):
+        await running[0]
+    assert "waiting.example" not in names.receivers
+    names.receivers["slow0.example"].resolutionComplete()
+    assert "left.example" not in names.receivers
+    names.receivers["waiting.example"].addressResolved(IPv4Address("TCP", "192.0.2.1", 80))
+    names.receivers["waiting.example"].resolutionComplete()
+    assert await waiting == [Address.of("192.0.2.1", 80)]
+    for each in running[1:]:
+        each.cancel()
+        with pytest.raises(CancelledError):
+            await each

@@ -1,0 +1,483 @@
+"""
+The control connection that comes back, and the tor of our own: their lives, by scripted tors and a `Clock`.
+"""
+
+import os
+import stat
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from examples.raw_peers import proxy, target, turn, until
+from support.programs import free_port
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
+
+from txsocksx_ext import RouteTable, route_from_string
+from txsocksx_ext.tor import launch
+from txsocksx_ext.tor.control import ATTACH_WITHIN, ControlConnection, attach
+
+SERVICE = "oufiwc7giqrrjlb5zhg7vr3jtqxgbwns5ner577ncb6jxnhh2kvr7kqd"
+
+
+@pytest.fixture
+def log():
+    """What the package logs about tor, as lines."""
+    lines = []
+
+    def observe(event):
+        if event.get("log_namespace") == "txsocksx_ext.tor":
+            lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)
+
+
+class FakeTor:
+    """What stands for a `txtorcon.Tor`, with a control connection in a test's hand."""
+
+    def __init__(self, phase='NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"'):
+        self.listeners = {}
+        self.phase = succeed({"status/bootstrap-phase": phase})
+        self.protocol = self
+        self.transport = SimpleNamespace(loseConnection=self.lose, abortConnection=self.lose)
+        self.is_lost = False
+        self._watching = []
+
+    def add_event_listener(self, name, callback):
+        self.listeners[name] = callback
+        return succeed(None)
+
+    def get_info(self, key):
+        assert key == "status/bootstrap-phase"
+        return self.phase
+
+    def when_disconnected(self):
+        watching = Deferred()
+        self._watching.append(watching)
+        return watching
+
+    def lose(self):
+        self.is_lost = True
+        watching, self._watching = self._watching, []
+        for each in watching:
+            each.errback(RuntimeError("the connection is lost"))
+
+
+class Attempts:
+    """
+    Opens tors as a test wants.
+
+    :ivar opened: one Deferred for each attempt; the test fires it.
+    """
+
+    def __init__(self):
+        self.clock = Clock()
+        self.opened = []
+        self.closed = 0
+        self.closing = None
+        self.control = ControlConnection(self.clock, self._open, "the scripted tor", self._close)
+
+    def _open(self):
+        self.opened.append(Deferred())
+        return self.opened[-1]
+
+    def _close(self):
+        self.closed += 1
+        return self.closing or succeed(None)
+
+    def begin(self):
+        self.control.startService()
+        return self
+
+    def attached(self, **options):
+        """Begin, and attach to a tor: that."""
+        tor = FakeTor(**options)
+        self.begin().opened[-1].callback(tor)
+        return tor
+
+    def stop(self):
+        stopped = []
+        Deferred.fromCoroutine(self.control.stopService()).addCallback(stopped.append)
+        return stopped
+
+
+# Attached.
+
+
+def test_it_listens_to_what_a_witness_has_to_see(log):
+    attempts = Attempts()
+    tor = attempts.attached()
+    control = attempts.control
+    assert control.is_live
+    assert control.tor is tor
+    assert control.witness.bootstrapped
+    assert set(tor.listeners) == {"STREAM", "HS_DESC", "STATUS_CLIENT"}
+    assert log == ["the scripted tor is under control, and has bootstrapped"]
+    attempts.stop()
+
+
+def test_the_events_reach_the_witness():
+    attempts = Attempts()
+    listeners = attempts.attached().listeners
+    testimony = attempts.control.witness.expect(("source", "127.0.0.1:4711", ""))
+    listeners["STREAM"](f"5 NEW 0 {SERVICE}.onion:80 SOURCE_ADDR=127.0.0.1:4711 PURPOSE=USER")
+    listeners["HS_DESC"](f"FAILED {SERVICE} NO_AUTH $00~r key REASON=NOT_FOUND")
+    listeners["STREAM"](f"5 CLOSED 0 {SERVICE}.onion:80 REASON=RESOLVEFAILED")
+    assert testimony.fetch.is_not_found
+    assert (testimony.reason, testimony.ended.called) == ("RESOLVEFAILED", True)
+    attempts.stop()
+
+
+@pytest.mark.parametrize("name", ["STREAM", "HS_DESC", "STATUS_CLIENT"])
+@pytest.mark.parametrize("line", ["", "x", '"', "1 NEW", "BOOTSTRAP PROGRESS=x"])
+def test_lines_that_are_not_understood_do_no_harm(name, line):
+    attempts = Attempts()
+    attempts.attached().listeners[name](line)
+    assert attempts.control.witness.bootstrapped
+    attempts.stop()
+
+
+def test_the_progress_of_the_bootstrap_stands_in_the_log(log):
+    attempts = Attempts()
+    tor = attempts.attached(phase='NOTICE BOOTSTRAP PROGRESS=5 TAG=conn SUMMARY="Connecting to a relay"')
+    witness = attempts.control.witness
+    assert not witness.bootstrapped
+    say = tor.listeners["STATUS_CLIENT"]
+    say(
+        'WARN BOOTSTRAP PROGRESS=5 TAG=conn SUMMARY="Connecting to a relay" WARNING="No route to host"'
+        ' REASON=NOROUTE COUNT=3 RECOMMENDATION=warn HOSTADDR="192.0.2.1:9001"'
+    )
+    assert not witness.bootstrapped
+    say('NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"')
+    assert witness.bootstrapped
+    assert log == [
+        "the scripted tor is under control, and bootstraps",
+        "the scripted tor bootstraps: 5 % Connecting to a relay: No route to host",
+        "the scripted tor bootstraps: 100 % Done",
+    ]
+    attempts.stop()
+
+
+def test_targets_never_stand_in_the_log(log):
+    attempts = Attempts()
+    tor = attempts.attached()
+    tor.listeners["STATUS_CLIENT"](f'WARN SOCKS_BAD_HOSTNAME HOSTNAME="{SERVICE}.onion"')
+    tor.listeners["STREAM"](f"5 NEW 0 {SERVICE}.onion:80 SOURCE_ADDR=127.0.0.1:4711 PURPOSE=USER")
+    assert SERVICE not in "".join(log)
+    attempts.stop()
+
+
+# Not attached, and again.
+
+
+def test_it_is_tried_again_after_growing_pauses_and_said_once(log):
+    attempts = Attempts().begin()
+    moments = []
+    while len(attempts.opened) < 12:
+        moments.append(attempts.clock.seconds())
+        attempts.opened[-1].errback(ConnectionRefusedError("nobody is there"))
+        count = len(attempts.opened)
+        while len(attempts.opened) == count:
+            attempts.clock.advance(0.1)
+    pauses = [later - earlier for earlier, later in pairwise(moments)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 1
+    assert 10 < pauses[-1] < 20
+    assert len(log) == 1
+    assert "the scripted tor cannot be controlled: ConnectionRefusedError" in log[0]
+    assert not attempts.control.is_live
+    # And when it is there, it is used.
+    attempts.opened[-1].callback(FakeTor())
+    assert attempts.control.is_live
+    attempts.stop()
+
+
+def test_a_connection_that_is_lost_comes_back_and_knows_nothing_of_before(log):
+    attempts = Attempts()
+    tor = attempts.attached()
+    control = attempts.control
+    waiting = control.witness.expect(("source", "127.0.0.1:4711", ""))
+    tor.lose()
+    assert not control.is_live
+    assert not control.witness.bootstrapped
+    # At once, and then after pauses that begin anew.
+    assert len(attempts.opened) == 2
+    attempts.opened[-1].errback(ConnectionRefusedError())
+    attempts.clock.advance(1)
+    assert len(attempts.opened) == 3
+    again = FakeTor()
+    attempts.opened[-1].callback(again)
+    assert control.tor is again
+    again.listeners["STREAM"](f"5 NEW 0 {SERVICE}.onion:80 SOURCE_ADDR=127.0.0.1:4711 PURPOSE=USER")
+    assert waiting.stream == ""
+    assert [line.partition(":")[0] for line in log] == [
+        "the scripted tor is under control, and has bootstrapped",
+        "the scripted tor is gone from its control port",
+        "the scripted tor cannot be controlled",
+        "the scripted tor is under control, and has bootstrapped",
+    ]
+    attempts.stop()
+
+
+@pytest.mark.parametrize("fault", ["add_event_listener", "get_info"])
+def test_a_tor_that_cannot_be_listened_to_is_not_kept(fault):
+    attempts = Attempts().begin()
+    tor = FakeTor()
+    setattr(tor, fault, lambda *_: fail(RuntimeError("unrecognized event")))
+    attempts.opened[-1].callback(tor)
+    assert tor.is_lost
+    assert not attempts.control.is_live
+    attempts.clock.advance(1)
+    assert len(attempts.opened) == 2
+    attempts.stop()
+
+
+def test_an_attempt_that_never_ends_is_given_up_and_made_again(log):
+    attempts = Attempts().begin()
+    attempts.clock.advance(ATTACH_WITHIN)
+    attempts.clock.advance(1)
+    assert len(attempts.opened) == 2
+    assert "cannot be controlled: TimeoutError" in log[0]
+    attempts.stop()
+
+
+def test_a_tor_that_says_nothing_once_it_has_let_us_in_is_given_up():
+    attempts = Attempts().begin()
+    tor = FakeTor()
+    tor.phase = Deferred()
+    attempts.opened[-1].callback(tor)
+    attempts.clock.advance(ATTACH_WITHIN)
+    assert tor.is_lost
+    assert not attempts.control.is_live
+    attempts.stop()
+
+
+# The end.
+
+
+@pytest.mark.parametrize("moment", ["opening", "listening", "pausing", "attached"])
+def test_it_stops_at_any_moment_and_leaves_nothing(moment, log):
+    attempts = Attempts().begin()
+    tor = FakeTor()
+    if moment == "pausing":
+        attempts.opened[-1].errback(ConnectionRefusedError())
+    elif moment == "listening":
+        tor.phase = Deferred()
+    if moment in ("listening", "attached"):
+        attempts.opened[-1].callback(tor)
+    attempts.closing = Deferred()
+    stopped = attempts.stop()
+    assert tor.is_lost == (moment in ("listening", "attached"))
+    assert not attempts.control.is_live
+    # What was launched ends first.
+    assert (attempts.closed, stopped) == (1, [])
+    attempts.closing.callback(None)
+    assert stopped == [None]
+    assert attempts.clock.getDelayedCalls() == []
+    attempts.clock.advance(1000)
+    assert len(attempts.opened) == 1
+    assert not any("gone" in line for line in log)
+
+
+def test_it_can_be_started_again():
+    attempts = Attempts()
+    attempts.attached()
+    assert attempts.stop() == [None]
+    tor = attempts.attached()
+    assert attempts.control.tor is tor
+    assert attempts.stop() == [None]
+
+
+# By txtorcon, over a socket.
+
+
+async def peer_of(attaching, server):
+    """The far end of a control connection, when txtorcon has begun to speak."""
+    peer = await server.accept()
+    assert await peer.read(len(b"PROTOCOLINFO 1\r\n")) == b"PROTOCOLINFO 1\r\n"
+    return peer
+
+
+@asynccontextmanager
+async def attempt(password=None):
+    """One attempt to attach to a scripted control port: a Deferred, and the far end."""
+    async with target() as server:
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", server.port)
+        attaching = Deferred.fromCoroutine(attach(reactor, endpoint, password))
+        yield attaching, await peer_of(attaching, server)
+
+
+async def failure_of(attaching):
+    try:
+        await attaching
+    except Exception as error:
+        return error
+    raise AssertionError("it did not fail")
+
+
+PROTOCOLINFO = b"250-PROTOCOLINFO 1\r\n250-AUTH METHODS=%s\r\n250 OK\r\n"
+COOKIE = b'COOKIE,SAFECOOKIE COOKIEFILE="/nowhere/cookie"'
+
+
+async def test_a_control_port_where_nobody_is():
+    attaching = attach(reactor, TCP4ClientEndpoint(reactor, "127.0.0.1", free_port()))
+    assert isinstance(await failure_of(attaching), ConnectionRefusedError)
+
+
+@pytest.mark.parametrize("methods", [COOKIE, b"HASHEDPASSWORD"])
+async def test_a_connection_that_cannot_be_used_is_closed(methods):
+    """Tor itself would keep it, and we come back again and again."""
+    async with attempt() as (attaching, peer):
+        peer.send(PROTOCOLINFO % methods)
+        assert isinstance(await failure_of(attaching), RuntimeError)
+        await peer.lost()
+
+
+async def test_a_password_that_is_wrong():
+    async with attempt(b"word") as (attaching, peer):
+        peer.send(PROTOCOLINFO % b"HASHEDPASSWORD")
+        assert await peer.read(len(b"AUTHENTICATE 776f7264\r\n")) == b"AUTHENTICATE 776f7264\r\n"
+        peer.send(b"515 Authentication failed: Password did not match HashedControlPassword value\r\n")
+        assert "Password did not match" in str(await failure_of(attaching))
+        await peer.lost()
+
+
+async def test_a_password_of_any_bytes_reaches_tor():
+    async with attempt(b'\xff\x00 "\\') as (attaching, peer):
+        peer.send(PROTOCOLINFO % b"HASHEDPASSWORD")
+        assert await peer.read(len(b"AUTHENTICATE ff0020225c\r\n")) == b"AUTHENTICATE ff0020225c\r\n"
+        attaching.addErrback(lambda _: None)
+        attaching.cancel()
+        await peer.lost()
+
+
+@pytest.mark.parametrize("said", [b"", PROTOCOLINFO % b"NULL"])
+async def test_an_attempt_that_is_given_up_leaves_no_connection(said):
+    async with attempt() as (attaching, peer):
+        peer.send(said)
+        await turn(3)
+        attaching.addErrback(lambda _: None)
+        attaching.cancel()
+        await peer.lost()
+
+
+@pytest.mark.parametrize("said", [b"", PROTOCOLINFO % b"NULL", PROTOCOLINFO[:20]])
+async def test_a_tor_that_ends_while_we_attach(said):
+    async with attempt() as (attaching, peer):
+        peer.send(said)
+        await turn(3)
+        peer.abort()
+        assert await failure_of(attaching)
+
+
+# A tor of our own: its process.
+
+
+class Launched:
+    """
+    The route ``tor:launch``, while it runs, with a script instead of tor.
+
+    :param script: what it does after it has written down with what words it was started.
+    """
+
+    def __init__(self, folder, script="exec sleep 60", settings=""):
+        self._started = folder / "started"
+        self.program = folder / "tor"
+        self.program.write_text(f'#!/bin/sh\necho "$@" >> {self._started}\n{script}\n')
+        self.program.chmod(0o700)
+        self.route = route_from_string(reactor, f"tor:launch:exec={self.program}{settings}")
+
+    async def __aenter__(self):
+        self.route.service.startService()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.route.service.stopService()
+
+    async def starts(self, count=1):
+        """The words with which it was started, each time, when it was started so often."""
+
+        def lines():
+            return self._started.read_text().splitlines() if self._started.exists() else []
+
+        await until(lambda: len(lines()) >= count)
+        return [line.split() for line in lines()]
+
+
+def following(words, name):
+    return words[words.index(name) + 1]
+
+
+async def test_what_tor_is_told(tmp_path):
+    async with Launched(tmp_path, settings=f":state={tmp_path}/not/yet/there") as launched:
+        (words,) = await launched.starts()
+        options = dict(pairwise(words))
+        assert options["DataDirectory"] == f"{tmp_path}/not/yet/there"
+        assert options["__OwningControllerProcess"] == str(os.getpid())
+        assert (options["--defaults-torrc"], options["-f"]) == ("/dev/null", "/dev/null")
+        assert (options["SocksPort"], options["ControlPort"], options["CookieAuthentication"]) == ("auto", "auto", "1")
+        assert stat.S_IMODE((tmp_path / "not/yet/there").stat().st_mode) == 0o700
+
+
+async def test_files_are_found_from_where_they_were_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    launched = Launched(tmp_path, settings=":torrc=mine:state=kept")
+    # As a daemon does.
+    monkeypatch.chdir("/")
+    async with launched:
+        (words,) = await launched.starts()
+        assert following(words, "-f") == f"{tmp_path}/mine"
+        assert following(words, "DataDirectory") == f"{tmp_path}/kept"
+
+
+async def test_without_a_folder_for_its_state_nothing_is_left(tmp_path):
+    async with Launched(tmp_path) as launched:
+        (words,) = await launched.starts()
+        folder = Path(following(words, "DataDirectory"))
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not folder.exists()
+
+
+async def test_a_tor_that_ends_at_once_says_why_and_is_started_again(tmp_path, log):
+    script = "echo 'Nov 23 07:56:41.323 [err] Reading config failed'; echo 'cannot load' >&2; exit 3"
+    async with Launched(tmp_path, script) as launched:
+        await launched.starts(2)
+    text = "\n".join(log)
+    assert "our own tor: Nov 23 07:56:41.323 [err] Reading config failed" in text
+    assert "our own tor: cannot load" in text
+    assert "our own tor cannot be controlled: ChildProcessError: tor ended: " in text
+    assert "exit code 3" in text
+
+
+async def test_a_program_that_is_not_there(tmp_path, log):
+    launched = Launched(tmp_path)
+    launched.program.unlink()
+    async with launched:
+        await until(lambda: log)
+    assert f"there is no program {tmp_path}/tor" in log[0]
+
+
+async def test_a_tor_that_does_not_want_to_end_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "END_WITHIN", 0.3)
+    ready = tmp_path / "pid"
+    script = f"trap '' TERM; echo $$ > {ready}.new; mv {ready}.new {ready}; while true; do sleep 0.05; done"
+    async with Launched(tmp_path, script):
+        await until(ready.exists)
+        pid = ready.read_text().strip()
+        assert os.path.exists(f"/proc/{pid}")
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+async def test_streams_while_tor_starts_fail_at_once(tmp_path):
+    async with Launched(tmp_path) as launched:
+        await launched.starts()
+        async with proxy(routes=RouteTable((), launched.route)) as server:
+            assert await server.code("target.example", 80) == 1

@@ -1,0 +1,228 @@
+"""
+Streams through the tor of a program that has a `txtorcon.Tor`.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.endpoints import clientFromString, wrapClientTLS
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import URI
+from twisted.web.error import SchemeNotSupported
+from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
+from zope.interface import implementer
+
+from ..client.endpoints import target_address
+from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable
+from ..wire.codes import Command
+from ..wire.messages import Address, Request
+from .control import ControlConnection
+from .instance import TorInstance, WatchedStream
+from .launch import socks_listener
+
+_log = Logger(namespace="txsocksx_ext.tor")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StreamsOfTor:
+    """
+    How streams are to be asked of a tor.
+
+    :ivar tor: a `txtorcon.Tor`.
+    :ivar socks_port: the way to a SOCKS port of it.
+    :ivar token: keeps the streams on circuits of their own; or ``None``.
+    :ivar timeout: seconds until the target is connected; ``None`` for no deadline.
+    """
+
+    tor: Any
+    socks_port: IStreamClientEndpoint
+    token: bytes | None
+    timeout: float | None
+
+    async def connect(self, target: Address, application: IProtocolFactory) -> IProtocol:
+        """Connect to a target; fails as `SOCKS5ClientEndpoint` does."""
+        from twisted.internet import reactor
+
+        request = Request(Command.CONNECT, target)
+        # It is tor that we speak to, so its port is not asked first what codes it has.
+        instance, stream = TorInstance(reactor, self.socks_port, extended=True), WatchedStream()
+
+        async def ask() -> Any:
+            if target.is_onion:
+                instance.control = await events_of(self.tor)
+            return await instance.ask(request, self.token, application, stream)
+
+        asking: Deferred[IProtocol] = Deferred.fromCoroutine(ask())
+        if self.timeout is not None:
+            asking.addTimeout(self.timeout, reactor)
+        try:
+            return await asking
+        except DeferredTimeout:
+            error = instance.error_of_timeout(request, stream.testimony)
+            raise (error if isinstance(error, OnionServiceError) else HandshakeTimeout()) from None
+        except ProxyUnreachable as error:
+            # As from any endpoint: Twisted's own error, where the proxy itself was not reached.
+            if isinstance(error.__context__, ConnectError):
+                raise error.__context__ from None
+            raise
+
+
+@implementer(IStreamClientEndpoint)
+class StreamEndpoint:
+    """
+    A target behind a program's tor.
+
+    :param tls: speaks TLS with it; or ``None``.
+    """
+
+    def __init__(
+        self, streams: StreamsOfTor, target: Address, tls: IOpenSSLClientConnectionCreator | None = None
+    ) -> None:
+        self._streams = streams
+        self._target = target
+        self._tls = tls
+
+    def __repr__(self) -> str:
+        return "<StreamEndpoint>"
+
+    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect to the target; see `SOCKS5ClientEndpoint`."""
+        if self._tls is not None:
+            tunnel = copy(self)
+            tunnel._tls = None
+            return wrapClientTLS(self._tls, tunnel).connect(protocol_factory)
+        return Deferred.fromCoroutine(self._streams.connect(self._target, protocol_factory))
+
+
+@implementer(IAgentEndpointFactory)
+class AgentEndpoints:
+    """
+    Makes the endpoint for each URI of an `Agent`.
+
+    :param policy: decides how to speak TLS with a host.
+    """
+
+    def __init__(self, streams: StreamsOfTor, policy: IPolicyForHTTPS) -> None:
+        self._streams = streams
+        self._policy = policy
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """See `twisted.web.iweb.IAgentEndpointFactory`."""
+        if uri.scheme not in (b"http", b"https"):
+            raise SchemeNotSupported(f"no agent here speaks {uri.scheme!r}: http and https alone")
+        tls = self._policy.creatorForNetloc(uri.host, uri.port) if uri.scheme == b"https" else None
+        return StreamEndpoint(self._streams, target_address(uri.host, uri.port), tls)
+
+
+def socks_port(
+    tor: Any, given: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None
+) -> IStreamClientEndpoint:
+    """
+    The way to a SOCKS port.
+
+    :param given: the program's choice; by default the first on which `tor` listens.
+    """
+    if given is None or isinstance(given, Deferred):
+        return _LateEndpoint(tor, given)
+    return given
+
+
+@implementer(IStreamClientEndpoint)
+class _LateEndpoint:
+    """A SOCKS port that is found out when it is first needed."""
+
+    def __init__(self, tor: Any, found: Deferred[IStreamClientEndpoint] | None) -> None:
+        self._tor = tor
+        self._found = found
+        self._endpoint: IStreamClientEndpoint | None = None
+
+    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Find the port, then connect to it."""
+        return Deferred.fromCoroutine(self._connect(protocol_factory))
+
+    async def _connect(self, protocol_factory: IProtocolFactory) -> IProtocol:
+        if self._endpoint is None:
+            self._endpoint = await (self._look() if self._found is None else _shared(self._found))
+        return await self._endpoint.connect(protocol_factory)
+
+    async def _look(self) -> IStreamClientEndpoint:
+        from twisted.internet import reactor
+
+        if self._tor.protocol is None:
+            raise LookupError("nobody controls this tor, so its SOCKS port is not known: give socks_endpoint")
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, await socks_listener(self._tor))
+        return endpoint
+
+
+def _shared(found: Deferred[T]) -> Deferred[T]:
+    """A Deferred of one's own for a result that others wait for too."""
+    own: Deferred[T] = Deferred()
+
+    def pass_on(result: Any) -> Any:
+        if not own.called:
+            own.callback(result)
+        return result
+
+    found.addBoth(pass_on)
+    return own
+
+
+class _Events(ControlConnection):
+    """What a program's own control connection shows. That is the program's: it is neither made nor ended here."""
+
+    def __init__(self, reactor: Any, tor: Any) -> None:
+        super().__init__(reactor, lambda: succeed(tor), "tor")
+        self.begun: Deferred[None] = Deferred()
+
+    def begin(self, tor: Any) -> None:
+        """Listen until the connection is lost."""
+        listening: Deferred[None] = Deferred.fromCoroutine(self._listen_to(tor))
+        listening.addCallbacks(lambda _: self._have_begun(tor), self._cannot_begin)
+        tor.protocol.when_disconnected().addBoth(lambda _: self._end(tor))
+
+    def _have_begun(self, tor: Any) -> None:
+        self.tor = tor
+        if not self.begun.called:
+            self.begun.callback(None)
+
+    def _cannot_begin(self, failure: Failure) -> None:
+        _log.warn("tor does not show its events: {error}", error=str(failure.value))
+        self._have_begun(None)
+
+    def _end(self, tor: Any) -> None:
+        _events.pop(tor, None)
+        self.witness.forget()
+        self._have_begun(None)
+
+
+_events: dict[Any, _Events] = {}
+"""Of each tor that was asked for an onion service, while its control connection stands."""
+
+
+async def events_of(tor: Any) -> ControlConnection | None:
+    """The events of a tor; ``None`` where nobody controls it: then its replies have to do."""
+    if tor.protocol is None:
+        return None
+    events = _events.get(tor)
+    if events is None:
+        from twisted.internet import reactor
+
+        events = _events[tor] = _Events(reactor, tor)
+        events.begin(tor)
+    await _shared(events.begun)
+    return events
