@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import enum
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Union
@@ -30,11 +31,18 @@ from ..errors import reply_error
 from ..wire.codes import Dialect
 from .streams import AgentEndpoints, StreamEndpoint, StreamsOfTor, socks_port
 
-Isolation = Union[bytes, str, None]
-"""A token: streams with the same may share circuits. ``None`` makes one that nobody else has."""
 
-SHARED = "<shared>"
+class _Shared(enum.Enum):
+    """No text: any text could be somebody's token."""
+
+    SHARED = "shared"
+
+
+SHARED = _Shared.SHARED
 """The isolation of streams that are content with the circuits of all others without a token."""
+
+Isolation = Union[bytes, str, None, _Shared]
+"""A token: streams with the same may share circuits. ``None`` makes one that nobody else has."""
 
 
 def stream_via(
@@ -181,7 +189,7 @@ async def remove_client_authorization(tor: Any, address: str) -> None:
 
 
 def _methods(isolation: Isolation) -> Mapping[str, Any]:
-    return {"anonymous": ()} if isolation == SHARED else {"isolated": isolation}
+    return {"anonymous": ()} if isolation is SHARED else {"isolated": isolation}
 
 
 def _streams(
