@@ -470,7 +470,7 @@ async def test_staying_connected(listening):
     assert [line.partition(":")[0] for line in said] == ["not yet", "it said"]
     port = listening(FakeProxy(method=Method.EXTENDED, status=2))
     said = await run_example("stay_connected.py", "example.com", 80, proxy_at(port))
-    assert said == ["gave up: the proxy does not take these arguments"]
+    assert said == ["gave up: the proxy does not take these arguments: check the keys and values of the pairs"]
 
 
 class Greet(BaseRequestHandler):
@@ -510,7 +510,7 @@ def test_both_ends_extended(program, serving):
 
     assert ask("summer") == ["welcome, member"]
     assert ask("spring") == ["NotFoundOrNotForGuests: it is not there, or not for guests: become a member"]
-    assert ask("winter") == ["AuthenticationFailed: the proxy does not accept the user name and password"]
+    assert ask("winter") == ["AuthenticationFailed: the proxy does not accept the user name and password: check both"]
     (said,) = run_example_blocking("onion_status.py", "127.0.0.1", target, proxy_at(port))
     assert said.startswith("failed with reply code None: the proxy does not accept")
 

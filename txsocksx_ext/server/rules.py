@@ -143,7 +143,8 @@ class RouteTable:
     @property
     def routes(self) -> list[IRoute]:
         """Every route, each once, in the order of the rules."""
-        return list(dict.fromkeys(rule.route for rule in self._rules))
+        # By identity: a route of someone's own may be equal to another, or not hashable.
+        return list({id(rule.route): rule.route for rule in self._rules}.values())
 
     def route_of(self, destination: Address, session: Session) -> IRoute:
         """
