@@ -344,17 +344,27 @@ async def test_an_endpoint_string_goes_through_two_proxies(listening):
 
 # The examples.
 
-TESTED_EXAMPLES = {
+TESTED_HERE = {
     *("extended_client.py", "extended_server.py", "fetch.py", "inside.py", "onion_status.py", "own_route.py"),
     *("resolve.py", "stay_connected.py", "your_tests.py"),
 }
 
+TESTED_WITH_TOR = {"fetch_onion.py", "locked_onion.py", "team_gateway.tac"}
+
 
 def test_every_example_is_shown_and_tested():
-    programs = {path.name for path in EXAMPLES.glob("*.py")}
-    assert programs == TESTED_EXAMPLES
+    programs = {path.name for pattern in ("*.py", "*.tac") for path in EXAMPLES.glob(pattern)}
+    assert programs == TESTED_HERE | TESTED_WITH_TOR
+    tests_with_tor = (ROOT / "tests" / "real" / "test_tor_as_client.py").read_text()
+    assert {name for name in TESTED_WITH_TOR if f'"{name}"' not in tests_with_tor} == set()
     shown = "".join(page.read_text() for page in PAGES)
     assert {name for name in programs if f"examples/{name}" not in shown} == set()
+
+
+def test_every_measured_table_is_shown():
+    tables = {path.name for path in (DOCS / "measured").iterdir()}
+    shown = "".join(page.read_text() for page in PAGES)
+    assert {name for name in tables if f".. include:: measured/{name}" not in shown} == set()
 
 
 # Twisted's own agent makes its readBody() warn.
@@ -510,9 +520,9 @@ def test_both_ends_extended(program, serving):
 
     assert ask("summer") == ["welcome, member"]
     assert ask("spring") == ["NotFoundOrNotForGuests: it is not there, or not for guests: become a member"]
-    assert ask("winter") == ["AuthenticationFailed: the proxy does not accept the user name and password: check both"]
+    assert ask("winter") == ["AuthenticationFailed: the proxy does not let us in: check the user name and password, or the pairs"]
     (said,) = run_example_blocking("onion_status.py", "127.0.0.1", target, proxy_at(port))
-    assert said.startswith("failed with reply code None: the proxy does not accept")
+    assert said.startswith("failed with reply code None: the proxy does not let us in")
 
 
 def test_a_route_of_ones_own(program, serving, tmp_path):

@@ -263,7 +263,7 @@ class AuthenticationFailed(SOCKS5Error):
     :ivar pairs: the pairs of the answer.
     """
 
-    message = "the proxy does not accept the user name and password: check both"
+    message = "the proxy does not let us in: check the user name and password, or the pairs"
 
     def __init__(self, message: str = "", *, status: int | None = 1, pairs: Pairs = NO_PAIRS) -> None:
         super().__init__(message)

@@ -47,13 +47,19 @@ def _count(option: str) -> Callable[[str], Any]:
     return _number(option, int, 1, "a whole number above 0")
 
 
+def _folded(option: Callable[[Any, str], None]) -> Callable[[Any, str], None]:
+    """Make one line of an option's docstring, which --help prints as it stands."""
+    option.__doc__ = " ".join((option.__doc__ or "").split())
+    return option
+
+
 class Options(TwistedOptions, AuthOptionMixin):
     """The options of ``twistd socks5ext``."""
 
     synopsis = "[options]"
     longdesc = (
         "A SOCKS5 proxy that also speaks Tor's proposal 229: key/value pairs by method 97,"
-        " and reply codes that say why an onion service or a transport failed."
+        " and reply codes that say why an onion service failed."
     )
     supportedInterfaces = (IUsernamePassword,)
 
@@ -108,6 +114,7 @@ class Options(TwistedOptions, AuthOptionMixin):
         self.listeners: list[str] = []
         self.rules: list[str] = []
 
+    @_folded
     def opt_listen(self, description: str) -> None:
         """
         Where to listen: any Twisted server endpoint string. Can be given several times. By default that is
@@ -115,6 +122,7 @@ class Options(TwistedOptions, AuthOptionMixin):
         """
         self.listeners.append(description)
 
+    @_folded
     def opt_auth(self, description: str) -> None:
         """
         How to check credentials: see --help-auth. Can be given several times.
@@ -124,15 +132,17 @@ class Options(TwistedOptions, AuthOptionMixin):
         except Exception as error:  # checkers raise what they like
             # What follows the kind may be a password.
             kind = description.partition(":")[0]
-            raise UsageError(f"--auth {kind}: {error}") from None
+            reason = str(error).removeprefix("Unexpected error: ")
+            raise UsageError(f"--auth {kind}: {reason}") from None
 
+    @_folded
     def opt_route(self, rule: str) -> None:
         """
         Which way targets go: PATTERN=ROUTE. Can be given several times; the first match
         wins, and what matches none goes direct. PATTERN is a host name with wildcards,
         an address or a network, with :PORT or :PORT-PORT after it. ROUTE is direct, refuse,
-        socks:ENDPOINT[:username=...:password-file=...][:dialect=...], tor:ENDPOINT[:control=ENDPOINT]
-        [:control-password-file=...][:extended=yes|no], or tor:launch[:exec=...][:torrc=...][:state=...].
+        socks:ENDPOINT[:username=...:password-file=...][:dialect=...], tor:ENDPOINT[:ENDPOINT...]
+        [:control=ENDPOINT[,ENDPOINT...]][:control-password-file=...][:extended=yes|no], or tor:launch[:exec=...][:torrc=...][:state=...].
         """
         self.rules.append(rule)
 

@@ -37,7 +37,9 @@ class _HashedPasswordFileFactory:
 
         try:
             return HashedPasswordFile(argstring)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise InvalidAuthArgumentString(f"the file {argstring} cannot be read: {error.strerror}") from None
+        except ValueError as error:
             raise InvalidAuthArgumentString(str(error)) from None
 
 

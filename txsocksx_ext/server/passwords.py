@@ -29,7 +29,7 @@ def password_line(name: str, password: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run the command. Returns its exit status."""
-    if len(arguments) != 1:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m txsocksx_ext.server.passwords NAME >> FILE", file=sys.stderr)
         return 2
     password = getpass.getpass() if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")

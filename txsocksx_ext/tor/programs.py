@@ -139,19 +139,26 @@ def teach_txtorcon() -> Callable[[], None]:
     It changes a private function of txtorcon for the whole process, and only
     because you call this. What else is wrong with that client stays.
 
-    :returns: undoes it.
+    :returns: undoes it, unless someone else has taught it too.
     """
-    original = txtorcon_socks._create_socks_error
-
-    def create_socks_error(code: int) -> Exception:
-        return reply_error(code, Dialect.TOR)
-
-    txtorcon_socks._create_socks_error = create_socks_error
+    lesson = object()
+    if not _lessons:
+        _untaught.append(txtorcon_socks._create_socks_error)
+        txtorcon_socks._create_socks_error = lambda code: reply_error(code, Dialect.TOR)
+    _lessons.add(lesson)
 
     def undo() -> None:
-        txtorcon_socks._create_socks_error = original
+        if lesson in _lessons:
+            _lessons.discard(lesson)
+            if not _lessons:
+                txtorcon_socks._create_socks_error = _untaught.pop()
 
     return undo
+
+
+_lessons: set[object] = set()
+_untaught: list[Callable[[int], Exception]] = []
+"""What txtorcon had, while there are lessons."""
 
 
 async def add_client_authorization(
