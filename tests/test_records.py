@@ -151,6 +151,18 @@ async def test_a_connection_too_many_is_a_warning(events):
     assert len(ends(events)) == 1
 
 
+async def test_connections_too_many_are_said_once_until_one_has_left(events):
+    async with proxy(limits=Limits(max_connections=1)) as server:
+        for expected in (1, 2):
+            first = await server.connect()
+            await until(lambda: server.factory.sessions)
+            for _ in range(3):
+                await (await server.connect()).read_to_end()
+            first.abort()
+            await until(lambda: not server.factory.sessions)
+            assert len([event for event in events if event["log_level"] is LogLevel.warn]) == expected
+
+
 async def test_all_events_can_be_written_as_json(events):
     async with proxy() as server:
         assert await server.code("127.0.0.1", free_port()) == 5

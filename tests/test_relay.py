@@ -9,6 +9,7 @@ from examples.raw_peers import (
     GREET_ANONYMOUS,
     HeldRoute,
     ReactorWith,
+    descriptors_at_rest,
     dial,
     proxy,
     request,
@@ -19,6 +20,7 @@ from examples.raw_peers import (
     turn,
     until,
 )
+from support.certificates import Authority
 from support.targets import (
     CONTENT,
     Target,
@@ -60,19 +62,6 @@ class Remembering(SOCKS5ExtFactory):
 
 
 # Through a real server process.
-
-
-def descriptors_at_rest(server):
-    """How many descriptors the server has when the connection that tried whether it listens is gone."""
-    seen = [server.descriptors()]
-
-    def is_steady():
-        time.sleep(0.02)
-        seen.append(server.descriptors())
-        return len(seen) > 5 and len(set(seen[-5:])) == 1
-
-    assert settles(is_steady)
-    return seen[-1]
 
 
 def test_sixty_half_closes_of_the_client(socks5ext):
@@ -433,3 +422,74 @@ async def test_a_slow_client_on_tls_stops_the_target(tmp_path):
         await until(lambda: not is_read_from(far.port))
         client.transport.resumeProducing()
         assert await client.read_to_end() == sent
+
+
+class ThroughTLS:
+    """A way out that speaks TLS with the target."""
+
+    def __init__(self, port):
+        self._endpoint = through_tls(port)
+
+    def connect(self, request, session):
+        return open_transport(self._endpoint)
+
+
+async def test_a_target_on_tls_gets_all_before_the_clients_end_and_its_own_end_reaches_the_client():
+    async with (
+        target(tls=Authority().server_options("localhost")) as far,
+        proxy(routes=RouteTable((), ThroughTLS(far.port))) as server,
+    ):
+        client, _, _ = await server.ask("192.0.2.1", 80)
+        end = await far.accept()
+        client.send(CONTENT)
+        assert await end.read(len(CONTENT)) == CONTENT
+        end.send(CONTENT)
+        end.close()
+        assert await client.read_to_end() == CONTENT
+        client, _, _ = await server.ask("192.0.2.1", 80)
+        end = await far.accept()
+        client.send(CONTENT)
+        client.half_close()
+        assert await end.read_to_end() == CONTENT
+        await client.read_to_end()
+        await until(lambda: not server.factory.sessions)
+
+
+async def test_an_abort_of_a_client_is_an_abort_for_a_target_on_tls():
+    async with (
+        target(tls=Authority().server_options("localhost")) as far,
+        proxy(routes=RouteTable((), ThroughTLS(far.port))) as server,
+    ):
+        client, _, _ = await server.ask("192.0.2.1", 80)
+        end = await far.accept()
+        client.send(b"question")
+        assert await end.read(8) == b"question"
+        client.abort()
+        assert not isinstance(await end.lost(), ConnectionDone)
+
+
+# A listener behind a balancer.
+
+
+async def test_a_half_close_of_a_client_behind_a_balancer_is_no_close():
+    async with target() as far, proxy(seen_from="127.0.0.9") as server:
+        client, _, _ = await server.ask("127.0.0.1", far.port)
+        end = await far.accept()
+        client.send(b"question")
+        client.half_close()
+        assert await end.read_to_end() == b"question"
+        end.send(b"answer")
+        end.close()
+        assert await client.read_to_end() == b"answer"
+
+
+async def test_a_half_close_of_a_target_reaches_a_client_behind_a_balancer():
+    async with target() as far, proxy(seen_from="127.0.0.9") as server:
+        client, _, _ = await server.ask("127.0.0.1", far.port)
+        end = await far.accept()
+        end.send(b"words")
+        end.half_close()
+        assert await client.read_to_end() == b"words"
+        client.send(b"more words")
+        client.close()
+        assert await end.read_to_end() == b"more words"

@@ -1,7 +1,7 @@
 """Which target goes which way: patterns, their order, and what no rule opens by accident."""
 
 import pytest
-from examples.raw_peers import GREET_ANONYMOUS, RESOLVE, Names, ReactorWith, proxy, request_by_name, target
+from examples.raw_peers import CONNECT, GREET_ANONYMOUS, RESOLVE, Names, ReactorWith, proxy, request_by_name, target
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
@@ -271,6 +271,21 @@ def test_a_rule_that_refuses_addresses_does_not_open_them():
     assert table.route_of_resolved(name, Address.of("10.1.2.3", 80), session) is None
 
 
+@pytest.mark.parametrize("pattern", ["0.0.0.0/0", "8.0.0.0/5"])
+def test_a_rule_about_more_than_private_addresses_opens_none_by_accident(pattern):
+    table = RouteTable([(pattern, OWN)], DEFAULT)
+    with pytest.raises(ConnectionNotAllowed):
+        table.route_of(Address.of("10.1.2.3", 80), Session(REMOTE, table))
+    assert table.route_of(Address.of("10.1.2.3", 80), Session(LOCAL, table)) is OWN
+
+
+def test_a_rule_opens_addresses_to_its_own_route_alone():
+    table = RouteTable([("*.example", OWN), ("10.0.0.0/8", Route())], DEFAULT)
+    name = Address.of("intranet.example", 80)
+    assert table.route_of_resolved(name, Address.of("10.1.2.3", 80), Session(REMOTE, table)) is None
+    assert table.route_of_resolved(name, Address.of("10.1.2.3", 80), Session(LOCAL, table)) is OWN
+
+
 # Through a server: what `direct` resolved.
 
 
@@ -376,3 +391,77 @@ async def test_an_address_that_goes_another_way_is_handed_to_that_way():
     async with proxy(reactor=with_names, routes=table) as server:
         assert await server.code("somewhere.example", 80) == 2
     assert other.asked == [Address.of("192.0.2.9", 80)]
+
+
+# Addresses in other spellings.
+
+
+@pytest.mark.parametrize(
+    ("spelling", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1.", "127.0.0.1"),
+        ("127.1", "127.0.0.1"),
+        ("2130706433", "127.0.0.1"),
+        ("0x7f000001", "127.0.0.1"),
+        ("0X7F.1", "127.0.0.1"),
+        ("017700000001", "127.0.0.1"),
+        ("::1", "::1"),
+        ("[::1]", "::1"),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1"),
+    ],
+)
+async def test_rules_see_an_address_in_every_spelling_whoever_would_resolve_it(spelling, address):
+    names, other = Names(), OtherWay()
+    with_names = ReactorWith(names=names)
+    async with proxy(reactor=with_names, routes=RouteTable((), other)) as server:
+        for command in (CONNECT, RESOLVE):
+            client = await server.connect()
+            client.send(GREET_ANONYMOUS + request_by_name(spelling, 80, command))
+            await client.read_to_end()
+    assert [Address.of(address, 80)] == other.asked
+    refusing = RouteTable([("127.0.0.0/8", RefuseRoute()), ("::1", RefuseRoute())], DirectRoute(with_names))
+    async with proxy(reactor=with_names, routes=refusing) as server:
+        client = await server.connect()
+        client.send(GREET_ANONYMOUS + request_by_name(spelling, 80))
+        assert (await client.read_to_end())[:4] == b"\x05\x00\x05\x02"
+    assert names.asked == []
+
+
+@pytest.mark.parametrize(
+    ("spelling", "code"),
+    [
+        ("1.2.3.4.5", 4),
+        ("256.256.256.256", 4),
+        ("4294967296", 4),
+        ("somewhere.1", 4),
+        ("somewhere.0x1f", 4),
+        ("a:b", 8),
+        ("::1%lo", 8),
+        ("fe80::1%25eth0", 8),
+    ],
+)
+async def test_what_is_neither_a_name_nor_an_address_goes_no_way_at_all(spelling, code):
+    names = Names()
+    async with proxy(reactor=ReactorWith(names=names)) as server:
+        client = await server.connect()
+        client.send(GREET_ANONYMOUS + request_by_name(spelling, 80))
+        assert (await client.read_to_end())[:4] == b"\x05\x00\x05" + bytes((code,))
+    assert names.asked == []
+
+
+# Look-ups, which have no port.
+
+
+@pytest.mark.parametrize(
+    ("rules", "code"),
+    [
+        ([("somewhere.example:443", "refuse")], 2),
+        ([("192.0.2.0/24:443", "refuse")], 2),
+        ([("*:443", "refuse")], 2),
+        ([("somewhere.example:443", "direct"), ("*", "refuse")], 0),
+    ],
+)
+async def test_a_look_up_goes_where_some_stream_to_that_name_would_go(rules, code):
+    async with server_of(rules, Names(somewhere_example=["192.0.2.1"])) as server:
+        assert await server.code("somewhere.example", 0, RESOLVE) == code

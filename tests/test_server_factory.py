@@ -12,6 +12,7 @@ from examples.raw_peers import (
     proxy,
     request,
     target,
+    until,
 )
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.error import LoginDenied, UnauthorizedLogin
@@ -194,6 +195,20 @@ async def test_a_realm_is_told_when_its_user_leaves():
     assert realm.inside == []
 
 
+@pytest.mark.logs_errors
+async def test_a_realm_that_fails_when_its_user_leaves_does_no_harm():
+    class Faulty(CountingRealm):
+        def requestAvatar(self, avatarId, mind, *interfaces):
+            return ISOCKSUser, SOCKSUser(avatarId), lambda: 1 / 0
+
+    checker = InMemoryUsernamePasswordDatabaseDontUse()
+    checker.users = {b"alice": b"secret"}
+    async with proxy(portal=Portal(Faulty(), [checker])) as server:
+        assert await talk(server, GREET_LOGIN + login(b"alice", b"secret") + request("127.0.0.1", 0), None)
+        server.peers[0].close()
+        await until(lambda: not server.factory.sessions)
+
+
 # Pairs.
 
 
@@ -265,6 +280,29 @@ async def test_keys_of_routes_and_of_an_authenticate_of_ones_own_are_known(key, 
     async with proxy(Mine(reactor, routes=table)) as server:
         answer = await talk(server, GREET_EXTENDED + pairs((key, b"v")), 4)
         assert answer == b"\x05\x97" + bytes((1, status))
+
+
+@pytest.mark.parametrize(
+    ("key", "host", "reaches_a_route"),
+    [
+        (b"my.key", "elsewhere.example", True),
+        (b"?my.key", "elsewhere.example", True),
+        (b"my.key", "somewhere.example", False),
+        (b"?my.key", "somewhere.example", True),
+        (b"pt.cert", "somewhere.example", False),
+        # These are the server's own business.
+        (b"USERNAME", "somewhere.example", True),
+        (b"tor.errors", "somewhere.example", True),
+    ],
+)
+async def test_a_way_that_cannot_honour_a_key_is_not_taken(key, host, reaches_a_route):
+    refusal = Failing(OnionServiceNotFound())
+    knowing = Failing(OnionServiceNotFound())
+    knowing.keys = KeyRoute.keys
+    table = RouteTable([("elsewhere.example", knowing)], refusal)
+    async with proxy(routes=table) as server:
+        said = GREET_EXTENDED + pairs((key, b"304" if b"errors" in key else b"v")) + request(host, 80)
+        assert (await talk(server, said, None))[-9] == (0xE0 if reaches_a_route else 2)
 
 
 class Failing:

@@ -10,6 +10,7 @@ from examples.raw_peers import (
     GREET_ANONYMOUS,
     GREET_EXTENDED,
     HeldRoute,
+    descriptors_at_rest,
     dial,
     pairs,
     proxy,
@@ -141,7 +142,7 @@ def test_a_thousand_half_open_handshakes(socks5ext, many_descriptors):
     server = socks5ext("--max-connections", "1500")
     with Target(echo) as far, contextlib.ExitStack() as clients:
         assert_others_are_served(server, far)
-        memory_before, descriptors_before = server.memory(), server.descriptors()
+        memory_before, descriptors_before = server.memory(), descriptors_at_rest(server)
         half_open = []
         for number in range(1000):
             client = clients.enter_context(connect(server))
@@ -245,6 +246,22 @@ async def test_one_address_has_so_many_connections_and_no_more():
     assert server.factory._peers == {}
 
 
+async def test_the_addresses_that_one_ipv6_host_has_to_itself_count_as_one():
+    async with proxy(limits=Limits(max_per_peer=1), seen_from="2001:db8::1") as server:
+        for address, heard in (
+            ("2001:db8::1", b"\x05\x00"),
+            ("2001:db8::2", b""),
+            ("2001:db8::ffff:ffff:ffff:ffff", b""),
+            ("2001:db8:0:1::1", b"\x05\x00"),
+            ("::ffff:192.0.2.1", b"\x05\x00"),
+            ("192.0.2.1", b""),
+            ("192.0.2.2", b"\x05\x00"),
+        ):
+            client = await server.connect(header=proxy_header(address))
+            client.send(GREET_ANONYMOUS)
+            assert await client.read(2) == heard, address
+
+
 @pytest.mark.parametrize("seen_from", [None, "127.0.0.9", "::1"])
 async def test_loopback_is_not_counted(seen_from):
     async with proxy(seen_from=seen_from, limits=Limits(max_per_peer=1)) as server:
@@ -260,3 +277,12 @@ async def test_loopback_is_not_counted(seen_from):
 def test_as_many_connections_as_descriptors_allow(monkeypatch, soft, connections):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
     assert connections_by_descriptors() == connections
+
+
+@pytest.mark.parametrize(
+    "name", ["handshake_timeout", "connect_timeout", "idle_timeout", "max_connections", "max_per_peer"]
+)
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_limits_that_would_end_every_connection_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        Limits(**{name: value})

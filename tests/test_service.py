@@ -227,6 +227,18 @@ async def test_a_login_that_is_being_checked_is_told_nothing_of_it():
         await server.stopped()
 
 
+async def test_two_who_wait_for_the_end_are_both_told():
+    async with served() as server, target() as far:
+        client, _, _ = await server.proxy.ask("127.0.0.1", far.port)
+        told = []
+        for number in range(2):
+            server.factory.drain(10).addCallback(lambda _, number=number: told.append(number))
+        client.abort()
+        await until(lambda: told)
+        assert told == [0, 1]
+        assert server.clock.getDelayedCalls() == []
+
+
 async def test_a_route_runs_from_before_the_first_connection_to_after_the_last():
     order = []
 

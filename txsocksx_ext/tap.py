@@ -141,8 +141,9 @@ class Options(TwistedOptions, AuthOptionMixin):
         Which way targets go: PATTERN=ROUTE. Can be given several times; the first match
         wins, and what matches none goes direct. PATTERN is a host name with wildcards,
         an address or a network, with :PORT or :PORT-PORT after it. ROUTE is direct, refuse,
-        socks:ENDPOINT[:username=...:password-file=...][:dialect=...], tor:ENDPOINT[:ENDPOINT...]
-        [:control=ENDPOINT[,ENDPOINT...]][:control-password-file=...][:extended=yes|no], or tor:launch[:exec=...][:torrc=...][:state=...].
+        socks:ENDPOINT[:username=...:password-file=...][:dialect=...],
+        tor:ENDPOINT[:ENDPOINT...][:control=ENDPOINT[,ENDPOINT...]][:control-password-file=...][:extended=yes|no],
+        or tor:launch[:exec=...][:torrc=...][:state=...].
         """
         self.rules.append(rule)
 

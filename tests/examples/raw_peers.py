@@ -7,12 +7,9 @@ The bytes are made here without the package, so that a fault in its encoding can
 import socket
 import time
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta, timezone
 from ipaddress import ip_address
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from support.certificates import Authority
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredQueue
@@ -183,10 +180,17 @@ class Target:
 
 
 @asynccontextmanager
-async def target(interface="127.0.0.1"):
-    """A target on a free port."""
+async def target(interface="127.0.0.1", tls=None):
+    """
+    A target on a free port.
+
+    :param tls: the context factory of one that speaks TLS.
+    """
     factory = _Accepting()
-    port = reactor.listenTCP(0, factory, interface=interface)
+    if tls is None:
+        port = reactor.listenTCP(0, factory, interface=interface)
+    else:
+        port = reactor.listenSSL(0, factory, tls, interface=interface)
     try:
         yield Target(port.getHost().port, factory)
     finally:
@@ -347,26 +351,9 @@ class HeldRoute:
 
 
 def tls_listener(directory):
-    """The description of a TLS listener on a free port, with a key and a certificate of its own."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    encoding = serialization.Encoding.PEM
+    """The description of a TLS listener on a free port, with a certificate of its own."""
     path = directory / "server.pem"
-    path.write_bytes(
-        key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(encoding)
-    )
+    path.write_bytes(Authority().issue("localhost"))
     return f"ssl:0:privateKey={path}:interface=127.0.0.1"
 
 
@@ -397,3 +384,16 @@ def settles(condition, patience=20.0):
             return False
         time.sleep(0.01)
     return True
+
+
+def descriptors_at_rest(server):
+    """How many descriptors the server has when the connection that tried whether it listens is gone."""
+    seen = [server.descriptors()]
+
+    def is_steady():
+        time.sleep(0.02)
+        seen.append(server.descriptors())
+        return len(seen) > 5 and len(set(seen[-5:])) == 1
+
+    assert settles(is_steady)
+    return seen[-1]
