@@ -23,7 +23,7 @@ from twisted.internet.interfaces import (
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from .wire.codes import AddressType
 from .wire.messages import UNSPECIFIED, Address
@@ -66,6 +66,22 @@ def can_half_close(transport: ITransport) -> bool:
     connection under it.
     """
     return hasattr(transport, "loseWriteConnection") and not is_encrypted(transport)
+
+
+def pass_half_close(transport: Any) -> None:
+    """
+    Have a wrapper tell its protocol of the end of input, as the connection under it does.
+
+    Twisted's wrappers, such as the one that reads the PROXY protocol, close
+    both directions otherwise. TLS cannot do better.
+    """
+    if not isinstance(transport, ProtocolWrapper) or not can_half_close(transport):
+        return
+    wrapper: Any = transport
+    # Asked for anew each time, since the protocol is handed over.
+    wrapper.readConnectionLost = lambda: wrapper.wrappedProtocol.readConnectionLost()
+    wrapper.writeConnectionLost = lambda: wrapper.wrappedProtocol.writeConnectionLost()
+    alsoProvides(wrapper, IHalfCloseableProtocol)
 
 
 def is_closing(transport: Any) -> bool:

@@ -11,7 +11,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol
 
-from ..transports import can_half_close, is_local, peer_group
+from ..transports import can_half_close, is_local, pass_half_close, peer_group
 from .session import Session
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class ClientConnection(Protocol):
 
     def connectionMade(self) -> None:
         factory = self.factory
+        pass_half_close(self.transport)
         self._began = factory.reactor.seconds()
         self.session = Session(self.transport.getPeer(), factory.routes)
         factory.opened(self)
