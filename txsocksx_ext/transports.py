@@ -58,7 +58,7 @@ def is_encrypted(transport: ITransport) -> bool:
     return bool(ISSLTransport.providedBy(transport))
 
 
-def can_half_close(transport: ITransport) -> bool:
+def can_half_close(transport: Any) -> bool:
     """
     Whether only the sending side of the transport can be closed.
 
