@@ -12,9 +12,9 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..errors import OnionServiceNotReachable, authentication_error, reply_error
+from ..errors import HandshakeTimeout, OnionServiceNotReachable, authentication_error, reply_error
 from ..handshake import Initiator
-from ..wire.codes import DESCRIPTOR_NOT_FOUND, TTL_EXPIRED, Dialect, Method
+from ..wire.codes import DESCRIPTOR_NOT_FOUND, TTL_EXPIRED, Command, Dialect, Method
 from ..wire.messages import (
     UNSPECIFIED,
     Address,
@@ -145,6 +145,21 @@ class SOCKS5ExtClientFactory(Factory):
         assert initiator.selected is not None
         pairs = answer.pairs if isinstance(answer, ExtendedResponse) else NO_PAIRS
         return authentication_error(initiator.selected, answer.status, pairs)
+
+    def error_of_timeout(self) -> Exception:
+        """
+        The exception for a deadline that has passed.
+
+        A tor that took the request and does not answer waits for the onion
+        service: by default twice as long as we do.
+        """
+        connection = self._connection
+        is_asked = connection is not None and connection.awaits_reply_of_tor
+        if is_asked and self.request.command == Command.CONNECT and self.request.destination.is_onion:
+            error = OnionServiceNotReachable()
+            error.code = None  # none was sent
+            return error
+        return HandshakeTimeout()
 
     def _is_onion_timeout(self, reply: Reply, initiator: Initiator) -> bool:
         """Tor says "TTL expired" of an onion service that it found and that does not answer."""

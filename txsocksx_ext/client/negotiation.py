@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
-from ..errors import HandshakeTimeout
 from .factory import SOCKS5ExtClientFactory
 
 
@@ -27,8 +26,8 @@ def negotiate(
     :param timeout: seconds for all of it, the connection to the proxy too;
         ``None`` for no deadline.
     :returns: the factory's result. Fails with Twisted's own connection errors
-        where the proxy itself was not reached, and with `HandshakeTimeout`
-        when the time is over. Cancelling it at any moment closes the socket,
+        where the proxy itself was not reached, and with what the factory's
+        ``error_of_timeout`` says when the time is over. Cancelling it at any moment closes the socket,
         and builds nothing later.
     """
     result = factory.result
@@ -49,6 +48,6 @@ def negotiate(
             factory.give_up(failure)
 
     if timeout is not None and not result.called:
-        deadline = reactor.callLater(timeout, factory.give_up, HandshakeTimeout())
+        deadline = reactor.callLater(timeout, lambda: factory.give_up(factory.error_of_timeout()))
     connecting.addErrback(not_connected)
     return result.addBoth(settled)

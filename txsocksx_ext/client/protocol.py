@@ -19,9 +19,9 @@ from ..errors import (
     ProtocolViolation,
     ProxyClosed,
 )
-from ..handshake import Initiator
+from ..handshake import Initiator, State
 from ..transports import hand_over, is_closing, is_encrypted, is_local
-from ..wire.codes import AddressType, Method, Status
+from ..wire.codes import AddressType, Dialect, Method, Status
 from ..wire.messages import (
     ExtendedRequest,
     ExtendedResponse,
@@ -61,6 +61,11 @@ class SOCKS5ExtClientProtocol(Protocol):
         self._believed: Reply | None = None
         self._doubt_ends: IDelayedCall | None = None
         self._is_over = False
+
+    @property
+    def awaits_reply_of_tor(self) -> bool:
+        """Whether a tor has our request, and has not answered it."""
+        return self._initiator.state is State.REPLY and self._initiator.dialect is Dialect.TOR
 
     def connectionMade(self) -> None:
         if self._is_over:  # whoever waited left while we connected
