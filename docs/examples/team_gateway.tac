@@ -1,0 +1,43 @@
+"""
+A gateway to Tor for a team: everyone has a password, and circuits of their own.
+
+TEAM_USERS=/etc/team.users twistd -ny team_gateway.tac
+
+To add someone: python -m txsocksx_ext.server.passwords NAME >> /etc/team.users
+"""
+
+import os
+
+from twisted.application.service import Application
+from twisted.internet import reactor
+
+from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory, route_from_string
+from txsocksx_ext.server.credentials import HashedPasswordFile, portal_for
+from txsocksx_ext.server.service import SOCKS5ExtService
+
+SOCKS_PORT = os.environ.get("TEAM_TOR", r"tcp\:127.0.0.1\:9050")
+CONTROL_PORT = os.environ.get("TEAM_CONTROL", r"tcp\:127.0.0.1\:9051")
+LISTENER = os.environ.get("TEAM_LISTENER", "tcp:1080:interface=127.0.0.1")
+
+tor = route_from_string(reactor, f"tor:{SOCKS_PORT}:control={CONTROL_PORT}")
+refuse = route_from_string(reactor, "refuse")
+
+
+class TeamFactory(SOCKS5ExtFactory):
+    """Guests reach web sites only. Rules know targets; what depends on the user stands here."""
+
+    def route(self, session):
+        if session.user == b"guest" and session.request.destination.port not in (80, 443):
+            return refuse
+        return super().route(session)
+
+
+factory = TeamFactory(
+    reactor,
+    portal=portal_for([HashedPasswordFile(os.environ["TEAM_USERS"])]),
+    # Nobody sends mail from here, and nothing goes to the network but through tor.
+    routes=RouteTable([("*:25", refuse)], default=tor),
+    limits=Limits(connect_timeout=30.0),
+)
+application = Application("team gateway")
+SOCKS5ExtService(reactor, factory, [LISTENER], drain=5.0).setServiceParent(application)

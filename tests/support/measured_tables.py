@@ -1,0 +1,71 @@
+"""Tables of the documentation, of which each cell is measured by a test."""
+
+import os
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2] / "docs" / "measured"
+
+WRITING = bool(os.environ.get("WRITE_TABLES"))
+"""Whether what is measured is to be written, instead of held against what is written."""
+
+_HEAD = """\
+.. This is written by a test: WRITE_TABLES=1 make test TESTS=tests/real/test_txtorcon.py
+
+.. list-table::
+   :header-rows: 1
+"""
+
+
+class Table:
+    """
+    One table, in a file of its own.
+
+    :param name: of the file.
+    :param header: its columns; the first has the titles of the rows.
+    """
+
+    def __init__(self, name, header):
+        self.path = FOLDER / f"{name}.txt"
+        self.header = header
+        self.titles = []
+        self.committed = self._read()
+        self._measured = {}
+
+    @property
+    def columns(self):
+        return self.header[1:]
+
+    def hold(self, title, cells):
+        """Hold cells that were measured, by their columns, against the file; or keep them, to be written."""
+        if WRITING:
+            self._measured.setdefault(title, {}).update(cells)
+            return
+        committed = self.committed.get(title, {})
+        assert cells == {column: committed.get(column) for column in cells}, (
+            f"{self.path.name} says something else of {title!r}: see docs/txtorcon.rst for how to write it anew"
+        )
+
+    def text(self, rows):
+        """The table as reStructuredText."""
+        lines = [_HEAD]
+        for cells in [self.header, *([title, *map(rows[title].get, self.columns)] for title in self.titles)]:
+            lines += [f"   {' ' if number else '*'} - {cell}" for number, cell in enumerate(cells)]
+        return "\n".join(lines) + "\n"
+
+    def write(self):
+        """Write what was measured; the rest stays."""
+        empty = dict.fromkeys(self.columns, "")
+        rows = {
+            title: {**empty, **self.committed.get(title, {}), **self._measured.get(title, {})} for title in self.titles
+        }
+        self.path.write_text(self.text(rows))
+
+    def _read(self):
+        rows, cells = {}, []
+        for line in self.path.read_text().splitlines() if self.path.exists() else ():
+            if line.startswith("   * - "):
+                cells = rows.setdefault(line[7:], [])
+            elif line.startswith("     - "):
+                cells.append(line[7:])
+        rows.pop(self.header[0], None)
+        return {title: dict(zip(self.columns, cells, strict=False)) for title, cells in rows.items()}
