@@ -207,10 +207,10 @@ async def socks_listener(tor: Any) -> str:
     :raises LookupError: it listens on none.
     """
     answer = await tor.protocol.get_info("net/listeners/socks")
-    listeners = [word.strip('"') for word in str(answer["net/listeners/socks"]).split()]
-    if not listeners:
+    # Each stands in quotation marks, of which txtorcon takes the outermost away.
+    first = str(answer["net/listeners/socks"]).strip('"').split('" "')[0]
+    if not first:
         raise LookupError("this tor listens on no SOCKS port")
-    first = listeners[0]
     if first.startswith("unix:"):
         return f"unix:{quoteStringArgument(first.removeprefix('unix:'))}"
     host, _, port = first.rpartition(":")
