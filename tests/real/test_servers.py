@@ -435,10 +435,9 @@ def test_tor_answers_as_observed(tor, vector):
     else:
         connection = socket.create_connection(("127.0.0.1", tor.plain))
     heard, has_ended = converse(connection, vector)
-    # Tor loses the selection where both messages are read at once, which on a busy machine they are not always.
-    also_heard = {"obs-pipe-greet-auth": "05020100"}.get(vector["name"])
-    assert heard in (vector["observed_reply"], also_heard)
-    assert has_ended is vector["fin"]
+    assert heard == vector["observed_reply"]
+    # What tor keeps open it may still close in its own time.
+    assert has_ended or not vector["fin"]
 
 
 @pytest.mark.parametrize("vector", observed("obfs4proxy"))
