@@ -40,10 +40,17 @@ class Table:
         if WRITING:
             self._measured.setdefault(title, {}).update(cells)
             return
-        committed = self.committed.get(title, {})
-        assert cells == {column: committed.get(column) for column in cells}, (
+        assert cells == self._committed_of(title, cells), (
             f"{self.path.name} says something else of {title!r}: see docs/txtorcon.rst for how to write it anew"
         )
+
+    def agrees(self, title, cells):
+        """Whether the file says the same."""
+        return cells == self._committed_of(title, cells)
+
+    def _committed_of(self, title, columns):
+        committed = self.committed.get(title, {})
+        return {column: committed.get(column) for column in columns}
 
     def text(self, rows):
         """The table as reStructuredText."""
