@@ -7,8 +7,11 @@ from functools import wraps
 import pytest
 import pytest_twisted
 from support.programs import Program, twistd
+from support.reactors import install
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
+
+from txsocksx_ext.sockets.poller import Poller
 
 DEADLINE = 60.0
 """Seconds for one asynchronous test: pytest's own time-outs cannot stop a reactor that waits."""
@@ -29,6 +32,7 @@ def pytest_collection_finish(session):
 
 
 def pytest_configure(config):
+    install(config)
     config.addinivalue_line("markers", "deadline(seconds): the time an asynchronous test has")
     config.addinivalue_line("markers", "logs_errors: the test expects errors in the log")
 
@@ -62,7 +66,7 @@ def nothing_is_left(request, logged_errors):
     """Fail a test that leaves a timer, a socket, an unhandled error or an error in the log."""
     from twisted.internet import reactor
 
-    selectables_before = {*reactor.getReaders(), *reactor.getWriters()}
+    selectables_before = _selectables(reactor)
     timers_before = set(reactor.getDelayedCalls())
     yield
 
@@ -92,11 +96,18 @@ def turn_of_the_reactor(seconds=0.0):
 
 
 def _left(reactor, selectables_before, timers_before):
-    selectables = {*reactor.getReaders(), *reactor.getWriters()} - selectables_before
+    selectables = _selectables(reactor) - selectables_before
     # The thread pool's waker appears with the first look-up, and stays.
     selectables = {each for each in selectables if "Waker" not in type(each).__name__}
     timers = [each for each in reactor.getDelayedCalls() if each not in timers_before and each.active()]
     return [*selectables, *timers]
+
+
+def _selectables(reactor):
+    """All that the reactor watches, and its poller for it; the poller itself stays with the reactor."""
+    readers = reactor.getReaders()
+    watchers = {watcher for each in readers if isinstance(each, Poller) for watcher in each.watchers}
+    return {each for each in (*readers, *reactor.getWriters()) if not isinstance(each, Poller)} | watchers
 
 
 def _text(event):

@@ -36,6 +36,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def descriptors_of(pid):
+    """How many descriptors a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
 class Program:
     """
     One child process.
@@ -62,6 +67,8 @@ class Program:
             cwd=cwd,
             start_new_session=True,
         )
+        self.serving = [self.pid]
+        """The process ids of which descriptors and memory are counted: others, where it has workers."""
 
     @property
     def pid(self):
@@ -77,13 +84,13 @@ class Program:
         return os.pread(self._output.fileno(), size, 0).decode("utf-8", "replace")
 
     def descriptors(self):
-        """How many descriptors the process has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        """How many descriptors the processes that serve have open."""
+        return sum(map(descriptors_of, self.serving))
 
     def memory(self):
-        """The resident memory of the process, in bytes."""
-        match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
-        return int(match[1]) * 1024
+        """The resident memory of the processes that serve, in bytes."""
+        statuses = [Path(f"/proc/{pid}/status").read_text() for pid in self.serving]
+        return sum(int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024 for status in statuses)
 
     def wait_until_ready(self):
         deadline = time.monotonic() + self._wait
@@ -118,13 +125,17 @@ class Program:
         return status
 
 
-def twistd(program, *options, listen=None, command="twistd", env=None, reactor=None, wait=20.0):
-    """A ``twistd socks5ext`` with these options, on a free port unless told where to listen."""
+def twistd(program, *options, listen=None, command="twistd", env=None, reactor=None, before="", wait=20.0):
+    """
+    A ``twistd socks5ext`` with these options, on a free port unless told where to listen.
+
+    :param before: Python code that runs before twistd.
+    """
     port = free_port() if listen is None else None
     listeners = (
         [f"--listen=tcp:{port}:interface=127.0.0.1"] if listen is None else [f"--listen={each}" for each in listen]
     )
-    runner = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
+    runner = [sys.executable, "-c", f"{before}\nfrom twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
     if command == "twist":
         runner = [sys.executable, "-m", "twisted"]
     reactor_option = [f"--reactor={reactor}"] if reactor else []

@@ -6,27 +6,45 @@ Two transports become one stream.
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import IReactorTime, ITransport
+from typing import Any
 
-from .producers import ProducerRelay, RelayEnded
+from twisted.internet.interfaces import ITransport
 
-__all__ = ["ProducerRelay", "RelayEnded", "join"]
+from ..sockets.poller import poller_of
+from ..sockets.takeover import can_take
+from .epoll import EpollRelay
+from .idle import idle_watch
+from .interface import IRelay, RelayEnded
+from .producers import ProducerRelay
+
+__all__ = ["IRelay", "RelayEnded", "join"]
 
 
 def join(
     client: ITransport,
     target: ITransport,
-    clock: IReactorTime,
+    reactor: Any,
     ended: RelayEnded,
     idle_timeout: float | None = None,
-) -> ProducerRelay:
+    *,
+    fast: bool = True,
+) -> IRelay:
     """
     Make the relay for two connected transports. Its ``start()`` lets bytes flow.
 
+    Plain sockets are served past the reactor and its transports; all others,
+    and those of a reactor without a poller, by Twisted's producers.
+
     :param client: where the request came from.
     :param target: where it went to.
+    :param reactor: tells the time, and takes descriptors if it can.
     :param ended: called once, with the reason, when both are closed.
     :param idle_timeout: seconds without a byte in either direction after which
         both are closed; ``None`` for never.
+    :param fast: false where all bytes must go through the transports.
     """
-    return ProducerRelay(client, target, clock, ended, idle_timeout)
+    watch = None if idle_timeout is None else idle_watch(reactor, idle_timeout)
+    poller = poller_of(reactor) if fast else None
+    if poller is not None and can_take(client) and can_take(target):
+        return EpollRelay(client, target, poller, ended, watch)
+    return ProducerRelay(client, target, ended, watch)

@@ -4,41 +4,22 @@ The relay for any transport of Twisted, made of its producers and consumers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IHalfCloseableProtocol,
-    IPushProducer,
-    IReactorTime,
-    ITransport,
-)
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..transports import can_half_close, hand_over, was_reset
-
-RelayEnded = Callable[[str], None]
-"""Called with why a stream ended, in a word or two."""
-
-IDLE_CHECKS = 4
-"""An idle stream is closed after its time-out, and at most a quarter of it later."""
+from .idle import IdleWatch
+from .interface import IRelay, RelayEnded
 
 
+@implementer(IRelay)
 class ProducerRelay:
-    """
-    One stream between a client and a target.
-
-    Each end of sending is passed on as such when all bytes before it are
-    through, an abort as an abort, and a reader that is too slow stops the other
-    side's reading.
-
-    :ivar up: bytes that came from the client.
-    :ivar down: bytes that came from the target.
-    """
+    """One stream between two transports. See `IRelay`."""
 
     name = "producers"
 
@@ -46,44 +27,36 @@ class ProducerRelay:
         self,
         client: ITransport,
         target: ITransport,
-        clock: IReactorTime,
         ended: RelayEnded,
-        idle_timeout: float | None,
+        idle_watch: IdleWatch | None,
     ) -> None:
         self._client = _RelayEnd(self, "client", client)
         self._target = _RelayEnd(self, "target", target)
         self._client.other = self._target
         self._target.other = self._client
-        self._clock = clock
         self._ended: RelayEnded | None = ended
-        self._idle_timeout = idle_timeout
-        self._idle_check: IDelayedCall | None = None
+        self._idle_watch = idle_watch
         self._reason = ""
 
     @property
     def up(self) -> int:
-        """Bytes that came from the client."""
+        """See `IRelay`."""
         return self._client.received
 
     @property
     def down(self) -> int:
-        """Bytes that came from the target."""
+        """See `IRelay`."""
         return self._target.received
 
     def start(self, read_ahead: bytes = b"", client_has_ended: bool = False) -> None:
-        """
-        Take both transports over.
-
-        :param read_ahead: what the client had sent already; it goes first.
-        :param client_has_ended: whether the client had closed its sending side.
-        """
+        """See `IRelay`."""
         client, target = self._client, self._target
         hand_over(target.transport, target)
         hand_over(client.transport, client)
         target.transport.registerProducer(client, True)
         client.transport.registerProducer(target, True)
-        if self._idle_timeout is not None:
-            self._schedule_idle_check(quiet_checks=0, seen=0)
+        if self._idle_watch is not None:
+            self._idle_watch.add(self)
         target.resumeProducing()
         if not client_has_ended:
             client.resumeProducing()
@@ -94,7 +67,7 @@ class ProducerRelay:
             client.readConnectionLost()
 
     def abort(self, reason: str) -> None:
-        """Reset both connections."""
+        """See `IRelay`."""
         self._note(reason)
         for end in (self._client, self._target):
             if not end.is_lost:
@@ -137,26 +110,11 @@ class ProducerRelay:
         self._reason = self._reason or reason
 
     def _end(self) -> None:
-        if self._idle_check is not None:
-            self._idle_check.cancel()
-            self._idle_check = None
+        if self._idle_watch is not None:
+            self._idle_watch.discard(self)
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(self._reason)
-
-    def _schedule_idle_check(self, quiet_checks: int, seen: int) -> None:
-        assert self._idle_timeout is not None
-        self._idle_check = self._clock.callLater(self._idle_timeout / IDLE_CHECKS, self._check_idle, quiet_checks, seen)
-
-    def _check_idle(self, quiet_checks: int, seen: int) -> None:
-        """Count the checks since a byte was seen: no clock is read for each segment."""
-        self._idle_check = None
-        moved = self.up + self.down
-        quiet_checks = quiet_checks + 1 if moved == seen else 0
-        if quiet_checks >= IDLE_CHECKS:
-            self.abort("idle")
-        else:
-            self._schedule_idle_check(quiet_checks, moved)
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)

@@ -1,0 +1,67 @@
+"""
+Streams on which nothing moves: one timer looks after all of them.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakValueDictionary
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from .interface import IRelay
+
+CHECKS = 4
+"""An idle stream is closed after its time-out, and at most a quarter of it later."""
+
+
+class IdleWatch:
+    """
+    Aborts relays through which no byte went for a time. See `idle_watch`.
+
+    It counts the checks since a relay's counts changed, so that no clock is
+    read for each segment.
+
+    :param timeout: in seconds.
+    """
+
+    def __init__(self, clock: IReactorTime, timeout: float) -> None:
+        self._clock = clock
+        self._timeout = timeout
+        self._next: IDelayedCall | None = None
+        # Of each relay the bytes that had moved at the last check, and how many checks found no more.
+        self._seen: dict[IRelay, tuple[int, int]] = {}
+
+    def add(self, relay: IRelay) -> None:
+        """Look after a relay that starts."""
+        self._seen[relay] = (-1, 0)
+        if self._next is None:
+            self._schedule()
+
+    def discard(self, relay: IRelay) -> None:
+        """Look no more after a relay that has ended."""
+        self._seen.pop(relay, None)
+        if not self._seen and self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+    def _schedule(self) -> None:
+        self._next = self._clock.callLater(self._timeout / CHECKS, self._check)
+
+    def _check(self) -> None:
+        self._next = None
+        for relay, (moved_before, quiet_checks) in list(self._seen.items()):
+            moved = relay.up + relay.down
+            quiet_checks = quiet_checks + 1 if moved == moved_before else 0
+            self._seen[relay] = (moved, quiet_checks)
+            if quiet_checks >= CHECKS:
+                relay.abort("idle")
+        if self._seen:
+            self._schedule()
+
+
+_watches: WeakValueDictionary[tuple[IReactorTime, float], IdleWatch] = WeakValueDictionary()
+
+
+def idle_watch(clock: IReactorTime, timeout: float) -> IdleWatch:
+    """The one that looks after all streams with this time-out, in seconds."""
+    return _watches.setdefault((clock, timeout), IdleWatch(clock, timeout))

@@ -1,0 +1,3 @@
+"""
+Plain sockets, served by a poller of their own inside whatever reactor runs.
+"""

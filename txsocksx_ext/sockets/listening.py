@@ -1,0 +1,89 @@
+"""
+Connections that are in the poller from their first moment.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort
+from zope.interface import implementer
+
+from ..transports import keep_socket_alive
+from .poller import Poller, poller_of
+from .transport import AcceptedTransport, address_of
+
+ACCEPTS_IN_A_TURN = 64
+"""How many connections are accepted before others have their turn."""
+
+
+@implementer(IListeningPort)
+class PolledPort:
+    """
+    Accepts the connections of a port of Twisted's in its stead. See `polled`.
+    """
+
+    def __init__(self, port: Any, poller: Poller) -> None:
+        self._port = port
+        self._poller = poller
+        keep_socket_alive(port.socket)
+        port.stopReading()
+        poller.watch(port.fileno(), self)
+
+    def startListening(self) -> None:
+        """See `IListeningPort`."""
+        self._port.startListening()
+
+    def stopListening(self) -> Deferred[None] | None:
+        """See `IListeningPort`."""
+        if self._port.connected and not self._port.disconnecting:
+            self._poller.release(self._port.fileno())
+        stopped: Deferred[None] | None = self._port.stopListening()
+        return stopped
+
+    def getHost(self) -> Any:
+        """See `IListeningPort`."""
+        return self._port.getHost()
+
+    def ready(self, events: int) -> None:
+        """See `txsocksx_ext.sockets.poller.Watcher`."""
+        listening: socket.socket = self._port.socket
+        for _ in range(ACCEPTS_IN_A_TURN):
+            try:
+                accepted, address = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError:
+                # There are too many open files, or the client is gone: Twisted knows what to do about it.
+                self._port.doRead()
+                break
+            self._serve(accepted, address)
+        self._poller.again(self._port.fileno())
+
+    def abandon(self, why: str) -> None:
+        """See `txsocksx_ext.sockets.poller.Watcher`."""
+
+    def _serve(self, accepted: socket.socket, address: tuple[Any, ...]) -> None:
+        peer = address_of(address)
+        protocol = self._port.factory.buildProtocol(peer)
+        if protocol is None:
+            accepted.close()
+            return
+        accepted.setblocking(False)
+        transport = AcceptedTransport(accepted, protocol, peer, self._poller)
+        self._poller.watch(accepted.fileno(), transport)
+        protocol.makeConnection(transport)
+
+
+def polled(port: Any) -> Any:
+    """
+    Have the poller accept a port's connections, where that is possible: a plain one, and a reactor with a poller.
+
+    :param port: what an endpoint's ``listen`` fires with.
+    :returns: the port to be stopped instead of `port`.
+    """
+    poller = poller_of(port.reactor) if type(port) is tcp.Port else None
+    return port if poller is None else PolledPort(port, poller)

@@ -1,0 +1,68 @@
+"""
+Bytes that go from one socket to another without being copied: splice(2).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+
+PIPE_SIZE = 1 << 20
+"""Bytes that are moved at once: as many as the pipe of a plain user may hold."""
+
+_SET_SIZE = getattr(fcntl, "F_SETPIPE_SZ", 1031)
+_FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
+
+_CLOSED = -1
+
+
+class Pipe:
+    """
+    A pipe that is empty whenever nobody is at it, so that one serves all sockets.
+
+    Where the system has none of `PIPE_SIZE` to give, it moves nothing.
+    """
+
+    def __init__(self) -> None:
+        self._exit = self._entry = _CLOSED
+        with suppress(OSError):
+            self._exit, self._entry = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.fcntl(self._entry, _SET_SIZE, PIPE_SIZE)
+            except OSError:
+                self.close()
+
+    def move(self, source: int, target: int) -> tuple[int, bytes]:
+        """
+        Move what there is from one socket's descriptor to another's.
+
+        Errors of theirs are not told here: the next read from the one, and the
+        next write to the other, will tell.
+
+        :returns: how many bytes were read, and those of them that the target
+            did not take.
+        """
+        try:
+            count = left = os.splice(source, self._entry, PIPE_SIZE, flags=_FLAGS)
+        except OSError:
+            return 0, b""
+        with suppress(OSError):
+            while left:
+                left -= os.splice(self._exit, target, left, flags=_FLAGS)
+        return count, self._take_out(left) if left else b""
+
+    def close(self) -> None:
+        """From now on it moves nothing."""
+        if self._entry != _CLOSED:
+            os.close(self._exit)
+            os.close(self._entry)
+            self._exit = self._entry = _CLOSED
+
+    def _take_out(self, count: int) -> bytes:
+        try:
+            return os.read(self._exit, count)
+        except BaseException:
+            # What is left of one stream must never come to another.
+            self.close()
+            raise

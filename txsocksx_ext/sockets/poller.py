@@ -1,0 +1,184 @@
+"""
+One edge-triggered epoll descriptor, inside whatever reactor runs.
+
+A reactor of Twisted asks the system twice or more for each change of mind about
+a socket. Here a socket is registered once, for all events, and never modified:
+the system tells each change of its state once, and who watches it reads and
+writes until there is no more to do.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import traceback
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.posixbase import PosixReactorBase
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from .pipe import Pipe
+
+_log = Logger(namespace="txsocksx_ext.sockets")
+
+READABLE = getattr(select, "EPOLLIN", 0)
+WRITABLE = getattr(select, "EPOLLOUT", 0)
+FAILED = getattr(select, "EPOLLERR", 0)
+INPUT_ENDED = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLHUP", 0)
+"""The peer sends no more, or both directions are closed; bytes may be unread all the same."""
+
+READ_EVENTS = READABLE | INPUT_ENDED | FAILED
+"""After one of these, reading tells more."""
+
+_ALL_EVENTS = READABLE | WRITABLE | INPUT_ENDED | getattr(select, "EPOLLET", 0)
+
+BATCH = 64
+"""How many descriptors are served in one turn of the reactor, so that others have theirs."""
+
+
+class Watcher(Protocol):
+    """Who acts on a socket's events."""
+
+    def ready(self, events: int) -> None:
+        """
+        Act on events. They are a hint alone: the socket itself tells what is so.
+
+        A watcher does a bounded amount of work, and asks for the rest by `Poller.again`.
+
+        :param events: a mask of `READABLE` and the others.
+        """
+
+    def abandon(self, why: str) -> None:
+        """Close the socket at once, for a reason in a word: it is not watched any more."""
+
+
+@implementer(IReadDescriptor)
+class Poller:
+    """
+    Tells watchers of their sockets' events. See `poller_of`.
+
+    Whoever closes a watched socket says so with `forget` before.
+
+    :ivar reactor: in which it runs.
+    :ivar pipe: for all of them.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self.reactor = reactor
+        # By descriptor: these are small numbers.
+        self._watchers: list[Watcher | None] = []
+        self._epoll = select.epoll()
+        self.pipe = Pipe()
+        self._added: set[int] = set()
+        reactor.addReader(self)
+
+    def watch(self, descriptor: int, watcher: Watcher) -> None:
+        """
+        Tell `watcher` of all events of a socket, and first of what it is ready for already.
+
+        :raises OSError: the system cannot watch one more.
+        """
+        self._epoll.register(descriptor, _ALL_EVENTS)
+        missing = descriptor + 1 - len(self._watchers)
+        if missing > 0:
+            self._watchers.extend([None] * missing)
+        self._watchers[descriptor] = watcher
+        self._added.add(descriptor)
+
+    def replace(self, descriptor: int, watcher: Watcher) -> None:
+        """
+        Have another watcher told from now on, without asking the system.
+
+        What the first one was told is not told again: it has to pass that on.
+        """
+        self._watchers[descriptor] = watcher
+
+    def again(self, descriptor: int) -> None:
+        """Tell once more in a later turn, after the others, what a socket is ready for then."""
+        self._epoll.modify(descriptor, _ALL_EVENTS)
+
+    def forget(self, descriptor: int) -> None:
+        """Tell no more of a socket that is about to be closed: closing it tells the system."""
+        self._watchers[descriptor] = None
+
+    def release(self, descriptor: int) -> None:
+        """Tell no more of a socket that stays open."""
+        self.forget(descriptor)
+        self._epoll.unregister(descriptor)
+
+    @property
+    def watchers(self) -> list[Watcher]:
+        """All that are told of events."""
+        return [watcher for watcher in self._watchers if watcher is not None]
+
+    # What the reactor calls.
+
+    def fileno(self) -> int:
+        """The epoll descriptor: readable as long as events are waiting."""
+        return -1 if self._epoll.closed else self._epoll.fileno()
+
+    def doRead(self) -> None:
+        """Tell what is new. What is more than one turn's work stays in the system's list."""
+        watchers, added = self._watchers, self._added
+        added.clear()
+        for descriptor, events in self._epoll.poll(0, BATCH):
+            watcher = watchers[descriptor]
+            # An earlier watcher may have closed this one, whose number another socket may have got since.
+            if watcher is None or descriptor in added:
+                continue
+            try:
+                watcher.ready(events)
+            except Exception:
+                _log_fault()
+                self._abandon(watcher, "fault")
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor ends, and with it all that was watched."""
+        _pollers.pop(self.reactor, None)
+        for watcher in self.watchers:
+            self._abandon(watcher, "stopped")
+        self._epoll.close()
+        self.pipe.close()
+
+    def logPrefix(self) -> str:
+        """See `twisted.internet.interfaces.ILoggingContext`."""
+        return "poller"
+
+    def _abandon(self, watcher: Watcher, why: str) -> None:
+        try:
+            watcher.abandon(why)
+        except Exception:
+            _log_fault()
+
+
+def _log_fault() -> None:
+    """Log the exception that is being handled, but not its own words, which may hold a target."""
+    failure = Failure()
+    _log.error(
+        "a socket's watcher failed unexpectedly: {error}\n{traceback}",
+        error=type(failure.value).__name__,
+        traceback="".join(traceback.format_tb(failure.getTracebackObject())),
+    )
+
+
+_pollers: dict[PosixReactorBase, Poller] = {}
+# Two processes must not share what they would both read from.
+os.register_at_fork(after_in_child=_pollers.clear)
+
+
+def poller_of(reactor: Any) -> Poller | None:
+    """
+    The one poller of a reactor; ``None`` where the system has no epoll, or the reactor takes no descriptors.
+
+    :param reactor: a reactor of Twisted on any event loop, or what wraps one and
+        leaves its descriptors to it.
+    """
+    taker = getattr(getattr(reactor, "addReader", None), "__self__", None)
+    poller = _pollers.get(taker)  # type: ignore[arg-type]
+    if poller is None and sys.platform == "linux" and isinstance(taker, PosixReactorBase):
+        poller = _pollers[taker] = Poller(taker)
+    return poller
