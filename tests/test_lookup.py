@@ -1,5 +1,8 @@
 """Names to addresses: what is asked, what is not, and what comes back."""
 
+import errno
+import socket
+
 import pytest
 from examples.raw_peers import Names, ReactorWith
 from twisted.internet import reactor
@@ -94,6 +97,19 @@ async def test_the_real_resolver_knows_this_machine():
     assert all(address.port == 80 for address in found)
 
 
+async def test_a_failure_of_the_system_is_an_answer_too(monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    lookups = Lookups(reactor)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", fail)
+        for _ in range(LOOKUPS_AT_ONCE + 1):
+            with pytest.raises(HostUnreachable):
+                await Deferred.fromCoroutine(lookups.look_up(Address.of("localhost", 80)))
+    assert await Deferred.fromCoroutine(lookups.look_up(Address.of("localhost", 80)))
+
+
 class SlowNames:
     """A resolver that never answers by itself."""
 
@@ -130,3 +146,33 @@ async def test_slow_names_wait_in_a_queue_that_those_who_leave_give_up():
         each.cancel()
         with pytest.raises(CancelledError):
             await each
+
+
+async def test_those_who_ask_for_the_same_name_share_one_look_up():
+    names = Counting()
+    lookups = Lookups(ReactorWith(names=names))
+    first, left, last = (
+        Deferred.fromCoroutine(lookups.look_up(Address.of("somewhere.example", port))) for port in (80, 81, 82)
+    )
+    left.cancel()
+    with pytest.raises(CancelledError):
+        await left
+    assert names.asked == 1
+    names.receiver.addressResolved(IPv4Address("TCP", "192.0.2.1", 0))
+    names.receiver.resolutionComplete()
+    assert await first == [Address.of("192.0.2.1", 80)]
+    assert await last == [Address.of("192.0.2.1", 82)]
+    # The answer is not kept.
+    later = Deferred.fromCoroutine(lookups.look_up(Address.of("somewhere.example", 80)))
+    assert names.asked == 2
+    names.receiver.resolutionComplete()
+    with pytest.raises(HostUnreachable):
+        await later
+
+
+class Counting(HalfAnswer):
+    asked = 0
+
+    def resolveHostName(self, *args, **kwargs):
+        self.asked += 1
+        super().resolveHostName(*args, **kwargs)

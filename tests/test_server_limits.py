@@ -20,8 +20,8 @@ from examples.raw_peers import (
     target,
     until,
 )
+from support.reactors import connections_read_from
 from support.targets import Target, echo, read_exactly, read_to_end
-from twisted.internet import reactor
 
 from txsocksx_ext import Limits, RouteTable
 from txsocksx_ext.server.limits import connections_by_descriptors
@@ -175,7 +175,7 @@ async def test_a_client_that_sends_megabytes_before_the_reply_is_paused():
         client.send(GREET_ANONYMOUS + request("192.0.2.1", 80) + bytes(8 * MEGABYTE))
         await route.asked.get()
         (session,) = server.factory.sessions
-        await until(lambda: session.transport not in reactor.getReaders())
+        await until(lambda: session.transport not in connections_read_from())
         # One read more than the limit may have come, and no second.
         assert session._responder.buffered <= 64 * 1024 + session.transport.bufferSize
         assert client.reason is None

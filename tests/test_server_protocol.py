@@ -27,6 +27,7 @@ from examples.raw_peers import (
     until,
 )
 from support.programs import free_port
+from support.reactors import connections_read_from
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
@@ -356,7 +357,7 @@ async def test_a_client_that_half_closes_during_the_connect_is_served():
         await route.asked.get()
         (session,) = server.factory.sessions
         # Only now can the server have seen the end of the client's sending.
-        await until(lambda: session.transport not in reactor.getReaders())
+        await until(lambda: session.transport not in connections_read_from())
         assert route.cancelled == 0
         route.pending.callback(await open_transport(TCP4ClientEndpoint(reactor, "127.0.0.1", far.port)))
         end = await far.accept()
@@ -574,7 +575,7 @@ async def test_an_error_reply_reaches_a_client_that_was_paused():
         heard = deferToThread(talk_before_reading, server.port, said)
         await route.asked.get()
         (session,) = server.factory.sessions
-        await until(lambda: session.transport not in reactor.getReaders())
+        await until(lambda: session.transport not in connections_read_from())
         route.pending.errback(HostUnreachable())
         assert await heard == b"\x05\x00" + reply(4)
 

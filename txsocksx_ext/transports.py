@@ -87,7 +87,11 @@ def pass_half_close(transport: Any) -> None:
 def is_closing(transport: Any) -> bool:
     """Whether the protocol of a transport has had it closed, so that no more data may come to it."""
     # Twisted has no public name for an abort that takes effect in the reactor's next turn.
-    return any(getattr(transport, name, False) for name in ("disconnecting", "_aborting", "_aborted"))
+    return bool(
+        getattr(transport, "disconnecting", False)
+        or getattr(transport, "_aborting", False)
+        or getattr(transport, "_aborted", False)
+    )
 
 
 def is_local(address: IAddress | None) -> bool:
@@ -132,12 +136,16 @@ def bound_address(transport: Any) -> Address:
 
     Through another proxy it is what that proxy said, and never our way to it.
     """
+    if hasattr(transport, "bound_address"):
+        return transport.bound_address()  # type: ignore[no-any-return]
     through = getattr(getattr(transport, "protocol", None), "bound", None)
     if through is not None:
         return UNSPECIFIED if through.type == AddressType.NONE else through
     host = transport.getHost()
-    if isinstance(host, (IPv4Address, IPv6Address)):
-        return Address.of(host.host.split("%")[0], host.port)
+    if isinstance(host, IPv4Address):
+        return Address(AddressType.IPV4, host.host, host.port)
+    if isinstance(host, IPv6Address):
+        return Address(AddressType.IPV6, host.host.split("%")[0], host.port)
     return UNSPECIFIED
 
 
@@ -152,12 +160,21 @@ def was_reset(transport: Any) -> bool:
     return isinstance(handle, socket.socket) and handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
 
+def keep_socket_alive(connection: socket.socket) -> None:
+    """What `keep_alive` does, for a TCP socket. On Linux, what a listening one accepts inherits it."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def keep_alive(transport: Any) -> None:
     """
     Have the system notice peers that vanished, and send small writes at once.
 
-    Does nothing on transports that are not TCP.
+    Does nothing on transports that are not TCP, or whose sockets were made so:
+    these say it by ``is_kept_alive``.
     """
+    if getattr(transport, "is_kept_alive", False):
+        return
     is_tcp = hasattr(transport, "setTcpKeepAlive") and hasattr(transport, "setTcpNoDelay")
     if is_tcp and isinstance(transport.getPeer(), (IPv4Address, IPv6Address)):
         transport.setTcpKeepAlive(True)

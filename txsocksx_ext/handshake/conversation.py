@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 from ..wire import reader
@@ -49,6 +48,9 @@ class State(enum.Enum):
     OPEN = "open"
     CLOSED = "closed"
 
+    # There is one of each. Enum's own hash is made in Python, for each look into a table.
+    __hash__ = object.__hash__
+
 
 class Turn(NamedTuple):
     """Who speaks in a state, what, and where each outcome leads."""
@@ -66,7 +68,7 @@ def _outcome_of(message: Message) -> str:
         return "success" if message.status == Status.SUCCESS else "failure"
     if isinstance(message, Reply):
         return "failure" if message.code else "success"
-    return "sent"
+    raise TypeError(f"{type(message).__name__} has no outcome but that it was sent")
 
 
 _METHOD_OUTCOMES = {
@@ -103,19 +105,17 @@ class Conversation:
     One end of one conversation.
 
     :cvar role: which end this is.
+    :ivar offered: the methods that the initiator offered, in its order.
     :param limits: how much the peer may send in one message of pairs.
     """
 
     role: Role
+    offered: tuple[Method, ...] = ()
 
     def __init__(self, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
         self.state = State.GREETING
         self._reader = reader.MessageReader()
-        self._decoders: dict[State, Callable[[], reader.Decoder[Any]]] = {
-            **_DECODERS,
-            State.PAIRS: partial(reader.extended_request, limits),
-            State.PAIRS_ANSWER: partial(reader.extended_response, limits),
-        }
+        self._limits = limits
 
     @property
     def is_ours_to_speak(self) -> bool:
@@ -143,11 +143,16 @@ class Conversation:
             conversation is closed.
         """
         turn = TURNS.get(self.state)
-        if turn is None or turn.speaker is self.role:
+        if turn is None or turn.speaker is self.role or not self._reader:
             return None
         try:
-            message: Message | None = self._reader.decode(self._decoders[self.state])
+            decoder = _DECODERS.get(self.state)
+            if decoder is not None:
+                message: Message | None = self._reader.decode(decoder)
+            else:
+                message = self._reader.decode(_DECODERS_OF_PAIRS[self.state], self._limits)
         except reader.MalformedMessage as violation:
+            self._violated(violation)
             self.state = State.CLOSED
             # The decoder's frames hold passwords and names; a traceback must not show them.
             raise violation.with_traceback(None) from None
@@ -164,9 +169,8 @@ class Conversation:
         turn = TURNS.get(self.state)
         if turn is None or turn.speaker is not self.role or type(message) is not turn.message:
             raise OutOfTurn(f"no {type(message).__name__} has a place in the state {self.state.value!r}")
-        data = message.encode()
         self._move(turn, message)
-        return data
+        return message.encode()
 
     def close(self) -> None:
         """End the conversation: nothing more is sent or decoded."""
@@ -176,8 +180,14 @@ class Conversation:
         """Remove and return what the peer sent after its last message."""
         return self._reader.take_rest()
 
+    def _violated(self, violation: reader.MalformedMessage) -> None:
+        """The peer said what has no meaning in this state."""
+
     def _move(self, turn: Turn, message: Message) -> None:
-        self.state = turn.outcomes[_outcome_of(message)]
+        outcomes = turn.outcomes
+        self.state = outcomes.get("sent") or outcomes[_outcome_of(message)]
+        if isinstance(message, Greeting):
+            self.offered = message.methods
 
 
 _DECODERS: dict[State, Callable[[], reader.Decoder[Any]]] = {
@@ -187,4 +197,9 @@ _DECODERS: dict[State, Callable[[], reader.Decoder[Any]]] = {
     State.CREDENTIALS_ANSWER: reader.username_password_response,
     State.REQUEST: reader.request,
     State.REPLY: reader.reply_or_its_code,
+}
+
+_DECODERS_OF_PAIRS: dict[State, Callable[[PairLimits], reader.Decoder[Any]]] = {
+    State.PAIRS: reader.extended_request,
+    State.PAIRS_ANSWER: reader.extended_response,
 }

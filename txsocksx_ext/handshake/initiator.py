@@ -32,7 +32,6 @@ class Initiator(Conversation):
     :param dialect: how to read extended reply codes; ``None`` decides by what
         the server selects and confirms.
     :param limits: how much the server may send in its answer to pairs.
-    :ivar offered: the methods that we offered.
     :ivar selected: the method that the server chose, once it has.
     """
 
@@ -42,7 +41,6 @@ class Initiator(Conversation):
         super().__init__(limits)
         self._dialect = dialect
         self._confirmed_tor_errors = False
-        self.offered: tuple[Method, ...] = ()
         self.selected: Method | None = None
 
     @property
@@ -60,7 +58,6 @@ class Initiator(Conversation):
 
     def offer(self, methods: tuple[Method, ...]) -> bytes:
         """The bytes that begin the conversation: a greeting with `methods`."""
-        self.offered = methods
         return self.send(Greeting(methods))
 
     def authenticate(self, message: UsernamePassword | ExtendedRequest) -> bytes:

@@ -12,13 +12,12 @@ from ..wire.messages import (
     UNSPECIFIED,
     Address,
     ExtendedResponse,
-    Greeting,
     Message,
     MethodSelection,
     Reply,
     UsernamePasswordResponse,
 )
-from ..wire.pairs import DEFAULT_PAIR_LIMITS, ERROR, NO_PAIRS, PairLimits, Pairs
+from ..wire.pairs import ERROR, NO_PAIRS, Pairs
 from ..wire.reader import Fault, MalformedMessage
 from .conversation import Conversation, Role, State
 
@@ -66,45 +65,32 @@ class Responder(Conversation):
     """
     The responder's end of one conversation.
 
-    :ivar offered: the methods that the client offered, in its order.
     :ivar selected: the method that we selected.
     :ivar dialect: the table of extended codes that this client asked for.
     :ivar farewell: after a violation, the bytes still to send before closing.
     """
 
     role = Role.RESPONDER
-
-    def __init__(self, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
-        super().__init__(limits)
-        self.offered: tuple[Method, ...] = ()
-        self.selected = Method.NO_ACCEPTABLE
-        self.dialect = Dialect.PROP229
-        self.farewell = b""
+    selected = Method.NO_ACCEPTABLE
+    dialect = Dialect.PROP229
+    farewell = b""
 
     @property
     def offered_extended(self) -> bool:
         """Whether the client indicated that it understands method 97."""
         return Method.EXTENDED in self.offered
 
-    def next_message(self) -> Message | None:
-        state = self.state
-        try:
-            message = super().next_message()
-        except MalformedMessage as violation:
-            self.farewell = _farewell(state, violation)
-            raise
-        if isinstance(message, Greeting):
-            self.offered = message.methods
-        return message
-
     def preferred_method(self, accepted: Iterable[Method] = DEFAULT_PREFERENCE) -> Method:
         """The first of `accepted` that was offered, or ``NO_ACCEPTABLE``."""
-        return next((method for method in accepted if method in self.offered), Method.NO_ACCEPTABLE)
+        for method in accepted:
+            if method in self.offered:
+                return method
+        return Method.NO_ACCEPTABLE
 
     def select(self, method: Method) -> bytes:
         """The bytes that select `method`; ``NO_ACCEPTABLE`` ends the conversation."""
         self.selected = method
-        return self.send(MethodSelection(method))
+        return super().send(MethodSelection(method))
 
     def answer(self, status: Status, pairs: Pairs = NO_PAIRS) -> bytes:
         """
@@ -118,10 +104,12 @@ class Responder(Conversation):
 
     def reply(self, code: int | ReplyCode, bound: Address = UNSPECIFIED) -> bytes:
         """The bytes that answer the request, with a code that this client may get."""
-        return self.send(Reply(self.permitted_code(code), bound))
+        return super().send(Reply(self.permitted_code(code), bound))
 
     def permitted_code(self, code: int | ReplyCode) -> int:
         """What may leave to this client instead of `code`: see `permitted_code`."""
+        if code is codes.SUCCEEDED:
+            return 0
         return permitted_code(
             code, offered_extended=self.offered_extended, selected=self.selected, dialect=self.dialect
         )
@@ -130,6 +118,9 @@ class Responder(Conversation):
         if isinstance(message, Reply) and self.permitted_code(message.code) != message.code:
             raise ValueError(f"the reply code {message.code:02X} may not be sent to this client")
         return super().send(message)
+
+    def _violated(self, violation: MalformedMessage) -> None:
+        self.farewell = _farewell(self.state, violation)
 
 
 def _farewell(state: State, violation: MalformedMessage) -> bytes:

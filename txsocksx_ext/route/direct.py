@@ -8,13 +8,13 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import ITransport
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from ..descriptions import refuse_unknown
-from ..errors import HostUnreachable
+from ..errors import ConnectionNotAllowed, HostUnreachable
 from ..wire.codes import AddressType, Command
 from ..wire.messages import Address, Request
 from .happy_eyeballs import connect_first
@@ -40,14 +40,17 @@ class DirectRoute(Route):
 
     def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
         """See `IRoute`: the connection goes to the very address that the rules admitted."""
-        return Deferred.fromCoroutine(self._connect(request, session))
-
-    async def _connect(self, request: Request, session: Session) -> ITransport:
         destination = request.destination
-        if not destination.is_name:
+        if destination.is_name:
+            return Deferred.fromCoroutine(self._connect_to_name(request, session))
+        try:
             session.rules.check_reachable(destination, session, self)
-            return await connect_first(self._reactor, [destination])
-        route, addresses = await self._admitted(destination, session)
+        except ConnectionNotAllowed:
+            return fail()
+        return connect_first(self._reactor, (destination,))
+
+    async def _connect_to_name(self, request: Request, session: Session) -> ITransport:
+        route, addresses = await self._admitted(request.destination, session)
         if route is self:
             return await connect_first(self._reactor, addresses)
         session.take_route(route)

@@ -13,21 +13,16 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IDelayedCall, ITransport
 from twisted.python.failure import Failure
 
 from ..failures import most_telling
-from ..transports import open_transport
-from ..wire.codes import AddressType
+from ..sockets.connecting import connect_socket
 from ..wire.messages import Address
 
 ATTEMPT_DELAY = 0.25
 """Seconds until the next address is tried beside those that have not answered (RFC 8305, section 5)."""
-
-ATTEMPT_TIMEOUT = 120.0
-"""Seconds for one attempt: beyond any time that a server gives to all of them."""
 
 
 def connect_first(reactor: Any, addresses: Sequence[Address]) -> Deferred[ITransport]:
@@ -39,13 +34,8 @@ def connect_first(reactor: Any, addresses: Sequence[Address]) -> Deferred[ITrans
         tells most. Cancelling it ends every attempt.
     """
     if len(addresses) == 1:
-        return _attempt(reactor, addresses[0])
+        return connect_socket(reactor, addresses[0])
     return _Race(reactor, addresses).winner
-
-
-def _attempt(reactor: Any, address: Address) -> Deferred[ITransport]:
-    endpoint = TCP6ClientEndpoint if address.type == AddressType.IPV6 else TCP4ClientEndpoint
-    return open_transport(endpoint(reactor, address.host, address.port, timeout=ATTEMPT_TIMEOUT))
 
 
 def _interleaved(addresses: Sequence[Address]) -> Iterator[Address]:
@@ -78,7 +68,7 @@ class _Race:
                 self.winner.errback(most_telling(self._failures))
             return
         self._next = self._reactor.callLater(ATTEMPT_DELAY, self._start_next)
-        attempt = _attempt(self._reactor, address)
+        attempt = connect_socket(self._reactor, address)
         self._running.add(attempt)
         attempt.addCallbacks(self._won, self._lost, callbackArgs=(attempt,), errbackArgs=(attempt,))
 

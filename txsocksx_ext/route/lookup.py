@@ -4,12 +4,14 @@ Names to addresses, by the reactor's own resolver.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet._resolver import GAIResolver
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, DeferredSemaphore
-from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.interfaces import IAddress, IHostnameResolver, IHostResolution, IResolutionReceiver
 from zope.interface import implementer
 
 from ..errors import HostUnreachable
@@ -23,12 +25,15 @@ class Lookups:
     """
     Resolves names by a reactor's resolver, a few at a time.
 
+    Clients that ask for the same name at the same time share one look-up.
+
     :param reactor: has the resolver.
     """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._turns = DeferredSemaphore(LOOKUPS_AT_ONCE)
+        self._questions: dict[str, _Question] = {}
 
     async def look_up(self, destination: Address) -> list[Address]:
         """
@@ -41,12 +46,17 @@ class Lookups:
             destination's port.
         :raises HostUnreachable: there are none.
         """
-        if destination.is_onion or not _is_host_name(destination.host):
+        name = destination.host
+        if destination.is_onion or not _is_host_name(name):
             raise HostUnreachable("the name has no address")
-        await self._turns.acquire()
-        receiver = _Receiver(destination.port, self._turns.release)
-        self._reactor.nameResolver.resolveHostName(receiver, destination.host, destination.port)
-        return await receiver.found
+        question = self._questions.get(name)
+        if question is None:
+            question = self._questions[name] = _Question(name, lambda: self._questions.pop(name, None))
+            question.ask(self._reactor, self._turns)
+        hosts = await question.answer()
+        if not hosts:
+            raise HostUnreachable("the name has no address")
+        return [Address.of(host, destination.port) for host in hosts]
 
 
 def _is_host_name(host: str) -> bool:
@@ -58,15 +68,62 @@ def _is_host_name(host: str) -> bool:
     return True
 
 
-@implementer(IResolutionReceiver)
-class _Receiver:
-    """Collects what a resolver finds. A resolver cannot be stopped, so late answers fall away."""
+def _resolver_of(reactor: Any) -> IHostnameResolver:
+    """The reactor's resolver; instead of Twisted's own, one that answers whatever happens."""
+    resolver: IHostnameResolver = reactor.nameResolver
+    return GAIResolver(reactor, getaddrinfo=_getaddrinfo) if type(resolver) is GAIResolver else resolver
 
-    def __init__(self, port: int, done: Callable[[], object]) -> None:
-        self._port = port
-        self._done = done
-        self._addresses: list[Address] = []
-        self.found: Deferred[list[Address]] = Deferred()
+
+def _getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
+    """
+    The system's, with all failures as one kind.
+
+    Twisted's resolver knows the one, and of others tells nobody: as where no
+    descriptor is left. Then the name would be asked for without end.
+    """
+    try:
+        return socket.getaddrinfo(host, port, family, type, proto, flags)
+    except OSError as error:
+        raise socket.gaierror(*error.args) from None
+
+
+@implementer(IResolutionReceiver)
+class _Question:
+    """
+    One look-up, for all who want to know. A resolver cannot be stopped, so late answers fall away.
+
+    :param forget: called when nobody can join any more.
+    """
+
+    def __init__(self, name: str, forget: Callable[[], object]) -> None:
+        self._name = name
+        self._forget = forget
+        self._waiting: list[Deferred[list[str]]] = []
+        self._hosts: list[str] = []
+        self._is_answered = False
+
+    def ask(self, reactor: Any, turns: DeferredSemaphore) -> None:
+        """Ask the resolver, as soon as it is this question's turn."""
+        self._turn: Deferred[Any] = turns.acquire()
+        self._turn.addCallbacks(lambda _: self._begin(reactor, turns), lambda _: None)
+
+    def answer(self) -> Deferred[list[str]]:
+        """Fires with the addresses found, perhaps with none."""
+        if self._is_answered:
+            return succeed(self._hosts)
+        waiting: Deferred[list[str]] = Deferred(self._leave)
+        self._waiting.append(waiting)
+        return waiting
+
+    def _begin(self, reactor: Any, turns: DeferredSemaphore) -> None:
+        self._turns = turns
+        _resolver_of(reactor).resolveHostName(self, self._name)
+
+    def _leave(self, waiting: Deferred[list[str]]) -> None:
+        self._waiting.remove(waiting)
+        if not self._waiting and not self._turn.called:
+            self._forget()
+            self._turn.cancel()
 
     def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
         """The resolver has begun."""
@@ -74,14 +131,13 @@ class _Receiver:
     def addressResolved(self, address: IAddress) -> None:
         """One address was found."""
         if isinstance(address, (IPv4Address, IPv6Address)):
-            self._addresses.append(Address.of(address.host.split("%")[0], self._port))
+            self._hosts.append(address.host.split("%")[0])
 
     def resolutionComplete(self) -> None:
         """No more addresses follow."""
-        self._done()
-        if self.found.called:
-            return
-        if self._addresses:
-            self.found.callback(self._addresses)
-        else:
-            self.found.errback(HostUnreachable("the name has no address"))
+        self._is_answered = True
+        self._forget()
+        self._turns.release()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(self._hosts)

@@ -4,12 +4,11 @@ The life of one client's connection: its timer, its place among its peer's, its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol
+from twisted.protocols.policies import ProtocolWrapper
 
 from ..transports import can_half_close, is_local, pass_half_close, peer_group
 from .session import Session
@@ -22,8 +21,8 @@ class ClientConnection(Protocol):
     """
     What a connection has whatever is said on it.
 
-    One timer runs at a time: for the handshake, then for the way to the target,
-    or for the last words to arrive.
+    One deadline is set at a time: for the handshake, then for the way to the
+    target, or for the last words to arrive.
 
     :ivar session: what is known of the client.
     """
@@ -32,19 +31,16 @@ class ClientConnection(Protocol):
     factory: SOCKS5ExtFactory
     session: Session
 
-    def __init__(self) -> None:
-        self._timer: IDelayedCall | None = None
-        self._counted_as: str | None = None
-        self._input_ended = False
-        self._closing = False
+    _counted_as: str | None = None
+    _input_ended = False
+    _closing = False
 
     def connectionMade(self) -> None:
         factory = self.factory
         pass_half_close(self.transport)
-        self._began = factory.reactor.seconds()
         self.session = Session(self.transport.getPeer(), factory.routes)
         factory.opened(self)
-        self._start_timer(factory.limits.handshake_timeout, self._handshake_expired)
+        self._began = factory.deadlines.start(self, factory.limits.handshake_timeout, self._handshake_expired)
         self._count_peer()
 
     def abort(self, reason: str) -> None:
@@ -55,19 +51,6 @@ class ClientConnection(Protocol):
     def stop(self) -> None:
         """End the connection because the server stops."""
         self.abort("stopped")
-
-    def _start_timer(self, seconds: float, expired: Callable[[], None]) -> None:
-        self._stop_timer()
-        self._timer = self.factory.reactor.callLater(seconds, self._timer_fired, expired)
-
-    def _timer_fired(self, expired: Callable[[], None]) -> None:
-        self._timer = None
-        expired()
-
-    def _stop_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
 
     def _handshake_expired(self) -> None:
         self.abort("handshake timeout")
@@ -86,7 +69,7 @@ class ClientConnection(Protocol):
             self.transport.write(last_words)
         # A client that sent more than could be kept is paused; now its input is thrown away.
         self.transport.resumeProducing()
-        self._start_timer(self.factory.limits.linger, self.transport.abortConnection)
+        self.factory.deadlines.start(self, self.factory.limits.linger, self.transport.abortConnection)
         if can_half_close(self.transport) and not self._input_ended:
             self.transport.loseWriteConnection()
         else:
@@ -125,6 +108,8 @@ class ClientConnection(Protocol):
         Behind a balancer that speaks the PROXY protocol, the client's address is
         known only when its first bytes come.
         """
+        if not isinstance(self.transport, ProtocolWrapper):
+            return True
         peer = self.transport.getPeer()
         if peer == self.session.peer:
             return True

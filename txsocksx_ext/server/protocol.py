@@ -5,12 +5,13 @@ The server's protocol: it carries the conversation, asks for decisions, and star
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from types import CoroutineType
 from typing import Any
 
-from twisted.cred.error import LoginFailed, Unauthorized
-from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
-from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, ITransport
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -22,13 +23,13 @@ from ..errors import (
     CommandNotSupported,
     GeneralServerFailure,
     InvalidArguments,
-    SOCKS5Error,
     TTLExpired,
 )
 from ..handshake import Responder, State
 from ..handshake.responder import DEFAULT_PREFERENCE, LONGEST_REASON
-from ..relay import ProducerRelay, join
+from ..relay import IRelay, join
 from ..route.interface import IRoute
+from ..sockets.takeover import write_now
 from ..transports import bound_address, keep_alive, was_reset
 from ..wire import codes
 from ..wire.codes import Command, Dialect, Method, ReplyCode, Status
@@ -40,40 +41,25 @@ from ..wire.messages import (
     Request,
     UsernamePassword,
 )
-from ..wire.pairs import ERROR, TOR_ERRORS, Pairs
+from ..wire.pairs import ERROR, NO_PAIRS, TOR_ERRORS, Pairs
 from ..wire.reader import MalformedMessage
-from .connection import ClientConnection
+from .decisions import DecidingConnection, close_result
 from .session import Session
 
 DIALECT_OF_TOR_ERRORS = {b"229": Dialect.PROP229, b"304": Dialect.TOR, b"none": Dialect.PLAIN}
 """The values of ``tor.errors``."""
 
-EXPECTED = (
-    SOCKS5Error,
-    ConnectError,
-    ConnectingCancelledError,
-    LoginFailed,
-    Unauthorized,
-    OSError,
-    CancelledError,
-)
-"""What a decision may fail with without being a fault in a program."""
-
 
 @implementer(IHalfCloseableProtocol)
-class SOCKS5ExtProtocol(ClientConnection):
+class SOCKS5ExtProtocol(DecidingConnection):
     """
     One client's connection, until the relay takes its transport over.
 
     What it knows of the client is in `session`; every decision is the factory's.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._decision: Deferred[Any] | None = None
-        self._relay: ProducerRelay | None = None
-        self._timed_out = False
-        self._lost = False
+    _relay: IRelay | None = None
+    _timed_out = False
 
     # The connection.
 
@@ -82,10 +68,8 @@ class SOCKS5ExtProtocol(ClientConnection):
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._closing:
-            return
         responder = self._responder
-        if responder.state is State.GREETING and not self._is_counted_right():
+        if self._closing or (responder.state is State.GREETING and not self._is_counted_right()):
             return
         responder.feed(data)
         if self._decision is None:
@@ -108,7 +92,7 @@ class SOCKS5ExtProtocol(ClientConnection):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
-        self._stop_timer()
+        self.factory.deadlines.stop(self)
         self._end("the client left")
         if self._decision is not None:
             self._decision.cancel()
@@ -135,15 +119,13 @@ class SOCKS5ExtProtocol(ClientConnection):
 
     def _listen(self) -> None:
         """Take the client's messages until one of them needs a decision, or bytes are missing."""
+        responder = self._responder
         try:
-            while self._decision is None and not self._closing:
-                message = self._responder.next_message()
-                if message is None:
-                    break
+            while self._decision is None and not self._closing and (message := responder.next_message()) is not None:
                 self._HEARD[type(message)](self, message)
         except MalformedMessage as violation:
             self._say_and_close(self._responder.farewell, f"violation: {violation.fault.value}")
-        if self._input_ended and self._decision is None and not self._closing and self._relay is None:
+        if self._input_ended and self._decision is None and self._relay is None and not self._closing:
             self._end("the client left")
             self.transport.loseConnection()
 
@@ -153,16 +135,20 @@ class SOCKS5ExtProtocol(ClientConnection):
         if method == Method.NO_AUTHENTICATION:
             # Nothing follows by which the client could be refused later.
             self.session.method = method
-            self._decide(self.factory.authenticate, lambda _: self._select(method), self._refuse_method)
+            self._decide(self.factory.authenticate, self._admit, self._refuse_method)
         else:
             self._select(method)
+
+    def _admit(self, answer: object) -> None:
+        """Let the client in without authentication, which has no place for an answer."""
+        self._select(Method.NO_AUTHENTICATION)
 
     def _select(self, method: Method) -> None:
         if method not in DEFAULT_PREFERENCE:
             self._say_and_close(self._responder.select(Method.NO_ACCEPTABLE), "no acceptable method")
             return
         self.session.method = method
-        self.transport.write(self._responder.select(method))
+        write_now(self.transport, self._responder.select(method))
 
     def _refuse_method(self, failure: Failure) -> None:
         self._report_unless_expected(failure)
@@ -173,10 +159,9 @@ class SOCKS5ExtProtocol(ClientConnection):
         self._decide(self.factory.authenticate, self._accept, self._refuse)
 
     def _heard_pairs(self, request: ExtendedRequest) -> None:
-        self._decide(lambda session: self._authenticate_pairs(request.pairs), self._accept, self._refuse)
+        self._decide(partial(self._authenticate_pairs, request.pairs), self._accept, self._refuse)
 
-    def _authenticate_pairs(self, pairs: Pairs) -> Any:
-        session = self.session
+    def _authenticate_pairs(self, pairs: Pairs, session: Session) -> Any:
         session.take_pairs(*self.factory.sift(pairs))
         wanted = session.pairs.get(TOR_ERRORS)
         if wanted is not None:
@@ -190,7 +175,7 @@ class SOCKS5ExtProtocol(ClientConnection):
         wanted = self.session.pairs.get(TOR_ERRORS)
         if wanted is not None:
             pairs.setdefault(TOR_ERRORS, wanted)
-        self.transport.write(self._responder.answer(Status.SUCCESS, Pairs(pairs)))
+        write_now(self.transport, self._responder.answer(Status.SUCCESS, Pairs(pairs) if pairs else NO_PAIRS))
 
     def _refuse(self, failure: Failure) -> None:
         self._report_unless_expected(failure)
@@ -207,52 +192,47 @@ class SOCKS5ExtProtocol(ClientConnection):
 
     def _heard_request(self, request: Request) -> None:
         self.session.request = request
-        self._start_timer(self.factory.limits.connect_timeout, self._request_expired)
+        factory = self.factory
+        factory.deadlines.start(self, factory.limits.connect_timeout, self._request_expired)
         if request.command == Command.CONNECT:
             self._decide(self._connect, self._connected, self._failed)
         else:
             self._decide(self._resolve, self._resolved, self._failed)
 
-    def _connect(self, session: Session) -> Deferred[ITransport]:
-        self._see_literal()
-        assert session.request is not None
-        if not session.request.destination.port:
-            return fail(GeneralServerFailure("port 0 is no port to connect to"))
-        return self._take_route(lambda route, request: route.connect(request, session))
+    def _connect(self, session: Session) -> Any:
+        if not self._see_literal().destination.port:
+            raise GeneralServerFailure("port 0 is no port to connect to")
+        return self._ask_route(_connect_by, session)
 
-    def _resolve(self, session: Session) -> Deferred[Address]:
-        self._see_literal()
-        request = session.request
-        assert request is not None
+    def _resolve(self, session: Session) -> Any:
+        request = self._see_literal()
         if request.command not in (Command.RESOLVE, Command.RESOLVE_PTR):
-            return fail(CommandNotSupported())
+            raise CommandNotSupported()
         if request.command == Command.RESOLVE_PTR and request.destination.is_name:
-            return fail(AddressTypeNotSupported())
-        return self._take_route(lambda route, request: _resolver_of(route)(request, session))
+            raise AddressTypeNotSupported()
+        return self._ask_route(_resolve_by, session)
 
-    def _see_literal(self) -> None:
-        """An address that was sent as a name is an address: rules must see it."""
+    def _ask_route(self, ask: Callable[[IRoute, Session], Any], session: Session) -> Any:
+        route = self.factory.route(session)
+        if isinstance(route, (Deferred, CoroutineType)):
+            return ensureDeferred(route).addCallback(ask, session)
+        return ask(route, session)
+
+    def _see_literal(self) -> Request:
+        """The request, in which an address that was sent as a name is an address: rules must see it."""
         request = self.session.request
         assert request is not None
         if request.destination.is_name:
             literal = literal_of(request.destination)
-            self.session.request = Request(request.command, literal or request.destination)
-
-    def _take_route(self, go: Callable[[IRoute, Request], Any]) -> Deferred[Any]:
-        session = self.session
-
-        def taken(route: IRoute) -> Any:
-            session.take_route(route)
-            assert session.request is not None
-            return maybeDeferred(go, route, session.request)
-
-        return maybeDeferred(self.factory.route, session).addCallback(taken)
+            if literal is not None:
+                request = self.session.request = Request(request.command, literal)
+        return request
 
     def _connected(self, target: Any) -> None:
         try:
             self._begin_stream(target)
         except Exception:
-            _abort(target)
+            close_result(target)
             raise
 
     def _begin_stream(self, target: Any) -> None:
@@ -260,22 +240,32 @@ class SOCKS5ExtProtocol(ClientConnection):
             # It was lost while the route had more to do with it.
             self._failed(Failure(ConnectionLost()))
             return
-        self._stop_timer()
         factory, session = self.factory, self.session
-        self.transport.write(self._reply(codes.SUCCEEDED, bound_address(target)))
+        factory.deadlines.stop(self)
+        write_now(self.transport, self._reply(codes.SUCCEEDED, bound_address(target)))
         keep_alive(self.transport)
         keep_alive(target)
-        relay = join(self.transport, target, factory.reactor, self._stream_ended, factory.limits.idle_timeout)
+        relay = join(
+            self.transport,
+            target,
+            factory.reactor,
+            self._stream_ended,
+            factory.limits.idle_timeout,
+            fast=factory.fast_relay,
+        )
         self._relay = relay
         session.relay = relay.name
         relay.start(self._responder.take_read_ahead(), self._input_ended)
+        # A stream needs them no more, and there may be thousands of streams.
+        del self._responder
+        self.transport = None
 
     def _resolved(self, found: Address) -> None:
-        self._stop_timer()
+        self.factory.deadlines.stop(self)
         self._say_and_close(self._reply(codes.SUCCEEDED, found), "resolved")
 
     def _failed(self, failure: Failure) -> None:
-        self._stop_timer()
+        self.factory.deadlines.stop(self)
         if self._timed_out:
             failure = Failure(self._error_of_timeout())
         self._report_unless_expected(failure)
@@ -310,29 +300,7 @@ class SOCKS5ExtProtocol(ClientConnection):
         self._lost = True
         self._closed()
 
-    # Decisions and their ends.
-
-    def _decide(
-        self,
-        decision: Callable[[Session], Any],
-        made: Callable[[Any], None],
-        failed: Callable[[Failure], None],
-    ) -> None:
-        """Ask for a decision, which may take as long as its timer allows, and act on it."""
-        pending = self._decision = maybeDeferred(decision, self.session)
-
-        def settled(result: Any) -> Any:
-            self._decision = None
-            return result
-
-        def unless_lost(act: Callable[[Any], None]) -> Callable[[Any], None]:
-            # If the client is gone, what was opened for it is closed.
-            return lambda result: _abort(result) if self._lost else act(result)
-
-        pending.addBoth(settled)
-        pending.addCallbacks(unless_lost(made), unless_lost(failed))
-        pending.addErrback(self._fault)
-        pending.addCallback(lambda _: self._go_on())
+    # What had to wait.
 
     def _go_on(self) -> None:
         """Hear what the client said while a decision was pending."""
@@ -341,14 +309,6 @@ class SOCKS5ExtProtocol(ClientConnection):
         if self._responder.buffered > self.factory.limits.read_ahead:
             self.transport.resumeProducing()
         self._listen()
-
-    def _fault(self, failure: Failure) -> None:
-        self.factory.log.unexpected(failure, self.session)
-        self.abort("fault")
-
-    def _report_unless_expected(self, failure: Failure) -> None:
-        if not failure.check(*EXPECTED):
-            self.factory.log.unexpected(failure, self.session)
 
     def _request_expired(self) -> None:
         self._timed_out = True
@@ -368,16 +328,16 @@ class SOCKS5ExtProtocol(ClientConnection):
     }
 
 
-def _abort(result: object) -> None:
-    """Close what a route connected, if it did."""
-    abort = getattr(result, "abortConnection", None)
-    if abort is not None:
-        abort()
+def _connect_by(route: IRoute, session: Session) -> Any:
+    session.take_route(route)
+    assert session.request is not None
+    return route.connect(session.request, session)
 
 
-def _resolver_of(route: IRoute) -> Callable[[Request, Session], Any]:
-    """A route's ``resolve``; a route of someone's own may have none."""
+def _resolve_by(route: IRoute, session: Session) -> Any:
+    session.take_route(route)
     resolve = getattr(route, "resolve", None)
     if resolve is None:
+        # A route of someone's own may connect only.
         raise CommandNotSupported()
-    return resolve  # type: ignore[no-any-return]
+    return resolve(session.request, session)

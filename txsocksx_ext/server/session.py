@@ -50,24 +50,25 @@ class Session:
     :ivar end: why the connection ended, in a few words.
     """
 
+    offered: tuple[Method, ...] = ()
+    method: Method | None = None
+    credentials: UsernamePassword | None = None
+    pairs: Pairs = NO_PAIRS
+    required_keys: frozenset[str] = frozenset()
+    avatar: object = None
+    logout: Callable[[], object] | None = None
+    request: Request | None = None
+    way: IRoute | None = None
+    route = ""
+    code: int | None = None
+    relay = ""
+    up = 0
+    down = 0
+    end = ""
+
     def __init__(self, peer: IAddress, rules: RouteTable) -> None:
         self.peer = peer
         self.rules = rules
-        self.offered: tuple[Method, ...] = ()
-        self.method: Method | None = None
-        self.credentials: UsernamePassword | None = None
-        self.pairs: Pairs = NO_PAIRS
-        self.required_keys: frozenset[str] = frozenset()
-        self.avatar: object = None
-        self.logout: Callable[[], object] | None = None
-        self.request: Request | None = None
-        self.way: IRoute | None = None
-        self.route = ""
-        self.code: int | None = None
-        self.relay = ""
-        self.up = 0
-        self.down = 0
-        self.end = ""
 
     @property
     def is_local(self) -> bool:
@@ -94,6 +95,8 @@ class Session:
         """
         self.way = route
         self.route = getattr(route, "name", type(route).__name__)
+        if not self.required_keys:
+            return
         honoured: frozenset[str] = getattr(route, "keys", frozenset())
         for key in self.required_keys:
             if not is_among(key, honoured):

@@ -8,7 +8,7 @@ are ``space.name`` in lower case. A leading ``?`` on the key in a request marks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 USERNAME = "USERNAME"
@@ -94,6 +94,10 @@ class Pairs(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def items(self) -> ItemsView[str, bytes]:
+        """The pairs, in their order."""
+        return self._values.items()
 
     def __hash__(self) -> int:
         return hash(frozenset(self._values.items()))

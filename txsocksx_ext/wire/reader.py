@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import enum
 import socket
+import sys
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from functools import lru_cache
+from struct import Struct
+from struct import error as StructError
+from typing import Any, TypeVar
 
 from .codes import AddressType, Command, Method, Status
 from .messages import (
@@ -75,12 +79,18 @@ class MessageReader:
     __slots__ = ("_buffer", "_decoder", "_needed")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        # What came at once stays as it came; only what comes in pieces is joined.
+        self._buffer: bytes | bytearray = b""
         self._decoder: Decoder[object] | None = None
         self._needed = 0
 
     def feed(self, data: bytes) -> None:
         """Add bytes that came from the peer."""
+        if not self._buffer:
+            self._buffer = data
+            return
+        if not isinstance(self._buffer, bytearray):
+            self._buffer = bytearray(self._buffer)
         self._buffer += data
 
     def __len__(self) -> int:
@@ -89,57 +99,70 @@ class MessageReader:
 
     def take_rest(self) -> bytes:
         """Remove and return the bytes after the last message."""
-        rest = bytes(self._buffer)
-        self._buffer.clear()
+        rest, self._buffer = bytes(self._buffer), b""
         return rest
 
-    def decode(self, decoder_function: Callable[[], Decoder[M]]) -> M | None:
+    def decode(self, decoder_function: Callable[..., Decoder[M]], *arguments: Any) -> M | None:
         """
         The next message, or ``None`` if more bytes are needed.
 
         A message that was begun is gone on with: then `decoder_function` must
         be the one that it was begun with.
 
+        :param arguments: for `decoder_function`.
         :raises MalformedMessage: the bytes are not such a message. The reader
             is of no more use then.
         """
         decoder = self._decoder
-        buffer = self._buffer
+        if decoder is None:
+            whole = _WHOLE.get(decoder_function)
+            found = None if whole is None else whole(self._buffer, *arguments)
+            if found is not None:
+                self._buffer = b""
+                return found  # type: ignore[no-any-return]
+            decoder = self._decoder = decoder_function(*arguments)
+            self._needed = next(decoder)
+        buffer, position = self._buffer, 0
         try:
-            if decoder is None:
-                decoder = self._decoder = decoder_function()
-                self._needed = next(decoder)
-            while len(buffer) >= (needed := self._needed):
-                field = bytes(buffer[:needed])
-                del buffer[:needed]
+            while len(buffer) >= (end := position + self._needed):
+                field = bytes(buffer[position:end])
+                position = end
                 self._needed = decoder.send(field)
         except StopIteration as stop:
             self._decoder = None
             message: M = stop.value
             return message
+        finally:
+            if position:
+                self._buffer = buffer[position:]
         return None
 
 
 def greeting() -> Decoder[Greeting]:
     """Decode a `Greeting`."""
-    yield from _version(Greeting, SOCKS_VERSION)
+    _check_version(Greeting, SOCKS_VERSION, (yield 1))
     (count,) = yield 1
     if not count:
         raise MalformedMessage("Greeting", Fault.NO_METHODS)
-    methods = yield count
+    return _greeting_with((yield count))
+
+
+@lru_cache(maxsize=128)
+def _greeting_with(methods: bytes) -> Greeting:
+    """Most clients say one of a few greetings, and all may have the same one."""
     return Greeting(tuple(map(Method, methods)))
 
 
 def method_selection() -> Decoder[MethodSelection]:
     """Decode a `MethodSelection`."""
-    yield from _version(MethodSelection, SOCKS_VERSION)
+    _check_version(MethodSelection, SOCKS_VERSION, (yield 1))
     (method,) = yield 1
     return MethodSelection(Method(method))
 
 
 def username_password() -> Decoder[UsernamePassword]:
     """Decode a `UsernamePassword`."""
-    yield from _version(UsernamePassword, SUBNEGOTIATION_VERSION)
+    _check_version(UsernamePassword, SUBNEGOTIATION_VERSION, (yield 1))
     (username_length,) = yield 1
     # PLEN always follows, so it is fetched together with UNAME.
     field = yield username_length + 1
@@ -149,27 +172,27 @@ def username_password() -> Decoder[UsernamePassword]:
 
 def username_password_response() -> Decoder[UsernamePasswordResponse]:
     """Decode a `UsernamePasswordResponse`."""
-    yield from _version(UsernamePasswordResponse, SUBNEGOTIATION_VERSION)
+    _check_version(UsernamePasswordResponse, SUBNEGOTIATION_VERSION, (yield 1))
     (status,) = yield 1
     return UsernamePasswordResponse(Status(status))
 
 
 def extended_request(limits: PairLimits = DEFAULT_PAIR_LIMITS) -> Decoder[ExtendedRequest]:
     """Decode an `ExtendedRequest` within `limits`."""
-    yield from _version(ExtendedRequest, SUBNEGOTIATION_VERSION)
+    _check_version(ExtendedRequest, SUBNEGOTIATION_VERSION, (yield 1))
     return ExtendedRequest((yield from _pairs(ExtendedRequest, limits)))
 
 
 def extended_response(limits: PairLimits = DEFAULT_PAIR_LIMITS) -> Decoder[ExtendedResponse]:
     """Decode an `ExtendedResponse` within `limits`."""
-    yield from _version(ExtendedResponse, SUBNEGOTIATION_VERSION)
+    _check_version(ExtendedResponse, SUBNEGOTIATION_VERSION, (yield 1))
     (status,) = yield 1
     return ExtendedResponse(Status(status), (yield from _pairs(ExtendedResponse, limits)))
 
 
 def request() -> Decoder[Request]:
     """Decode a `Request`: strict, as C tor is, about all that could be read in two ways."""
-    yield from _version(Request, SOCKS_VERSION)
+    _check_version(Request, SOCKS_VERSION, (yield 1))
     command, reserved, address_type = yield 3
     if reserved:
         raise MalformedMessage("Request", Fault.RESERVED)
@@ -183,7 +206,7 @@ def request() -> Decoder[Request]:
 
 def reply() -> Decoder[Reply]:
     """Decode a whole `Reply`. The reserved byte is ignored, as tor ignores it."""
-    yield from _version(Reply, SOCKS_VERSION)
+    _check_version(Reply, SOCKS_VERSION, (yield 1))
     code, _reserved, address_type = yield 3
     return Reply(code, (yield from _address(Reply, address_type)))
 
@@ -194,7 +217,7 @@ def reply_or_its_code() -> Decoder[Reply]:
 
     Some servers send three or four bytes of a failure, and some of those wait.
     """
-    yield from _version(Reply, SOCKS_VERSION)
+    _check_version(Reply, SOCKS_VERSION, (yield 1))
     (code,) = yield 1
     if code:
         return Reply(code)
@@ -231,8 +254,8 @@ def _datagram_header() -> Decoder[tuple[int, Address]]:
     return fragment, (yield from _address(Datagram, address_type))
 
 
-def _version(message: type, expected: int) -> Decoder[None]:
-    (version,) = yield 1
+def _check_version(message: type, expected: int, field: bytes) -> None:
+    (version,) = field
     if version != expected:
         raise MalformedMessage(message.__name__, Fault.VERSION, f"the version is {version:02X}, not {expected:02X}")
 
@@ -289,6 +312,71 @@ def _pairs(message: type, limits: PairLimits) -> Decoder[Pairs]:
         _check_total(name, total, limits)
         values[key] = (yield value_length) if value_length else b""
     return Pairs.checked(values)
+
+
+def _whole_greeting(data: bytes | bytearray) -> Greeting | None:
+    length = len(data)
+    if length > 2 and data[0] == SOCKS_VERSION and data[1] == length - 2:
+        return _greeting_with(bytes(data[2:]))
+    return None
+
+
+def _whole_request(data: bytes | bytearray) -> Request | None:
+    if len(data) != 10 or data[:4] != _CONNECT_TO_IPV4:
+        return None
+    # A server keeps it as long as the stream: those to one host share its name.
+    host = sys.intern(socket.inet_ntoa(data[4:8]))
+    return Request(Command.CONNECT, Address(AddressType.IPV4, host, data[8] << 8 | data[9]))
+
+
+_CONNECT_TO_IPV4 = bytes((SOCKS_VERSION, Command.CONNECT, 0, AddressType.IPV4))
+
+
+def _whole_extended_request(
+    data: bytes | bytearray, limits: PairLimits = DEFAULT_PAIR_LIMITS
+) -> ExtendedRequest | None:
+    if len(data) > limits.total_bytes or data[:1] != _BEGIN_OF_SUBNEGOTIATION:
+        return None
+    values: dict[str, bytes] = {}
+    try:
+        (count,) = _length_at(data, 1)
+        position = 3
+        for _ in range(count):
+            begin, end = position + 2, position + 2 + _length_at(data, position)[0]
+            position = end + 2 + _length_at(data, end)[0]
+            values[str(data[begin:end], "latin-1")] = bytes(data[end + 2 : position])
+    except StructError:
+        return None
+    is_whole = position == len(data) and len(values) == count <= limits.pairs
+    if not is_whole or (values and not _are_right(values, limits)):
+        return None
+    return ExtendedRequest(Pairs.checked(values))
+
+
+def _are_right(values: dict[str, bytes], limits: PairLimits) -> bool:
+    key_lengths = [len(key) for key in values]
+    return (
+        min(key_lengths) > 0
+        and max(key_lengths) <= limits.key_bytes
+        and max(map(len, values.values())) <= limits.value_bytes
+        and has_key_characters("".join(values))
+    )
+
+
+_BEGIN_OF_SUBNEGOTIATION = bytes((SUBNEGOTIATION_VERSION,))
+_length_at = Struct(">H").unpack_from
+
+_WHOLE: dict[Any, Callable[..., Any]] = {
+    greeting: _whole_greeting,
+    request: _whole_request,
+    extended_request: _whole_extended_request,
+}
+"""
+The messages that most connections consist of, as they mostly come: alone, and all at once.
+
+These functions return what the decoder would, without its many steps; or
+``None``, so that the decoder says what is missing or wrong.
+"""
 
 
 def _check_total(name: str, total: int, limits: PairLimits) -> None:

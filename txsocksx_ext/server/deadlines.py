@@ -1,0 +1,101 @@
+"""
+The time that connections have, watched by one timer for all that have equally long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+_LEAST_WAIT = 1e-6
+"""Seconds: by so little sums of floating-point numbers may miss each other."""
+
+
+class Deadlines:
+    """
+    One deadline for each who has one.
+
+    A timer of the reactor for each of them would cost more than all else that
+    is kept of a connection.
+
+    :param clock: says what time it is.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._queues: dict[float, _Queue] = {}
+        self._queue_of: dict[Hashable, _Queue] = {}
+
+    def start(self, who: Hashable, seconds: float, expired: Callable[[], object]) -> float:
+        """
+        Set a deadline, instead of the one that was set before.
+
+        :param expired: called when it has passed, if it was not stopped.
+        :returns: the time it is now.
+        """
+        self.stop(who)
+        queue = self._queues.get(seconds)
+        if queue is None:
+            queue = self._queues[seconds] = _Queue(self._clock, self._queue_of)
+        now: float = self._clock.seconds()
+        self._queue_of[who] = queue
+        queue.waiting[who] = now + seconds, expired
+        if queue.timer is None:
+            queue.set_timer(seconds)
+        return now
+
+    def stop(self, who: Hashable) -> None:
+        """Have no deadline, if there is one."""
+        queue = self._queue_of.pop(who, None)
+        if queue is not None:
+            del queue.waiting[who]
+
+    def rest(self) -> None:
+        """Leave no timer behind, for nobody has a deadline. Otherwise timers may run out in vain."""
+        for queue in self._queues.values():
+            queue.rest()
+
+
+class _Queue:
+    """
+    Deadlines that are equally far away when they are set.
+
+    They pass in the order in which they were set. So the timer is set to the
+    first of them, and anew when it runs out.
+
+    :ivar waiting: by who has them, deadlines and what to call then.
+    :ivar timer: runs out at the first of them, or earlier.
+    """
+
+    def __init__(self, clock: IReactorTime, queue_of: dict[Hashable, _Queue]) -> None:
+        self._clock = clock
+        self._queue_of = queue_of
+        self.waiting: dict[Hashable, tuple[float, Callable[[], object]]] = {}
+        self.timer: IDelayedCall | None = None
+
+    def set_timer(self, seconds: float) -> None:
+        self.timer = self._clock.callLater(seconds, self._look)
+
+    def rest(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _look(self) -> None:
+        """Deal with those whose deadline has passed, and set the timer to the next one's."""
+        now = self._clock.seconds()
+        self.timer = None
+        try:
+            while self.waiting and self._first_due() - now < _LEAST_WAIT:
+                who = next(iter(self.waiting))
+                _, expired = self.waiting.pop(who)
+                del self._queue_of[who]
+                expired()
+        finally:
+            # Also after a fault, which must not cost the others their deadline.
+            if self.waiting and self.timer is None:
+                self.set_timer(max(0.0, self._first_due() - now))
+
+    def _first_due(self) -> float:
+        return next(iter(self.waiting.values()))[0]

@@ -1,0 +1,90 @@
+"""
+Decisions on a connection: most are made at once, some take their time, and any may fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import CoroutineType
+from typing import Any
+
+from twisted.cred.error import LoginFailed, Unauthorized
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.error import ConnectError, ConnectingCancelledError
+from twisted.python.failure import Failure
+
+from ..errors import SOCKS5Error
+from .connection import ClientConnection
+from .session import Session
+
+EXPECTED = (
+    SOCKS5Error,
+    ConnectError,
+    ConnectingCancelledError,
+    LoginFailed,
+    Unauthorized,
+    OSError,
+    CancelledError,
+)
+"""What a decision may fail with without being a fault in a program."""
+
+
+class DecidingConnection(ClientConnection):
+    """A connection that asks for one decision at a time, and acts on it."""
+
+    _decision: Deferred[Any] | None = None
+    _lost = False
+
+    def _decide(
+        self,
+        decision: Callable[[Session], Any],
+        made: Callable[[Any], None],
+        failed: Callable[[Failure], None],
+    ) -> None:
+        """
+        Ask for a decision, which may take as long as its deadline allows, and act on it.
+
+        Where it is there at once, no Deferred is needed.
+        """
+        try:
+            result = decision(self.session)
+        except Exception:
+            result = Failure()
+        if isinstance(result, CoroutineType):
+            result = ensureDeferred(result)
+        if isinstance(result, Deferred):
+            self._decision = result
+            result.addCallbacks(self._decided, self._decided, callbackArgs=(made,), errbackArgs=(failed,))
+        else:
+            self._act(failed if isinstance(result, Failure) else made, result)
+
+    def _decided(self, result: Any, act: Callable[[Any], None]) -> None:
+        self._decision = None
+        if self._lost:
+            # The client is gone: what was opened for it is closed.
+            close_result(result)
+            return
+        self._act(act, result)
+        self._go_on()
+
+    def _act(self, act: Callable[[Any], None], result: Any) -> None:
+        try:
+            act(result)
+        except Exception:
+            self.factory.log.unexpected(Failure(), self.session)
+            self.abort("fault")
+
+    def _go_on(self) -> None:
+        """Do what had to wait for a decision."""
+        raise NotImplementedError
+
+    def _report_unless_expected(self, failure: Failure) -> None:
+        if not failure.check(*EXPECTED):
+            self.factory.log.unexpected(failure, self.session)
+
+
+def close_result(result: object) -> None:
+    """Close what a route connected, if it did."""
+    abort = getattr(result, "abortConnection", None)
+    if abort is not None:
+        abort()
