@@ -23,6 +23,7 @@ from examples.raw_peers import (
 )
 from support.programs import free_port
 from support.targets import Target, echo, read_exactly, read_to_end
+from support.workers import workers_of
 from twisted.application.service import Service
 from twisted.internet import reactor
 from twisted.internet.error import ConnectionLost
@@ -31,6 +32,7 @@ from twisted.internet.threads import deferToThread
 
 from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory
 from txsocksx_ext.route.direct import DirectRoute
+from txsocksx_ext.server.listeners import set_inherited_options, with_backlog
 from txsocksx_ext.server.service import SOCKS5ExtService
 
 
@@ -262,6 +264,84 @@ async def test_a_route_runs_from_before_the_first_connection_to_after_the_last()
         client.abort()
         await server.stopped()
     assert order == ["route started", "route stopped"]
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        *("tcp:1080", "tcp:1080:127.0.0.1", "tcp:port=1080:interface=127.0.0.1", "tcp6:1080:interface=\\:\\:1"),
+        *("unix:/run/socks", "unix:/run/a\\:b:mode=600", "haproxy:tcp:1080", "haproxy:haproxy:unix:/run/socks"),
+        *("ssl:1080:privateKey=k:certKey=c", "ssl:1080:k:c"),
+    ],
+)
+def test_the_queue_is_long_unless_its_length_is_given(description):
+    assert with_backlog(description) == f"{description}:backlog=1024"
+    assert with_backlog(f"{description}:backlog=7") == f"{description}:backlog=7"
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        *("tcp:1080:127.0.0.1:7", "unix:/run/socks:600:7", "ssl:1080:k:c:TLSv1_METHOD:127.0.0.1:7"),
+        *("systemd:domain=INET:index=0", "haproxy:systemd:domain=INET:index=0", "onion:80", "haproxy"),
+    ],
+)
+def test_other_listeners_are_as_they_are_described(description):
+    assert with_backlog(description) == description
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_burst_of_connections_waits_in_the_queue(socks5ext, workers):
+    """More than Twisted's own queue holds, while nobody accepts."""
+    server = socks5ext("--workers", workers)
+    group = [server.pid, *(workers_of(server) if workers != "1" else [])]
+    with contextlib.ExitStack() as stack:
+        for pid in group:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            clients = [stack.enter_context(socket.socket()) for _ in range(200)]
+            for client in clients:
+                client.settimeout(20)
+                # Without room in the queue, each waits for a second packet of its own a second later.
+                client.connect(("127.0.0.1", server.port))
+        finally:
+            for pid in group:
+                os.kill(pid, signal.SIGCONT)
+        for client in clients:
+            client.sendall(b"\x05\x01\x00")
+        for client in clients:
+            assert read_exactly(client, 2) == b"\x05\x00"
+
+
+def test_connections_inherit_what_their_listener_has():
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        set_inherited_options(listening)
+        stack.enter_context(socket.create_connection(listening.getsockname(), timeout=20))
+        accepted = stack.enter_context(listening.accept()[0])
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+async def test_a_service_counts_what_it_does():
+    async with served() as server, target() as far:
+        for _ in range(2):
+            client, _, _ = await server.proxy.ask("127.0.0.1", far.port)
+            end = await far.accept()
+            client.send(b"question")
+            assert await end.read(8) == b"question"
+            end.send(b"the answer")
+            assert await client.read(10) == b"the answer"
+            assert server.factory.counters.now == 1
+            client.close()
+            end.close()
+            await until(lambda: not server.factory.sessions)
+        client, code, _ = await server.proxy.ask("127.0.0.1", free_port())
+        assert code == 5
+        client.close()
+        await until(lambda: not server.factory.sessions)
+        counted = server.factory.counters
+        assert (counted.now, counted.connections, counted.failed, counted.up, counted.down) == (0, 3, 1, 16, 20)
 
 
 def test_a_description_that_is_none_is_an_error_at_once():

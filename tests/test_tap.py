@@ -8,13 +8,16 @@ from argon2 import PasswordHasher
 from examples.raw_peers import tls_listener
 from support.programs import free_port
 from twisted.application.service import IService
-from twisted.internet import reactor
+from twisted.internet import endpoints, reactor
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 from twisted.python.usage import UsageError
 
 from txsocksx_ext import Session
 from txsocksx_ext.server.limits import connections_by_descriptors
 from txsocksx_ext.server.service import SOCKS5ExtService, may_be_sniffed
+from txsocksx_ext.server.workers import WorkersService
 from txsocksx_ext.tap import DEFAULT_LISTENER, Options, makeService
 from txsocksx_ext.wire.codes import Method
 from txsocksx_ext.wire.messages import Address
@@ -89,7 +92,7 @@ def test_a_limit(option, value, read, expected):
         *[(option, value) for option in ("--idle-timeout", "--drain") for value in ("", "never", "-1", "nan", "inf")],
         *[
             (option, value)
-            for option in ("--max-connections", "--max-per-peer", "--max-pairs", "--max-auth-bytes")
+            for option in ("--max-connections", "--max-per-peer", "--max-pairs", "--max-auth-bytes", "--workers")
             for value in ("", "many", "0", "-1", "1.5", "inf")
         ],
         ("--max-pairs", "65536"),
@@ -132,6 +135,44 @@ def test_a_bad_rule_is_refused(rule, said):
 def test_drain():
     assert makeService(options("--drain", "3.5"))._drain == 3.5
     assert makeService(options("--drain", "0"))._drain == 0
+
+
+def limits_of_a_worker(*arguments):
+    return makeService(options(*arguments))._settings.limits
+
+
+def test_workers_share_the_limits():
+    assert isinstance(makeService(options("--workers", "1")), SOCKS5ExtService)
+    assert isinstance(makeService(options("--workers", "2")), WorkersService)
+    shared = limits_of_a_worker("--workers", "3", "--max-connections", "10", "--max-per-peer", "9", "--max-pairs", "6")
+    assert (shared.max_connections, shared.max_per_peer, shared.pairs.pairs) == (4, 3, 6)
+    # Each process has descriptors of its own.
+    assert limits_of_a_worker("--workers", "3").max_connections == connections_by_descriptors()
+
+
+@pytest.mark.parametrize("description", ["fd:3", "haproxy:fd:3"])
+def test_a_listener_that_workers_cannot_share_is_named(description, monkeypatch):
+    class Parser:
+        """A kind of listener such as a plugin has."""
+
+        prefix = "fd"
+
+        def parseStreamServer(self, reactor, *args, **kwargs):
+            return TCP4ServerEndpoint(reactor, 0)
+
+    plugins = [*endpoints.getPlugins(IStreamServerEndpointStringParser), Parser()]
+    monkeypatch.setattr(endpoints, "getPlugins", lambda interface: plugins)
+    options("--listen", description, "--allow-remote")
+    said = refused("--listen", description, "--allow-remote", "--workers", "2")
+    assert f"--listen {description}" in said
+    assert "the kind fd" in said
+    assert "systemd" in said
+
+
+def test_a_system_without_shared_ports_has_no_workers(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert "--workers" in refused("--workers", "2")
+    options("--workers", "1")
 
 
 def test_log_targets():
@@ -304,6 +345,7 @@ def test_the_help_names_every_option():
     for option in (
         *("listen", "allow-remote", "auth", "anonymous", "route", "handshake-timeout", "connect-timeout"),
         *("idle-timeout", "max-connections", "max-per-peer", "max-pairs", "max-auth-bytes", "drain", "log-targets"),
+        "workers",
     ):
         assert f"--{option}" in shown.stdout
 

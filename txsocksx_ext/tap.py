@@ -14,10 +14,12 @@ from twisted.internet.endpoints import serverFromString
 from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
-from .server import Limits, SOCKS5ExtFactory
-from .server.credentials import portal_for
-from .server.rules import table_from_strings
+from .server import Limits
+from .server.memory import keep_what_is_loaded
 from .server.service import SOCKS5ExtService, may_be_sniffed
+from .server.settings import ServerSettings
+from .server.workers import WorkersService
+from .server.workers.sockets import SHAREABLE_KINDS, can_share_sockets, kind_that_cannot_be_shared
 from .wire.pairs import MAX_FIELD_LENGTH, PairLimits
 
 DEFAULT_LISTENER = "tcp:1080:interface=127.0.0.1"
@@ -99,6 +101,13 @@ class Options(TwistedOptions, AuthOptionMixin):
             "Connections at once from one address; loopback and unix sockets do not count.",
             _count("max-per-peer"),
         ],
+        [
+            "workers",
+            None,
+            1,
+            "Processes that serve. Each has its part of max-connections and max-per-peer.",
+            _count("workers"),
+        ],
         ["max-pairs", None, PairLimits().pairs, "Pairs in one request of method 97.", _count("max-pairs")],
         [
             "max-auth-bytes",
@@ -113,6 +122,7 @@ class Options(TwistedOptions, AuthOptionMixin):
         super().__init__()
         self.listeners: list[str] = []
         self.rules: list[str] = []
+        self.checkers: list[str] = []
 
     @_folded
     def opt_listen(self, description: str) -> None:
@@ -134,6 +144,7 @@ class Options(TwistedOptions, AuthOptionMixin):
             kind = description.partition(":")[0]
             reason = str(error).removeprefix("Unexpected error: ")
             raise UsageError(f"--auth {kind}: {reason}") from None
+        self.checkers.append(description)
 
     @_folded
     def opt_route(self, rule: str) -> None:
@@ -143,7 +154,8 @@ class Options(TwistedOptions, AuthOptionMixin):
         an address or a network, with :PORT or :PORT-PORT after it. ROUTE is direct, refuse,
         socks:ENDPOINT[:username=...:password-file=...][:dialect=...],
         tor:ENDPOINT[:ENDPOINT...][:control=ENDPOINT[,ENDPOINT...]][:control-password-file=...][:extended=yes|no],
-        or tor:launch[:exec=...][:torrc=...][:state=...].
+        tor:launch[:exec=...][:torrc=...][:state=...],
+        or transport:NAME:exec=PROGRAM[:arg=...][:state=...].
         """
         self.rules.append(rule)
 
@@ -156,20 +168,34 @@ class Options(TwistedOptions, AuthOptionMixin):
         listeners = self.listeners or [DEFAULT_LISTENER]
         for description in listeners:
             self._check_listener(reactor, description)
-        try:
-            routes = table_from_strings(reactor, self.rules)
-        except ValueError as error:
-            raise UsageError(f"--route: {error}") from None
-        checkers = self.get("credCheckers")
-        factory = SOCKS5ExtFactory(
-            reactor,
-            portal=portal_for(checkers) if checkers else None,
-            anonymous=bool(self["anonymous"]) or not checkers,
-            routes=routes,
+        settings = ServerSettings(
+            auth=tuple(self.checkers),
+            anonymous=bool(self["anonymous"]) or not self.checkers,
+            rules=tuple(self.rules),
             limits=self._limits(),
             log_targets=bool(self["log-targets"]),
         )
-        self.service = SOCKS5ExtService(reactor, factory, listeners, self["drain"])
+        try:
+            factory = settings.make_factory(reactor)
+        except ValueError as error:
+            raise UsageError(f"--route: {error}") from None
+        self.service: IService
+        if self["workers"] == 1:
+            self.service = SOCKS5ExtService(reactor, factory, listeners, self["drain"])
+        else:
+            self._check_workers(listeners)
+            self.service = WorkersService(reactor, settings, listeners, self["workers"], self["drain"])
+
+    def _check_workers(self, listeners: list[str]) -> None:
+        if not can_share_sockets():
+            raise UsageError("--workers: this system does not spread connections over processes; Linux does")
+        for description in listeners:
+            kind = kind_that_cannot_be_shared(description)
+            if kind is not None:
+                raise UsageError(
+                    f"--listen {description}: several workers cannot share a listener of the kind {kind}, only"
+                    f" {', '.join(SHAREABLE_KINDS)}, and these behind haproxy; take that one or --workers 1"
+                )
 
     def _check_listener(self, reactor: Any, description: str) -> None:
         try:
@@ -184,17 +210,25 @@ class Options(TwistedOptions, AuthOptionMixin):
             )
 
     def _limits(self) -> Limits:
-        given = {} if self["max-connections"] is None else {"max_connections": self["max-connections"]}
+        # Descriptors are each process's own, and so is the limit that follows from them.
+        given = {} if self["max-connections"] is None else {"max_connections": self._part_of("max-connections")}
         return Limits(
             handshake_timeout=self["handshake-timeout"],
             connect_timeout=self["connect-timeout"],
             idle_timeout=self["idle-timeout"] or None,
-            max_per_peer=self["max-per-peer"],
+            max_per_peer=self._part_of("max-per-peer"),
             pairs=PairLimits(pairs=self["max-pairs"], total_bytes=self["max-auth-bytes"]),
             **given,
         )
 
+    def _part_of(self, option: str) -> int:
+        """Each worker's part of a number, rounded up."""
+        return -(-int(self[option]) // int(self["workers"]))
+
 
 def makeService(options: Options) -> IService:
     """Give twistd the service that the options describe."""
+    from twisted.internet import reactor
+
+    keep_what_is_loaded(reactor)
     return options.service

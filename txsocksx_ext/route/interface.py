@@ -29,6 +29,10 @@ class IRoute(Interface):
     )
 
     service: IService | None = Attribute("What has to run for this route while the server runs, or ``None``.")
+    is_for_each_process: bool = Attribute(
+        "Whether each worker process may run `service` for itself. Otherwise it runs once, in the process that"
+        " supervises them, and they reach the route there."
+    )
 
     def connect(request: Request, session: Session) -> Deferred[ITransport]:
         """
@@ -57,8 +61,10 @@ class IRoute(Interface):
 
 def is_among(key: str, keys: Container[str]) -> bool:
     """Whether `key` is one of `keys`, where a name that ends in a dot stands for all that begin with it."""
+    if key in keys:
+        return True
     space, dot, _ = key.partition(".")
-    return key in keys or (bool(dot) and f"{space}." in keys)
+    return bool(dot) and f"{space}." in keys
 
 
 @implementer(IRoute)
@@ -68,6 +74,7 @@ class Route:
     name = "route"
     keys: frozenset[str] = frozenset()
     service: IService | None = None
+    is_for_each_process = False
 
     def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""

@@ -56,15 +56,19 @@ class SOCKSRoute(Route):
 
     def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
-        return self._ask(request, PausedFactory()).addCallback(lambda protocol: protocol.transport)
+        return self._ask(request, session, PausedFactory()).addCallback(lambda protocol: protocol.transport)
 
     def resolve(self, request: Request, session: Session) -> Deferred[Address]:
         """See `IRoute`."""
-        return self._ask(request, None)
+        return self._ask(request, session, None)
 
-    def _ask(self, request: Request, application: PausedFactory | None) -> Deferred[Any]:
+    def methods_for(self, session: Session) -> ClientMethods:
+        """What to offer the other proxy for a client: the same for all."""
+        return self._methods
+
+    def _ask(self, request: Request, session: Session, application: PausedFactory | None) -> Deferred[Any]:
         factory = SOCKS5ExtClientFactory(
-            request, self._methods, application, dialect=self._dialect, reactor=self._reactor
+            request, self.methods_for(session), application, dialect=self._dialect, reactor=self._reactor
         )
         # No time-out here: the server's own covers the whole way.
         return negotiate(self._reactor, self._proxy, factory, timeout=None).addErrback(_proxy_unreachable)

@@ -17,7 +17,7 @@ from ..descriptions import client_endpoint, endpoint_description, refuse_unknown
 from ..errors import ProxyUnreachable
 from ..tor.control import ControlConnection, attach
 from ..tor.instance import TorInstance, WatchedStream
-from ..tor.isolation import IsolationTokens
+from ..tor.isolation import TOKENS, IsolationTokens
 from ..tor.launch import launched_tor
 from ..transports import PausedFactory
 from ..wire.messages import Address, Request
@@ -40,6 +40,7 @@ class TorRoute(Route):
 
     name = "tor"
     keys = frozenset({TOR_ISOLATION})
+    is_for_each_process = True
 
     def __init__(self, tors: Sequence[TorInstance], tokens: IsolationTokens) -> None:
         self.service = MultiService()
@@ -87,11 +88,14 @@ class TorRoute(Route):
         return sorted(self._tors, key=place)
 
 
+class _LaunchedTorRoute(TorRoute):
+    """Through a tor of our own, of which there is one for all processes."""
+
+    is_for_each_process = False
+
+
 KEYWORDS = frozenset({"control", "control-password-file", "extended"})
 LAUNCH_KEYWORDS = frozenset({"exec", "torrc", "state"})
-
-_tokens = IsolationTokens()
-"""One for all routes of this process: a user is the same, whichever tor is asked."""
 
 
 def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> TorRoute:
@@ -105,7 +109,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
     if list(arguments) == ["launch"]:
         refuse_unknown(keywords, LAUNCH_KEYWORDS, "the route tor:launch")
         launched = launched_tor(reactor, keywords.get("exec"), keywords.get("torrc"), keywords.get("state"))
-        return TorRoute([launched], _tokens)
+        return _LaunchedTorRoute([launched], TOKENS)
     refuse_unknown(keywords, KEYWORDS, "the route tor")
     descriptions = _endpoint_descriptions(arguments)
     extended = yes_or_no("extended", keywords["extended"]) if "extended" in keywords else None
@@ -128,7 +132,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
             )
             for number, description in enumerate(descriptions)
         ],
-        _tokens,
+        TOKENS,
     )
 
 

@@ -22,7 +22,9 @@ from ..route.interface import is_among
 from ..wire.codes import Method, ReplyCode
 from ..wire.pairs import OPTIONAL_MARK, SERVER_KEYS, Pairs
 from .connection import ClientConnection
+from .counters import Counters
 from .credentials import ISOCKSUser, SOCKSCredentials
+from .deadlines import Deadlines
 from .limits import Limits
 from .protocol import SOCKS5ExtProtocol
 from .records import SessionLog
@@ -46,6 +48,7 @@ class SOCKS5ExtFactory(Factory):
     :param limits: sizes and times.
     :param log_targets: whether logs may hold targets and user names.
     :ivar sessions: the protocols of all open connections.
+    :ivar counters: what has been done so far.
     """
 
     protocol = SOCKS5ExtProtocol  # type: ignore[assignment]
@@ -53,6 +56,9 @@ class SOCKS5ExtFactory(Factory):
 
     keys: frozenset[str] = frozenset()
     """Keys of pairs that an `authenticate` of your own understands."""
+
+    fast_relay = True
+    """Whether plain sockets may be joined past Twisted's transports. Where it is false, all bytes go through those."""
 
     def __init__(
         self,
@@ -69,8 +75,10 @@ class SOCKS5ExtFactory(Factory):
         self.anonymous = portal is None if anonymous is None else anonymous
         self.routes = RouteTable((), DirectRoute(reactor)) if routes is None else routes
         self.limits = Limits() if limits is None else limits
-        self.log = SessionLog(log_targets)
+        self.log = SessionLog(log_targets, reactor)
+        self.deadlines = Deadlines(reactor)
         self.sessions: set[ClientConnection] = set()
+        self.counters = Counters()
         self._peers: Counter[str] = Counter()
         self._emptied: list[Deferred[None]] = []
         self._is_full = False
@@ -159,7 +167,7 @@ class SOCKS5ExtFactory(Factory):
                     required.add(name)
             elif name == key:
                 raise InvalidArguments(f"unknown key: {key}")
-        return Pairs(known), frozenset(required)
+        return Pairs.checked(known), frozenset(required)
 
     def knows(self, key: str) -> bool:
         """Whether a key means something to this server or to one of its routes."""
@@ -191,12 +199,16 @@ class SOCKS5ExtFactory(Factory):
     def opened(self, protocol: ClientConnection) -> None:
         """A connection has begun."""
         self.sessions.add(protocol)
+        self.counters.opened()
 
     def closed(self, protocol: ClientConnection) -> None:
         """A connection, and the one to its target, have ended."""
         self.sessions.discard(protocol)
+        self.counters.closed(protocol.session)
         self._is_full = False
         if not self.sessions:
+            self.deadlines.rest()
+            self.log.write()
             emptied, self._emptied = self._emptied, []
             for waiting in emptied:
                 waiting.callback(None)

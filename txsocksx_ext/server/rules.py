@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING, Any
@@ -203,7 +203,10 @@ class RouteTable:
         return opener.route is route and not isinstance(route, RefuseRoute)
 
     def _first(self, name: str | None, literal: str | None, port: int | None) -> IRoute:
-        return next(rule.route for rule in self._rules if rule.matches(name, literal, port))
+        for rule in self._rules:
+            if rule.matches(name, literal, port):
+                return rule.route
+        raise AssertionError("the last rule matches everything")
 
 
 def _port_of(destination: Address, session: Session) -> int | None:
@@ -212,18 +215,17 @@ def _port_of(destination: Address, session: Session) -> int | None:
     return destination.port if request is None or request.command == Command.CONNECT else None
 
 
-def table_from_strings(reactor: Any, rules: Iterable[str]) -> RouteTable:
+def table_from_strings(reactor: Any, rules: Iterable[str], made: Mapping[str, IRoute] | None = None) -> RouteTable:
     """
     Make a table of ``PATTERN=ROUTE`` strings, with ``direct`` for the rest.
 
+    :param made: routes that are there already, by their descriptions.
     :raises ValueError: a rule is not written like that.
     """
-    routes: dict[str, IRoute] = {"direct": route_from_string(reactor, "direct")}
+    routes: dict[str, IRoute] = {"direct": route_from_string(reactor, "direct"), **(made or {})}
     pairs: list[tuple[str, IRoute]] = []
     for rule in rules:
-        pattern, equals, description = rule.partition("=")
-        if not equals or not description:
-            raise ValueError(f"the rule {pattern!r} says no route: it is written PATTERN=ROUTE")
+        pattern, description = split_rule(rule)
         try:
             # Rules with the same route share it, and what it holds.
             if description not in routes:
@@ -232,3 +234,15 @@ def table_from_strings(reactor: Any, rules: Iterable[str]) -> RouteTable:
             raise ValueError(f"the rule for {pattern}: {error}") from None
         pairs.append((pattern, routes[description]))
     return RouteTable(pairs, routes["direct"])
+
+
+def split_rule(rule: str) -> tuple[str, str]:
+    """
+    The pattern and the route's description in ``PATTERN=ROUTE``.
+
+    :raises ValueError: it is not written like that.
+    """
+    pattern, equals, description = rule.partition("=")
+    if not equals or not description:
+        raise ValueError(f"the rule {pattern!r} says no route: it is written PATTERN=ROUTE")
+    return pattern, description

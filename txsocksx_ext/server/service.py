@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.application.strports import service
 from twisted.internet.defer import Deferred
 
 from ..descriptions import parse_description
 from ..transports import is_loopback_host
 from .factory import SOCKS5ExtFactory
+from .listeners import WRAPPER, listener_service
 
 _PRIVATE_KINDS = frozenset({"unix", "ssl", "tls"})
 _DEFAULT_INTERFACES = {"tcp": "0.0.0.0", "tcp6": "::"}
@@ -33,7 +33,7 @@ def may_be_sniffed(description: str) -> bool:
 
 def _may_be_sniffed(arguments: list[str], keywords: dict[str, str]) -> bool:
     kind, *rest = arguments
-    if kind == "haproxy" and rest:  # it wraps the listener that follows
+    if kind == WRAPPER and rest:  # what counts is the listener that follows
         return _may_be_sniffed(rest, keywords)
     if kind in _PRIVATE_KINDS:
         return False
@@ -65,7 +65,7 @@ class SOCKS5ExtService(MultiService):
             if running is not None:
                 running.setServiceParent(self._routes)
         for description in listeners:
-            service(description, factory, reactor).setServiceParent(self)
+            listener_service(description, factory, reactor).setServiceParent(self)
 
     def startService(self) -> None:
         """Start the routes that have something to run, then listen."""
@@ -80,5 +80,10 @@ class SOCKS5ExtService(MultiService):
         """
         stopped: Deferred[object] = super().stopService()
         stopped.addCallback(lambda _: self.factory.drain(self._drain))
+        stopped.addCallback(lambda _: self.report())
         # The streams that drain still need their routes.
         return stopped.addCallback(lambda _: self._routes.stopService())
+
+    def report(self) -> None:
+        """Say at the end what was done."""
+        self.factory.counters.write_to_log()

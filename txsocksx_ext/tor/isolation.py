@@ -25,11 +25,12 @@ class IsolationTokens:
     either, its address) and its ``tor.isolation``. The token gives away none of it, is the same wherever
     `secret` is the same, and another after a restart.
 
-    :param secret: shared by all processes of one server; by default a new one.
+    :param secret: by default a new one.
+    :ivar secret: shared by all processes of one server.
     """
 
     def __init__(self, secret: bytes | None = None) -> None:
-        self._secret = secrets.token_bytes(32) if secret is None else secret
+        self.secret = secrets.token_bytes(32) if secret is None else secret
 
     def token_for(self, session: Session) -> bytes | None:
         """
@@ -54,4 +55,8 @@ class IsolationTokens:
         if not parts:
             return None
         text = b"".join(b"%s %d %s" % (name, len(value), value) for name, value in parts)
-        return hmac.new(self._secret, text, hashlib.sha256).hexdigest().encode("ascii")
+        return hmac.new(self.secret, text, hashlib.sha256).hexdigest().encode("ascii")
+
+
+TOKENS = IsolationTokens()
+"""Those of this process's server: a user is the same, whichever tor is asked."""

@@ -1,0 +1,93 @@
+"""
+What becomes of a listener's description: how long its queue is, and what its connections inherit.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.strports import service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from zope.interface import implementer
+
+from ..descriptions import parse_description
+from ..sockets.listening import polled
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted: in a burst, Twisted's 50 makes clients send again after a second."""
+
+WRAPPER = "haproxy"
+"""The kind of listener that has another one's description after it."""
+
+_PLACE_OF_BACKLOG = {"tcp": 3, "tcp6": 3, "unix": 3, "ssl": 6}
+"""Where ``backlog`` stands without its name, in each kind that takes one; the kind itself is at 0."""
+
+
+def with_backlog(description: str) -> str:
+    """
+    A listener's description with a queue of `BACKLOG`, unless it says how long its own is.
+
+    Only ``tcp``, ``tcp6``, ``unix`` and ``ssl`` are changed, also behind ``haproxy``. The
+    system cuts the queue to its own limit (``net.core.somaxconn`` on Linux).
+
+    :param description: a Twisted server endpoint string.
+    """
+    arguments, keywords = parse_description(description)
+    while len(arguments) > 1 and arguments[0] == WRAPPER:
+        del arguments[0]
+    place = _PLACE_OF_BACKLOG.get(arguments[0])
+    if place is None or len(arguments) > place or "backlog" in keywords:
+        return description
+    return f"{description}:backlog={BACKLOG}"
+
+
+def set_inherited_options(listening: socket.socket) -> None:
+    """
+    Set on a listening TCP socket what each accepted connection shall have: keep-alive, and no delay of small writes.
+
+    On Linux a connection inherits both, so that they cost no system call for each.
+    Elsewhere, and on other kinds of sockets, this does nothing, or nothing that lasts.
+    """
+    if listening.family in (socket.AF_INET, socket.AF_INET6):
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def prepared(port: Any) -> Any:
+    """
+    Have a port's connections inherit our options, and be accepted the fast way, where that is possible.
+
+    :param port: what an endpoint's ``listen`` fires with.
+    :returns: the port to be stopped instead of `port`.
+    """
+    opened = getattr(port, "socket", None)
+    if isinstance(opened, socket.socket):
+        set_inherited_options(opened)
+    return polled(port)
+
+
+def listener_service(description: str, factory: IProtocolFactory, reactor: Any) -> StreamServerEndpointService:
+    """
+    Twisted's service for a listener, with our queue, and `prepared`.
+
+    :param description: a Twisted server endpoint string.
+    :raises ValueError: it is none; parsers of plugins raise what they like.
+    """
+    made = service(with_backlog(description), factory, reactor)
+    made.endpoint = _PreparedEndpoint(made.endpoint)
+    return made
+
+
+@implementer(IStreamServerEndpoint)
+class _PreparedEndpoint:
+    """Prepares the port that an endpoint opens."""
+
+    def __init__(self, endpoint: IStreamServerEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """See `IStreamServerEndpoint`."""
+        return self._endpoint.listen(protocolFactory).addCallback(prepared)

@@ -1,0 +1,77 @@
+"""
+What makes a server's factory, as strings and numbers alone, so that it can go to another process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from twisted.cred.strcred import makeChecker
+
+from ..route import route_from_string
+from ..route.interface import IRoute
+from ..wire.pairs import PairLimits
+from .credentials import portal_for
+from .factory import SOCKS5ExtFactory
+from .limits import Limits
+from .rules import split_rule, table_from_strings
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """
+    The settings of one server. Its `repr` shows none: there are passwords among them.
+
+    :ivar auth: descriptions of checkers, as ``--auth`` takes them.
+    :ivar anonymous: whether clients may come without credentials.
+    :ivar rules: as ``--route`` takes them.
+    :ivar limits: sizes and times.
+    :ivar log_targets: whether logs may hold targets and user names.
+    """
+
+    auth: tuple[str, ...] = field(default=(), repr=False)
+    anonymous: bool = field(default=True, repr=False)
+    rules: tuple[str, ...] = field(default=(), repr=False)
+    limits: Limits = field(default_factory=Limits, repr=False)
+    log_targets: bool = field(default=False, repr=False)
+
+    def make_factory(self, reactor: Any, routes: Mapping[str, IRoute] | None = None) -> SOCKS5ExtFactory:
+        """
+        Make the factory that serves like this.
+
+        :param routes: those that are there already, by their descriptions.
+        :raises ValueError: a rule is faulty; checkers raise what they like.
+        """
+        return SOCKS5ExtFactory(
+            reactor,
+            portal=portal_for(makeChecker(each) for each in self.auth) if self.auth else None,
+            anonymous=self.anonymous,
+            routes=table_from_strings(reactor, self.rules, routes),
+            limits=self.limits,
+            log_targets=self.log_targets,
+        )
+
+    def routes_run_once(self, reactor: Any) -> Iterator[tuple[str, IRoute]]:
+        """
+        Make the routes of which the server needs one, however many processes it has.
+
+        :returns: each with its description.
+        """
+        for description in dict.fromkeys(split_rule(rule)[1] for rule in self.rules):
+            route = route_from_string(reactor, description)
+            if getattr(route, "service", None) is not None and not getattr(route, "is_for_each_process", False):
+                yield description, route
+
+    def as_message(self) -> dict[str, Any]:
+        """What `from_message` makes the same settings of: a dict that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> ServerSettings:
+        """The settings in a message."""
+        limits = Limits(**{**message["limits"], "pairs": PairLimits(**message["limits"]["pairs"])})
+        return cls(
+            tuple(message["auth"]), message["anonymous"], tuple(message["rules"]), limits, message["log_targets"]
+        )
