@@ -1,5 +1,6 @@
 """Endpoints and look-ups: targets, and everything where it matters that sockets are real."""
 
+import sys
 from contextlib import asynccontextmanager
 
 import pytest
@@ -68,9 +69,26 @@ async def listening(factory, description="tcp:0:interface=127.0.0.1"):
         await maybeDeferred(port.stopListening)
 
 
+class TwistedsWay(TCP4ClientEndpoint):
+    """An endpoint that is not Twisted's plain one, so that all is left to it."""
+
+
+WAYS = {"at once": TCP4ClientEndpoint, "in Twisted's time": TwistedsWay}
+kind_of_way = TCP4ClientEndpoint
+
+
+@pytest.fixture(params=WAYS)
+def each_way(request, monkeypatch):
+    """Take the test's ways to its proxy at once, and as Twisted does."""
+    monkeypatch.setattr(sys.modules[__name__], "kind_of_way", WAYS[request.param])
+
+
+on_each_way = pytest.mark.usefixtures("each_way")
+
+
 def way_to(address):
     """The way to a server on a port of 127.0.0.1."""
-    return TCP4ClientEndpoint(reactor, "127.0.0.1", address.port)
+    return kind_of_way(reactor, "127.0.0.1", address.port)
 
 
 @asynccontextmanager
@@ -222,6 +240,7 @@ def test_no_repr_shows_the_target_or_a_secret():
 # A stream on real sockets.
 
 
+@on_each_way
 async def test_the_applications_protocol_has_the_transport_to_itself():
     async with connected(FakeProxy(bound=Address.of("192.0.2.7", 80))) as (near, far):
         assert near.transport.protocol is near
@@ -232,11 +251,13 @@ async def test_the_applications_protocol_has_the_transport_to_itself():
         await near.until(lambda end: end.received == b"answer")
 
 
+@on_each_way
 async def test_data_joined_to_the_reply_arrives_before_any_more_comes():
     async with connected(FakeProxy(joined=b"220 welcome\r\n")) as (near, _):
         await near.until(lambda end: end.received == b"220 welcome\r\n")
 
 
+@on_each_way
 @pytest.mark.parametrize(
     ("end_it", "reason"),
     [
@@ -253,6 +274,7 @@ async def test_the_end_is_twisteds_own(end_it, reason):
         assert near.lost.type is reason
 
 
+@on_each_way
 @pytest.mark.parametrize("first", ["near", "far"])
 async def test_half_close_works_both_ways(first):
     async with connected(FakeProxy(), HalfCloseRecorder) as (near, far):
@@ -269,6 +291,7 @@ async def test_half_close_works_both_ways(first):
         assert one.lost is other.lost is None
 
 
+@on_each_way
 async def test_a_half_close_joined_to_the_reply_leaves_our_sending_open():
     class Ending(HalfCloseRecorder):
         def connectionMade(self):
@@ -394,6 +417,7 @@ async def test_the_applications_factory_starts_and_stops_once(tls, authority):
 # Failures on real sockets.
 
 
+@on_each_way
 async def test_a_proxy_that_is_not_there_is_twisteds_own_error():
     async with listening(FakeProxy()) as address:
         pass
@@ -402,6 +426,7 @@ async def test_a_proxy_that_is_not_there_is_twisteds_own_error():
     assert not isinstance(error, SOCKS5Error)
 
 
+@on_each_way
 @pytest.mark.parametrize("ending", [Ending.CLOSE, Ending.SILENCE])
 async def test_a_short_reply_tells_its_code_and_leaves_no_socket(ending):
     proxy = FakeProxy(code=0xE0, stop_at=State.REPLY, stop_after=3, ending=ending)
@@ -411,6 +436,7 @@ async def test_a_short_reply_tells_its_code_and_leaves_no_socket(ending):
         await until(lambda: proxy.conversations[0].lost)
 
 
+@on_each_way
 async def test_the_deadline_on_real_sockets():
     proxy = FakeProxy(stop_at=State.REPLY, stop_after=5, ending=Ending.SILENCE)
     async with listening(proxy) as address:
@@ -419,6 +445,7 @@ async def test_the_deadline_on_real_sockets():
         await until(lambda: proxy.conversations[0].lost)
 
 
+@on_each_way
 @pytest.mark.parametrize("choice", ["offer", "credentials", "error_for"])
 async def test_a_choice_that_raises_ends_with_that_exception_on_real_sockets(choice):
     class Fault(Exception):
@@ -442,6 +469,7 @@ async def test_a_choice_that_raises_ends_with_that_exception_on_real_sockets(cho
 # Cancelling on real sockets. That nothing is left, every test here is held to.
 
 
+@on_each_way
 async def test_cancelling_before_there_is_a_connection():
     async with listening(FakeProxy()) as address:
         factory = Counting()
@@ -451,6 +479,7 @@ async def test_cancelling_before_there_is_a_connection():
         await until(lambda: factory.events == ["start", "stop"])
 
 
+@on_each_way
 @pytest.mark.parametrize(
     ("state", "count"), [(State.SELECTION, 0), (State.SELECTION, 1), (State.REPLY, 0), (State.REPLY, 9)]
 )
@@ -466,6 +495,7 @@ async def test_cancelling_while_the_proxy_is_silent(state, count):
         await until(lambda: factory.events == ["start", "stop"])
 
 
+@on_each_way
 async def test_cancelling_after_any_number_of_turns():
     proxy = FakeProxy()
     async with listening(proxy) as address:
@@ -600,6 +630,7 @@ async def test_a_failure_beneath_tls_is_told_as_without_it(authority):
         assert type(await failure_of(endpoint.connect(Counting()))) is OnionServiceNotFound
 
 
+@on_each_way
 async def test_a_proxy_behind_a_proxy_and_its_end():
     far = FakeProxy(joined=b"220 welcome\r\n", pairs={"from": "far"})
     near = FakeProxy(far, pairs={"from": "near"})

@@ -137,7 +137,7 @@ class SOCKS5ClientEndpoint:
         return self._asking.begin(self.factory, protocol_factory)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Asking:
     """What is asked of which proxy, and how: what endpoints and look-ups have in common."""
 

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from . import loopback
 from .factory import SOCKS5ExtClientFactory
 
 
@@ -31,7 +32,7 @@ def negotiate(
         and builds nothing later.
     """
     result = factory.result
-    connecting: Deferred[Any] = proxy_endpoint.connect(factory)
+    connecting: Deferred[Any] = loopback.connect(proxy_endpoint, factory)
     deadline: IDelayedCall | None = None
 
     def settled(value: Any) -> Any:
@@ -49,5 +50,10 @@ def negotiate(
 
     if timeout is not None and not result.called:
         deadline = reactor.callLater(timeout, lambda: factory.give_up(factory.error_of_timeout()))
-    connecting.addErrback(not_connected)
+    # The endpoint need not keep our protocol, which gives its transport away.
+    connecting.addCallbacks(_forget, not_connected)
     return result.addBoth(settled)
+
+
+def _forget(_: object) -> None:
+    """Hold on to nothing."""

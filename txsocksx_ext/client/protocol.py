@@ -112,7 +112,7 @@ class SOCKS5ExtClientProtocol(Protocol):
     def _begin(self) -> None:
         if self.factory.methods.has_secrets:
             self._check_privacy()
-        self.transport.write(self._initiator.offer(self.factory.offer()))
+        self._say(self._initiator.offer(self.factory.offer()))
 
     def _listen(self) -> None:
         while not self._is_over and self._doubted is None:
@@ -154,10 +154,14 @@ class SOCKS5ExtClientProtocol(Protocol):
         # Again, since the choices of a subclass may be secrets that the methods do not hold.
         if is_secret:
             self._check_privacy()
-        self.transport.write(self._initiator.authenticate(message))
+        self._say(self._initiator.authenticate(message))
 
     def _ask(self) -> None:
-        self.transport.write(self._initiator.request(self.factory.request))
+        self._say(self._initiator.request(self.factory.request))
+
+    def _say(self, data: bytes) -> None:
+        # In our turn to speak nothing else waits to be written.
+        getattr(self.transport, "write_at_once", self.transport.write)(data)
 
     def _check_privacy(self) -> None:
         """Raise `CleartextRefused` where others could read what goes to the proxy."""

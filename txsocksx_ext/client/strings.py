@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from twisted.internet.interfaces import IStreamClientEndpoint
+
 from ..descriptions import client_endpoint, refuse_unknown, secret_from_file, yes_or_no
 from ..wire.pairs import OPTIONAL_MARK
 from .endpoints import DEFAULT_TIMEOUT, SOCKS5ClientEndpoint
@@ -22,6 +24,7 @@ KEYWORDS = frozenset(
         "password",
         "password-file",
         "timeout",
+        "retries",
         "dialect",
         "tls",
         "allow-cleartext",
@@ -31,7 +34,7 @@ KEYWORDS = frozenset(
 
 def endpoint_from_arguments(
     reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]
-) -> SOCKS5ClientEndpoint:
+) -> IStreamClientEndpoint:
     """
     Make an endpoint of what stands after ``socks5ext:`` in an endpoint string.
 
@@ -55,7 +58,7 @@ def endpoint_from_arguments(
         raise ValueError("the endpoint socks5ext takes a password only together with username=")
     elif not pairs:
         methods["anonymous"] = ()
-    return SOCKS5ClientEndpoint(
+    endpoint = SOCKS5ClientEndpoint(
         host,
         port,
         client_endpoint(reactor, settings.get("proxy", DEFAULT_PROXY)),
@@ -66,6 +69,7 @@ def endpoint_from_arguments(
         allow_cleartext=yes_or_no("allow-cleartext", settings.get("allow-cleartext", "no")),
         reactor=reactor,
     )
+    return _retried(reactor, endpoint, settings.get("retries", "0"))
 
 
 def _target(arguments: Sequence[str], settings: Mapping[str, str]) -> tuple[str, int]:
@@ -100,3 +104,15 @@ def _timeout(settings: Mapping[str, str]) -> float:
     if not 0 < timeout < float("inf"):
         raise ValueError(f"the timeout of the endpoint socks5ext is seconds above 0, not {text!r}")
     return timeout
+
+
+def _retried(reactor: Any, endpoint: IStreamClientEndpoint, text: str) -> IStreamClientEndpoint:
+    """As often at once, where the transport says so, as after a pause."""
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"the retries of the endpoint socks5ext are a number, 0 or more, not {text!r}")
+    retries = int(text)
+    if not retries:
+        return endpoint
+    from .retrying import RetryingEndpoint  # loads ClientService, which most do not need
+
+    return RetryingEndpoint(endpoint, reactor, at_once=retries, after_pause=retries)
