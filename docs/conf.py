@@ -8,7 +8,6 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 from txsocksx_ext import __version__  # noqa: E402
-from txsocksx_ext.route import route_kinds  # noqa: E402
 
 project = "txsocksx-ext"
 author = "the txsocksx-ext developers"
@@ -27,10 +26,6 @@ autodoc_typehints_format = "short"
 
 html_theme = "furo"
 html_title = f"txsocksx-ext {release}"
-
-PLANNED_ROUTES = {"tor", "transport"}
-_to_come = ", ".join(f"``{kind}``" for kind in sorted(PLANNED_ROUTES.difference(route_kinds())))
-rst_epilog = f".. |routes-to-come| replace:: {_to_come or 'none'}"
 
 
 def name_interfaces(app, what, name, obj, options, signature, returned):

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from .client.endpoints import SOCKS5ClientEndpoint, resolve, resolve_ptr
     from .client.factory import SOCKS5Address, SOCKS5ExtClientFactory
     from .client.protocol import SOCKS5ExtClientProtocol
+    from .client.retrying import RetryingClientService, RetryingEndpoint
     from .client.web import SOCKS5AgentEndpointFactory, web_agent
     from .route import IRoute, Route, route_from_string
+    from .route.transport import TransportRoute
     from .server import Limits, RouteTable, Session, SOCKS5ExtFactory, SOCKS5ExtProtocol
     from .transports import open_transport
 
@@ -24,6 +26,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "IRoute": "route",
     "Limits": "server",
+    "RetryingClientService": "client.retrying",
+    "RetryingEndpoint": "client.retrying",
     "Route": "route",
     "RouteTable": "server",
     "SOCKS5Address": "client.factory",
@@ -34,6 +38,7 @@ _HOMES = {
     "SOCKS5ExtFactory": "server",
     "SOCKS5ExtProtocol": "server",
     "Session": "server",
+    "TransportRoute": "route.transport",
     "open_transport": "transports",
     "resolve": "client.endpoints",
     "resolve_ptr": "client.endpoints",
@@ -44,6 +49,8 @@ _HOMES = {
 __all__ = [
     "IRoute",
     "Limits",
+    "RetryingClientService",
+    "RetryingEndpoint",
     "Route",
     "RouteTable",
     "SOCKS5Address",
@@ -54,6 +61,7 @@ __all__ = [
     "SOCKS5ExtFactory",
     "SOCKS5ExtProtocol",
     "Session",
+    "TransportRoute",
     "open_transport",
     "resolve",
     "resolve_ptr",

@@ -238,6 +238,15 @@ class TransportProtocolFailure(TransportError):
     retry = Retry.NEVER
 
 
+class MissingArgument(TransportProtocolFailure, KeyError):
+    """An argument that the transport needs was not given: F1, since with these parameters it never will be."""
+
+    message = "the transport needs an argument that was not given: see what its bridge lines have to hold"
+
+    def __str__(self) -> str:
+        return str(self.message)
+
+
 class TransportInternalError(TransportError):
     """F2."""
 

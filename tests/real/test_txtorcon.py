@@ -45,10 +45,11 @@ pytestmark = pytest.mark.filterwarnings(COOKIE_IS_LEFT_OPEN)
 HERE = "txsocksx_ext.tor"
 
 
-PROTOCOL = Table("txtorcon-protocol", ["What happens", "txtorcon", HERE])
-CODES = Table("txtorcon-codes", ["Reply", "txtorcon", "txtorcon after ``teach_txtorcon()``", HERE])
-NETWORK = Table("txtorcon-network", ["Target", "txtorcon, plain port", "txtorcon, ExtendedErrors port", HERE])
+PROTOCOL = Table(__file__, "txtorcon-protocol", ["What happens", "txtorcon", HERE])
+CODES = Table(__file__, "txtorcon-codes", ["Reply", "txtorcon", "txtorcon after ``teach_txtorcon()``", HERE])
+NETWORK = Table(__file__, "txtorcon-network", ["Target", "txtorcon, plain port", "txtorcon, ExtendedErrors port", HERE])
 FAILURES = Table(
+    __file__,
     "onion-failures",
     [
         "Target",

@@ -9,7 +9,7 @@ WRITING = bool(os.environ.get("WRITE_TABLES"))
 """Whether what is measured is to be written, instead of held against what is written."""
 
 _HEAD = """\
-.. This is written by a test: WRITE_TABLES=1 make test TESTS=tests/real/test_txtorcon.py
+.. This is written by a test: WRITE_TABLES=1 make test TESTS={test}
 
 .. list-table::
    :header-rows: 1
@@ -20,12 +20,14 @@ class Table:
     """
     One table, in a file of its own.
 
+    :param test: the file of the test that measures it.
     :param name: of the file.
     :param header: its columns; the first has the titles of the rows.
     """
 
-    def __init__(self, name, header):
+    def __init__(self, test, name, header):
         self.path = FOLDER / f"{name}.txt"
+        self._head = _HEAD.format(test=Path(test).relative_to(FOLDER.parents[1]))
         self.header = header
         self.titles = []
         self.committed = self._read()
@@ -41,7 +43,7 @@ class Table:
             self._measured.setdefault(title, {}).update(cells)
             return
         assert cells == self._committed_of(title, cells), (
-            f"{self.path.name} says something else of {title!r}: see docs/txtorcon.rst for how to write it anew"
+            f"{self.path.name} says something else of {title!r}: its head says how to write it anew"
         )
 
     def agrees(self, title, cells):
@@ -54,7 +56,7 @@ class Table:
 
     def text(self, rows):
         """The table as reStructuredText."""
-        lines = [_HEAD]
+        lines = [self._head]
         for cells in [self.header, *([title, *map(rows[title].get, self.columns)] for title in self.titles)]:
             lines += [f"   {' ' if number else '*'} - {cell}" for number, cell in enumerate(cells)]
         return "\n".join(lines) + "\n"

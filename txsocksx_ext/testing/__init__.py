@@ -14,6 +14,7 @@ from .endpoints import MemoryEndpoint
 from .proxy import Ending, FakeConversation, FakeProxy
 from .recorders import HalfCloseRecorder, Recorder, connect_to
 from .route import FakeRoute
+from .transports import TransportPair, connect_transports
 
 __all__ = [
     "CLIENT_ADDRESS",
@@ -26,6 +27,8 @@ __all__ = [
     "MemoryEndpoint",
     "MemoryTransport",
     "Recorder",
+    "TransportPair",
     "connect_in_memory",
     "connect_to",
+    "connect_transports",
 ]

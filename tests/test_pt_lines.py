@@ -1,0 +1,182 @@
+"""What a managed transport says to its parent: every line, both ways."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from txsocksx_ext.pt.lines import (
+    ClientMethodErrorLine,
+    ClientMethodLine,
+    ClientMethodsDoneLine,
+    EnvErrorLine,
+    LogLine,
+    ProxyDoneLine,
+    ProxyErrorLine,
+    ServerMethodErrorLine,
+    ServerMethodLine,
+    ServerMethodsDoneLine,
+    StatusLine,
+    UnknownLine,
+    VersionErrorLine,
+    VersionLine,
+    parse_line,
+)
+
+LINES = {
+    b"VERSION 1": VersionLine("1"),
+    b"VERSION-ERROR no-version": VersionErrorLine(),
+    b"ENV-ERROR no TOR_PT_STATE_LOCATION": EnvErrorLine("no TOR_PT_STATE_LOCATION"),
+    b"PROXY DONE": ProxyDoneLine(),
+    b"PROXY-ERROR only socks5": ProxyErrorLine("only socks5"),
+    b"CMETHOD obfs4 socks5 127.0.0.1:32784": ClientMethodLine("obfs4", "socks5", "127.0.0.1", 32784),
+    b"CMETHOD _1 socks4 [::1]:1": ClientMethodLine("_1", "socks4", "::1", 1),
+    b"CMETHOD-ERROR trebuchet no rocks available": ClientMethodErrorLine("trebuchet", "no rocks available"),
+    b"CMETHODS DONE": ClientMethodsDoneLine(),
+    b"SMETHOD trebuchet 198.51.100.1:19999": ServerMethodLine("trebuchet", "198.51.100.1", 19999),
+    rb"SMETHOD rot_by_N [2001:db8::1]:2323 ARGS:N=13,key\=\,\\=a\=b\,c\\": ServerMethodLine(
+        "rot_by_N", "2001:db8::1", 2323, (("N", "13"), ("key=,\\", "a=b,c\\"))
+    ),
+    b"SMETHOD-ERROR trebuchet no cows available": ServerMethodErrorLine("trebuchet", "no cows available"),
+    b"SMETHODS DONE": ServerMethodsDoneLine(),
+    rb'LOG SEVERITY=debug MESSAGE="it said \"no\" \\ \342\202\254\012"': LogLine("debug", 'it said "no" \\ \u20ac\n'),
+    b'STATUS TRANSPORT=obfs4 ADDRESS=198.51.100.123:1234 REASON="not there"': StatusLine(
+        (("TRANSPORT", "obfs4"), ("ADDRESS", "198.51.100.123:1234"), ("REASON", "not there"))
+    ),
+    b"AMUSEMENT 7 of 8": UnknownLine("AMUSEMENT 7 of 8"),
+}
+
+
+@pytest.mark.parametrize(("written", "line"), LINES.items(), ids=[line.decode() for line in LINES])
+def test_both_ways(written, line):
+    assert line.encode() == written + b"\n"
+    assert parse_line(written) == line
+    assert parse_line(written + b"\r\n") == line
+
+
+# Other spellings that children use.
+
+
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        (b"SMETHOD obfs3 127.0.0.1:1 ARGS:", ServerMethodLine("obfs3", "127.0.0.1", 1)),
+        (b"SMETHOD  a  127.0.0.1:1  FUTURE:1  ARGS:k=v=w", ServerMethodLine("a", "127.0.0.1", 1, (("k", "v=w"),))),
+        (b"SMETHOD a 127.0.0.1:1 ARGS:k=", ServerMethodLine("a", "127.0.0.1", 1, (("k", ""),))),
+        (b"CMETHOD a socks5 127.0.0.1:1 more", ClientMethodLine("a", "socks5", "127.0.0.1", 1)),
+        (b"CMETHOD-ERROR a", ClientMethodErrorLine("a")),
+        (b"LOG MESSAGE=short SEVERITY=error", LogLine("error", "short")),
+        (rb'LOG SEVERITY=info MESSAGE="\x41\n\t\'\7"', LogLine("info", "A\n\t'\a")),
+        (rb'LOG SEVERITY=info MESSAGE="\377"', LogLine("info", r"\xff")),
+        (b"ENV-ERROR", EnvErrorLine()),
+    ],
+)
+def test_is_understood(written, line):
+    assert parse_line(written) == line
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"CMETHOD obfs4 socks5",
+        b"CMETHOD obfs4 http 127.0.0.1:1",
+        b"CMETHOD obfs4 socks5 localhost:1",
+        b"CMETHOD obfs4 socks5 127.0.0.1:0",
+        b"CMETHOD obfs4 socks5 127.0.0.1:65536",
+        b"CMETHOD obfs4 socks5 ::1:80",
+        b"CMETHOD obfs4 socks5 [127.0.0.1]:80",
+        b"CMETHOD 4obfs socks5 127.0.0.1:1",
+        b"CMETHOD",
+        b"CMETHOD-ERROR 4 text",
+        b"CMETHODS",
+        b"CMETHODS done",
+        b"PROXY",
+        b"SMETHOD a 127.0.0.1:1 ARGS:k",
+        b"SMETHOD a 127.0.0.1:1 ARGS:=v",
+        b"SMETHOD a 127.0.0.1:1 ARGS:a=b,",
+        b"SMETHOD a 127.0.0.1:1 ARGS:a=b\\",
+        b"SMETHODS DONE DONE",
+    ],
+)
+def test_a_faulty_line_of_the_configuration_breaks_the_conversation(written):
+    with pytest.raises(ValueError, match=f"^a line {written.split()[0].decode()} is faulty: ") as caught:
+        parse_line(written)
+    # What it held may be an argument or an address.
+    assert not any(word in str(caught.value) for word in written.decode().split()[1:] if len(word) > 4)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"LOG",
+        b"LOG SEVERITY=loud MESSAGE=a",
+        b"LOG SEVERITY=info",
+        b'LOG SEVERITY=info MESSAGE="a',
+        b'LOG SEVERITY=info MESSAGE="\\q"',
+        b'LOG SEVERITY=info MESSAGE="\\400"',
+        b"STATUS nothing",
+        b'STATUS a="b"c=d',
+    ],
+)
+def test_a_faulty_log_or_status_is_passed_over(written):
+    assert parse_line(written) == UnknownLine(written.decode())
+    assert parse_line(written).keyword == written.split()[0].decode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ClientMethodLine("obfs 4", "socks5", "127.0.0.1", 1),
+        ClientMethodLine("obfs4", "socks5", "localhost", 1),
+        ClientMethodLine("obfs4", "socks5", "127.0.0.1", 0),
+        ClientMethodErrorLine("", "text"),
+        ServerMethodLine("a", "127.0.0.1", 1, (("", "v"),)),
+        ServerMethodLine("a", "127.0.0.1", 1, (("k", "two words"),)),
+        LogLine("loud", "text"),
+        StatusLine((("a b", "c"),)),
+    ],
+)
+def test_what_no_parent_could_read_is_not_written(line):
+    with pytest.raises(ValueError, match=r"."):
+        line.encode()
+
+
+def test_a_text_stays_on_its_line():
+    assert EnvErrorLine("a\nCMETHODS DONE\x00\u20ac").encode() == rb"ENV-ERROR a\nCMETHODS DONE\x00\u20ac" + b"\n"
+
+
+def test_no_repr_shows_what_may_be_secret():
+    lines = [
+        ServerMethodLine("a", "127.0.0.1", 1, (("cert", "secret"),)),
+        LogLine("info", "secret"),
+        StatusLine((("ADDRESS", "secret"),)),
+        ProxyErrorLine("secret"),
+        UnknownLine("secret"),
+    ]
+    assert "secret" not in repr(lines)
+
+
+visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E))
+fields = st.lists(st.tuples(visible.filter(bool), visible)).map(tuple)
+
+
+@given(fields)
+def test_any_arguments_of_a_server_arrive(arguments):
+    line = ServerMethodLine("a", "127.0.0.1", 1, arguments)
+    assert parse_line(line.encode()) == line
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_message_arrives(message):
+    line = LogLine("notice", message)
+    assert parse_line(line.encode()) == line
+    status = StatusLine((("TRANSPORT", "a"), ("MESSAGE", message)))
+    assert parse_line(status.encode()) == status
+
+
+@given(st.binary())
+def test_any_bytes_are_read_or_refused(data):
+    for keyword in (b"", b"LOG ", b"STATUS ", b"CMETHOD ", b"SMETHOD a 127.0.0.1:1 ARGS:"):
+        try:
+            parse_line(keyword + data)
+        except ValueError as error:
+            assert "is faulty" in str(error)  # noqa: PT017

@@ -1,0 +1,212 @@
+"""The ways out of a transport: source addresses and proxies."""
+
+import pytest
+from support.vectors import byte_by_byte
+from twisted.internet.defer import CancelledError
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.error import ConnectionRefusedError as TCPRefused
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+
+from txsocksx_ext import errors
+from txsocksx_ext.pt.outgoing import Outgoing
+from txsocksx_ext.pt.upstream import UpstreamProxy
+from txsocksx_ext.testing import FakeProxy, MemoryEndpoint, Recorder
+
+IPV4, IPV6, NAME = ("192.0.2.7", 4443), ("2001:db8::7", 4443), ("bridge.example", 4443)
+
+
+def test_where_connections_come_from():
+    outgoing = Outgoing(Clock(), source_v4="192.0.2.1", source_v6="2001:db8::1")
+    assert outgoing.endpoint(*IPV4)._bindAddress == ("192.0.2.1", 0)
+    assert outgoing.endpoint(*IPV6)._bindAddress == ("2001:db8::1", 0)
+    # The specification has it so: what is on this machine is not reached from another address.
+    assert outgoing.endpoint("127.0.0.1", 80)._bindAddress is None
+    assert outgoing.endpoint("::1", 80)._bindAddress is None
+    assert Outgoing(Clock()).endpoint(*IPV4)._bindAddress is None
+
+
+async def test_a_source_address_for_real():
+    """The very address: all of 127.0.0.0/8 is here, but it is loopback, and so is left alone."""
+    from twisted.internet import reactor
+
+    factory = Factory.forProtocol(Recorder)
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    endpoint = Outgoing(reactor, source_v4="127.0.0.9").endpoint("127.0.0.1", port.getHost().port)
+    client = await connectProtocol(endpoint, Recorder())
+    assert client.transport.getHost().host == "127.0.0.1"
+    client.close()
+    await client.until(lambda it: it.lost)
+    await port.stopListening()
+
+
+def test_a_name_is_not_looked_up():
+    with pytest.raises(errors.AddressTypeNotSupported, match="in the open"):
+        Outgoing(Clock()).endpoint(*NAME)
+
+
+class Through(Outgoing):
+    """Ways whose proxy is in memory."""
+
+    def __init__(self, clock, proxy, way):
+        super().__init__(clock, proxy)
+        self.asked_for = []
+        self._way = way
+
+    def _direct(self, host, port):
+        self.asked_for.append((host, port))
+        return self._way
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def raw(clock):
+    """A proxy in the test's hand, and how to go through it."""
+
+    def begin(scheme, target, username="", password="", **options):
+        proxy = Recorder()
+        factory = Factory()
+        factory.buildProtocol = lambda address: proxy
+        way = MemoryEndpoint(factory, clock=clock, **options)
+        outgoing = Through(clock, UpstreamProxy(scheme, "192.0.2.99", 1080, username, password), way)
+        client = Recorder()
+        connecting = connectProtocol(outgoing.endpoint(*target), client)
+        clock.advance(0)
+        assert outgoing.asked_for == [("192.0.2.99", 1080)]
+        return proxy, client, connecting
+
+    return begin
+
+
+def error_of(connecting):
+    caught = []
+    connecting.addErrback(caught.append)
+    (failure,) = caught
+    return failure.value
+
+
+@pytest.mark.parametrize(
+    ("target", "authority"),
+    [(IPV4, "192.0.2.7:4443"), (IPV6, "[2001:db8::7]:4443"), (NAME, "bridge.example:4443")],
+)
+def test_http(raw, target, authority):
+    proxy, client, connecting = raw("http", target)
+    assert proxy.received == f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode()
+    for byte in byte_by_byte(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\n"):
+        assert not connecting.called
+        proxy.write(byte)
+    assert connecting.called
+    client.write(b"payload")
+    assert proxy.received.endswith(b"\r\n\r\npayload")
+
+
+def test_http_with_a_login(raw):
+    proxy, _, _ = raw("http", IPV4, "user", "pass:word")
+    assert b"\r\nProxy-Authorization: Basic dXNlcjpwYXNzOndvcmQ=\r\n\r\n" in proxy.received
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "the HTTP proxy answered 407"),
+        (b"HTTP/1.0 502 Bad Gateway\n\n", "the HTTP proxy answered 502"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "does not answer as one"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 2000, "does not end"),
+    ],
+)
+def test_http_that_refuses(raw, answer, words):
+    proxy, _, connecting = raw("http", IPV4)
+    proxy.write(answer)
+    error = error_of(connecting)
+    assert isinstance(error, errors.GeneralServerFailure)
+    assert words in str(error)
+    assert proxy.lost
+
+
+@pytest.mark.parametrize(
+    ("target", "request_bytes"),
+    [
+        (IPV4, b"\x04\x01\x11\x5b\xc0\x00\x02\x07user\0"),
+        (NAME, b"\x04\x01\x11\x5b\x00\x00\x00\x01user\0bridge.example\0"),
+    ],
+)
+def test_socks4a(raw, target, request_bytes):
+    proxy, client, connecting = raw("socks4a", target, "user")
+    assert proxy.received == request_bytes
+    proxy.write(b"\x00\x5a\x00\x00\x00\x00\x00")
+    assert not connecting.called
+    proxy.write(b"\x00and more")
+    assert connecting.called
+    assert client.received == b"and more"
+
+
+def test_socks4a_that_refuses(raw):
+    proxy, _, connecting = raw("socks4a", IPV4)
+    proxy.write(b"\x00\x5b" + bytes(6))
+    assert "answered 91" in str(error_of(connecting))
+    proxy, _, connecting = raw("socks4a", IPV4)
+    proxy.write(b"\x05\xff" + bytes(6))
+    assert "does not answer as one" in str(error_of(connecting))
+    _, _, connecting = raw("socks4a", IPV6)
+    assert isinstance(error_of(connecting), errors.AddressTypeNotSupported)
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
+def test_a_proxy_that_closes(raw, scheme):
+    proxy, _, connecting = raw(scheme, IPV4)
+    proxy.close()
+    assert isinstance(error_of(connecting), errors.ProxyClosed)
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
+def test_a_proxy_that_cannot_be_reached(raw, scheme):
+    """That says nothing of the bridge: not that it refused, say."""
+    _, _, connecting = raw(scheme, IPV4, failure=TCPRefused())
+    error = error_of(connecting)
+    assert isinstance(error, errors.ProxyUnreachable)
+    assert error.row.number == 0x01
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
+def test_giving_up(raw, clock, scheme):
+    proxy, _, connecting = raw(scheme, IPV4)
+    connecting.cancel()
+    assert isinstance(error_of(connecting), (CancelledError, errors.SOCKS5Error))
+    clock.advance(0)
+    assert proxy.lost
+
+
+@pytest.mark.parametrize("target", [IPV4, IPV6, NAME])
+def test_socks5(clock, target):
+    proxy = FakeProxy(clock=clock, address=_elsewhere())
+    settings = UpstreamProxy("socks5", "192.0.2.99", 1080, "user", "password")
+    client = Recorder()
+    connecting = connectProtocol(Through(clock, settings, proxy.endpoint).endpoint(*target), client)
+    clock.advance(0)
+    assert connecting.called
+    (conversation,) = proxy.conversations
+    # Though it is not on this machine: the operator chose it.
+    assert (conversation.credentials.username, conversation.credentials.password) == (b"user", b"password")
+    assert (conversation.request.destination.host, conversation.request.destination.port) == target
+    client.write(b"payload")
+    assert conversation.tunnel.received == b"payload"
+
+
+def test_socks5_that_says_why(clock):
+    settings = UpstreamProxy("socks5", "192.0.2.99", 1080)
+    proxy = FakeProxy(clock=clock, code=0x05)
+    connecting = connectProtocol(Through(clock, settings, proxy.endpoint).endpoint(*IPV4), Recorder())
+    clock.advance(0)
+    assert isinstance(error_of(connecting), errors.ConnectionRefused)
+    (conversation,) = proxy.conversations
+    assert conversation.greeting.methods == (0,)
+
+
+def _elsewhere():
+    from twisted.internet.address import IPv4Address
+
+    return IPv4Address("TCP", "192.0.2.99", 1080)

@@ -1,0 +1,278 @@
+"""
+A managed transport as our child: started, configured, watched, started again, ended (pt-spec, section 3).
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.application.internet import backoffPolicy
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..errors import TransportInternalError, TransportTemporaryFailure
+from .environment import PREFIX, ClientEnvironment
+from .lines import ClientMethodLine
+from .notation import checked_name
+from .parent import ConversationFault, ProxyRefused, without_addresses
+from .process import TransportProcess
+from .way_out import WayOut
+
+START_WITHIN = 30.0
+"""Seconds for a transport to say that it is ready."""
+
+HEALTHY_AFTER = 30.0
+"""Seconds of life after which an end is not held against it."""
+
+_pause = backoffPolicy(initialDelay=0.2, maxDelay=60.0, factor=3.0, jitter=lambda: 0.0)
+
+_log = Logger(namespace="txsocksx_ext.pt")
+
+
+class ChildState(enum.Enum):
+    """How a transport that is our child fares."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    """It was ready, and has ended."""
+    FAILED = "failed"
+    """It could not be started, and will be tried again."""
+
+
+class ManagedTransport(Service):
+    """
+    Keeps one transport running as our child while the service runs.
+
+    :param reactor: provides processes, TCP, time, threads and a name resolver.
+    :param name: the transport's, as ``obfs4``.
+    :param program: the path of the program that has it, or its name on PATH.
+    :param arguments: its command line, without its name.
+    :param state: a folder that it may keep things in, made where there is none;
+        by default one that is gone with the service.
+    :raises ValueError: `name` cannot be a transport's.
+    :ivar status: how it fares, a `ChildState`.
+    :ivar why: why it ended or did not start, the last time that it did.
+    """
+
+    def __init__(
+        self, reactor: Any, name: str, program: str, arguments: Sequence[str] = (), state: str | None = None
+    ) -> None:
+        self._reactor = reactor
+        self.transport_name = checked_name(name)
+        # A daemon changes its folder before it starts anything.
+        self._program = os.path.abspath(program) if os.sep in program else program
+        self._arguments = list(arguments)
+        self._state = None if state is None else os.path.abspath(state)
+        self._own_folder: str | None = None
+        self._takes_proxy = True
+        self._keeping: Deferred[None] | None = None
+        self._life: Life | None = None
+        self._waiting: list[Deferred[Life]] = []
+        self.status = ChildState.STOPPED
+        self.why = ""
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process; ``None`` where none runs."""
+        return None if self._life is None else self._life.pid
+
+    def when_ready(self) -> Deferred[Life]:
+        """
+        Ask for the transport.
+
+        :returns: fires with its life when it is ready, which may take as long
+            as it takes to start. Fails with `TransportTemporaryFailure` while
+            it waits to be started again, and with `TransportInternalError`
+            where it cannot be started, or where the service does not run.
+        """
+        if self.status is ChildState.STARTING:
+            waiting: Deferred[Life] = Deferred(self._waiting.remove)
+            self._waiting.append(waiting)
+            return waiting
+        if self.status is ChildState.READY:
+            assert self._life is not None
+            return succeed(self._life)
+        if self.status is ChildState.RESTARTING:
+            return fail(TransportTemporaryFailure())
+        return fail(TransportInternalError())
+
+    def startService(self) -> None:
+        """Start it, and again whenever it ends."""
+        super().startService()
+        self._keeping = Deferred.fromCoroutine(self._keep_running())
+        self._keeping.addErrback(lambda failure: failure.trap(CancelledError))
+
+    async def stopService(self) -> None:
+        """End it: close its stdin, then SIGTERM, then SIGKILL."""
+        super().stopService()
+        keeping, self._keeping = self._keeping, None
+        if keeping is not None:
+            keeping.cancel()
+        self._enter(ChildState.STOPPED)
+        await self._close()
+        if self._own_folder is not None:
+            shutil.rmtree(self._own_folder, ignore_errors=True)
+            self._own_folder = None
+
+    def _enter(self, status: ChildState, why: str = "") -> None:
+        self.status = status
+        self.why = why or self.why
+        if status is not ChildState.STARTING and self._waiting:
+            # Later, since whoever waits may stop the service in that very moment.
+            self._reactor.callLater(0, self._answer_waiting)
+
+    def _answer_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            self.when_ready().chainDeferred(each)
+
+    async def _keep_running(self) -> None:
+        ends = 0
+        while self.running:
+            began = self._reactor.seconds()
+            await self._live()
+            if self._reactor.seconds() - began >= HEALTHY_AFTER:
+                ends = 0
+            await deferLater(self._reactor, _pause(ends))
+            ends += 1
+
+    async def _live(self) -> None:
+        """Start it, and wait for its end."""
+        self._enter(ChildState.STARTING)
+        try:
+            life = await self._start()
+        except (ConversationFault, OSError, DeferredTimeoutError) as error:
+            why = _words_of(error)
+            _log.warn("the transport {name} does not start: {why}", name=self.transport_name, why=why)
+            self._enter(ChildState.FAILED, why)
+        else:
+            _log.info("the transport {name} is ready", name=self.transport_name)
+            self._enter(ChildState.READY)
+            why = await life.ended()
+            _log.warn("the transport {name} has ended: {why}", name=self.transport_name, why=why)
+            self._enter(ChildState.RESTARTING, why)
+        await self._close()
+
+    async def _start(self) -> Life:
+        try:
+            return await self._start_once()
+        except ProxyRefused:
+            _log.info(
+                "the transport {name} takes no proxy, so nothing is known of its connections", name=self.transport_name
+            )
+            self._takes_proxy = False
+            await self._close()
+            return await self._start_once()
+
+    async def _start_once(self) -> Life:
+        program = shutil.which(self._program)
+        if program is None:
+            raise ConversationFault("there is no such program, or it may not be run")
+        folder = self._folder()
+        way_out = WayOut(self._reactor) if self._takes_proxy else None
+        self._life = life = Life(self._reactor, self.transport_name, way_out)
+        environment = ClientEnvironment(
+            state_location=folder,
+            transports=(self.transport_name,),
+            proxy=None if way_out is None else way_out.proxy,
+        )
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        life.begin(program, self._arguments, {**inherited, **environment.variables()})
+        await life.configured().addTimeout(START_WITHIN, self._reactor)
+        return life
+
+    def _folder(self) -> Path:
+        """The state folder, which only we may read."""
+        if self._state is None and self._own_folder is None:
+            self._own_folder = tempfile.mkdtemp(prefix="socks5ext-pt-")
+        folder = Path(self._state or self._own_folder or "")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    async def _close(self) -> None:
+        life = self._life
+        if life is not None:
+            await life.close()
+            if self._life is life:
+                self._life = None
+
+
+def _words_of(error: Exception) -> str:
+    if isinstance(error, DeferredTimeoutError):
+        return f"it is not ready after {START_WITHIN:g} seconds"
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
+
+
+class Life:
+    """
+    One life of a transport: its process, and the way out that it was given.
+
+    :ivar way_out: ``None`` where it takes none.
+    :ivar endpoint: where it speaks SOCKS5, once it is configured.
+    """
+
+    endpoint: IStreamClientEndpoint
+
+    def __init__(self, reactor: Any, name: str, way_out: WayOut | None) -> None:
+        self._reactor = reactor
+        self._name = name
+        self.way_out = way_out
+        self._process = TransportProcess(reactor, name, way_out is not None)
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process."""
+        return self._process.pid
+
+    def begin(self, program: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
+        """Start the process."""
+        self._reactor.spawnProcess(self._process, program, [program, *arguments], env=environment)
+
+    def configured(self) -> Deferred[None]:
+        """Fires when it is ready; fails with `ConversationFault`."""
+        return self._process.configured.addCallback(self._take_method)
+
+    def _take_method(self, methods: dict[str, ClientMethodLine]) -> None:
+        method = methods.get(self._name)
+        if method is None:
+            refusal = self._process.conversation.refusals.get(self._name)
+            said = "" if refusal is None else f", and says: {without_addresses(refusal)}"
+            raise ConversationFault(f"the program does not offer it{said}")
+        if method.protocol != "socks5":
+            raise ConversationFault("it speaks SOCKS4 alone, which carries no arguments")
+        endpoint = TCP6ClientEndpoint if ":" in method.host else TCP4ClientEndpoint
+        self.endpoint = endpoint(self._reactor, method.host, method.port)
+
+    def ended(self) -> Deferred[str]:
+        """Fires when the process has ended, with how it did."""
+        return self._process.when_ended()
+
+    def ends_within(self, seconds: float) -> Deferred[bool]:
+        """Whether the process has ended, or does so in `seconds`."""
+        ended: Deferred[Any] = self.ended()
+
+        def still_runs(failure: Failure) -> bool:
+            failure.trap(DeferredTimeoutError)
+            return False
+
+        return ended.addTimeout(seconds, self._reactor).addCallbacks(lambda _: True, still_runs)
+
+    async def close(self) -> None:
+        """End the process, if it runs, and what it opened through us."""
+        await self._process.end()
+        if self.way_out is not None:
+            await self.way_out.close()

@@ -1,0 +1,112 @@
+"""
+The client's side: a SOCKS5 listener for tor, and the way through the transport.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.interfaces import ITransport
+
+from ..errors import AuthenticationFailed, InvalidArguments
+from ..route.interface import Route
+from ..server.factory import SOCKS5ExtFactory
+from ..server.limits import Limits
+from ..server.rules import RouteTable
+from ..server.session import Session
+from ..wire.codes import Method
+from ..wire.messages import Request
+from ..wire.pairs import TRANSPORT_ARGUMENT
+from .arguments import Arguments, from_credentials, from_pairs
+from .link import Link
+from .protocol import Side, TransportProtocol
+
+
+def arguments_of(session: Session) -> Arguments:
+    """
+    The arguments of one connection, by RFC 1929 or by method 97.
+
+    :raises ValueError: they are malformed.
+    """
+    if session.method == Method.EXTENDED:
+        return from_pairs(session.pairs)
+    if session.method == Method.USERNAME_PASSWORD and session.credentials is not None:
+        return from_credentials(session.credentials)
+    return Arguments()
+
+
+class OwnTransportRoute(Route):
+    """
+    The way through a transport of ours: it stands when the transport's handshake is done.
+
+    :param side: the transport.
+    :param protocol: the class of its connections.
+    """
+
+    keys = frozenset({TRANSPORT_ARGUMENT})
+
+    def __init__(self, side: Side, protocol: type[TransportProtocol]) -> None:
+        self.name = side.name
+        self._side = side
+        self._protocol = protocol
+
+    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+        """See `IRoute`."""
+        return self.open(arguments_of(session), request)
+
+    def open(self, arguments: Arguments, request: Request) -> Deferred[Any]:
+        """
+        Go through the transport.
+
+        :returns: fires with a paused transport, or fails with the reason.
+        """
+        return Deferred.fromCoroutine(self._open(arguments, request))
+
+    async def _open(self, arguments: Arguments, request: Request) -> Any:
+        link = Link(self._side, self._protocol(), arguments, request.destination)
+        try:
+            link.prepare()
+            await connectProtocol(link.endpoint(), link)
+            return await link.opened
+        except BaseException as error:
+            # Where it did not come to that, nobody else hears of it.
+            link.opened.addErrback(lambda _: None)
+            self._note(error)
+            raise
+
+    def _note(self, error: BaseException) -> None:
+        """Have tor's user see why, since tor itself does not tell one failure from another."""
+        if not isinstance(error, (CancelledError, ConnectingCancelledError, GeneratorExit)):
+            self._side.log.info(
+                "{transport} has no connection: {error}",
+                transport=self._side.name,
+                error=str(error) or type(error).__name__,
+            )
+
+
+class TransportSOCKSFactory(SOCKS5ExtFactory):
+    """
+    The SOCKS5 server of one transport, for tor and for clients that offer method 97.
+
+    :param side: the transport.
+    :param protocol: the class of its connections.
+    """
+
+    def __init__(self, side: Side, protocol: type[TransportProtocol]) -> None:
+        super().__init__(
+            side.reactor,
+            routes=RouteTable((), OwnTransportRoute(side, protocol)),
+            limits=Limits(connect_timeout=protocol.handshake_timeout),
+        )
+
+    def authenticate(self, session: Session) -> None:
+        """Read the arguments; malformed ones are refused before the request."""
+        try:
+            arguments_of(session)
+        except ValueError as error:
+            if session.method == Method.EXTENDED:
+                raise InvalidArguments(str(error)) from None
+            raise AuthenticationFailed(str(error)) from None

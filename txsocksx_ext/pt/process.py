@@ -1,0 +1,164 @@
+"""
+The process of a managed transport that is our child, and what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+from .lines import ClientMethodLine, LogLine, StatusLine, parse_line
+from .parent import ClientConversation, ConversationFault, without_addresses
+
+LONGEST_LINE = 64 * 1024
+"""Bytes of one line on its stdout."""
+
+END_OF_STDIN_WITHIN = 2.0
+"""Seconds for it to end by itself when its stdin is closed; then it is told by SIGTERM."""
+
+END_WITHIN = 5.0
+"""Seconds for it to end at all; then it is killed."""
+
+LAST_WORDS_WITHIN = 1.0
+"""Seconds for its last words to be read, since what it started may hold its pipes open when it has ended."""
+
+_LEVELS = {"error": LogLevel.warn, "warning": LogLevel.warn, "notice": LogLevel.info}
+
+_log = Logger(namespace="txsocksx_ext.pt")
+
+
+class TransportProcess(ProcessProtocol):
+    """
+    One process.
+
+    :param reactor: provides time.
+    :param name: the transport's.
+    :param has_proxy: whether it is given TOR_PT_PROXY.
+    :ivar conversation: what it said of itself.
+    :ivar configured: fires with its methods, or fails with `ConversationFault`.
+    :ivar pid: its number; ``None`` where it does not run.
+    """
+
+    transport: Any
+
+    def __init__(self, reactor: Any, name: str, has_proxy: bool) -> None:
+        self._reactor = reactor
+        self._name = name
+        self.conversation = ClientConversation(has_proxy)
+        self.configured: Deferred[dict[str, ClientMethodLine]] = Deferred()
+        self.pid: int | None = None
+        self._unread = b""
+        self._fault: ConversationFault | None = None
+        self._end: str | None = None
+        self._waiting: list[Deferred[str]] = []
+        self._close_pipes: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self.pid = self.transport.pid
+
+    def outReceived(self, data: bytes) -> None:
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        try:
+            for line in lines:
+                self._hear(line)
+            if len(self._unread) > LONGEST_LINE:
+                raise ConversationFault("a line of it has no end")
+        except ConversationFault as fault:
+            self._break(fault)
+        except ValueError as error:
+            self._break(ConversationFault(str(error)))
+
+    def _hear(self, data: bytes) -> None:
+        if self._fault is not None:
+            return
+        line = parse_line(data)
+        if isinstance(line, LogLine):
+            level = _LEVELS.get(line.severity, LogLevel.debug)
+            _log.emit(level, "{name} says: {text}", name=self._name, text=without_addresses(line.message))
+        elif isinstance(line, StatusLine):
+            _log.debug("{name} says of its status: {text}", name=self._name, text=_fields_of(line))
+        was_done = self.conversation.is_done
+        self.conversation.hear(line)
+        if self.conversation.is_done and not was_done:
+            self._settle(lambda: self.configured.callback(self.conversation.methods))
+
+    def _break(self, fault: ConversationFault) -> None:
+        """End it: as tor does, it gets no second chance in this life."""
+        self._fault = self._fault or fault
+        self._unread = b""
+        self._settle(lambda: self.configured.errback(fault))
+        self._signal("TERM")
+
+    def _settle(self, fire: Callable[[], None]) -> None:
+        if not self.configured.called:
+            fire()
+
+    def errReceived(self, data: bytes) -> None:
+        """Keep its words for those who look for them."""
+        for line in filter(None, map(str.strip, data.decode("utf-8", "backslashreplace").splitlines())):
+            _log.debug("{name} says on stderr: {text}", name=self._name, text=without_addresses(line))
+
+    def processExited(self, reason: Failure) -> None:
+        self._close_pipes = self._reactor.callLater(LAST_WORDS_WITHIN, self.transport.loseConnection)
+
+    def processEnded(self, reason: Failure) -> None:
+        self.pid = None
+        if self._close_pipes is not None and self._close_pipes.active():
+            self._close_pipes.cancel()
+        self._end = str(self._fault or _words_of(reason.value))
+        fault = ConversationFault(f"it ended before it was ready: {_words_of(reason.value)}")
+        self._settle(lambda: self.configured.errback(fault))
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(self._end)
+
+    def when_ended(self) -> Deferred[str]:
+        """Fires when it has ended, with how it did."""
+        if self._end is not None:
+            return succeed(self._end)
+        waiting: Deferred[str] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        return waiting
+
+    def end(self) -> Deferred[Any]:
+        """
+        End it, if it runs.
+
+        :returns: fires when it has ended.
+        """
+        if self.pid is None:
+            return succeed(None)
+        self.transport.closeStdin()
+        steps: list[IDelayedCall] = [
+            self._reactor.callLater(END_OF_STDIN_WITHIN, self._signal, "TERM"),
+            self._reactor.callLater(END_WITHIN, self._signal, "KILL"),
+        ]
+
+        def settled(result: Any) -> Any:
+            for step in steps:
+                if step.active():
+                    step.cancel()
+            return result
+
+        return self.when_ended().addBoth(settled)
+
+    def _signal(self, name: str) -> None:
+        try:
+            self.transport.signalProcess(name)
+        except ProcessExitedAlready:
+            """It has ended by itself, and processEnded follows."""
+
+
+def _words_of(end: Any) -> str:
+    return f"signal {end.signal}" if end.signal else f"exit status {end.exitCode}"
+
+
+def _fields_of(line: StatusLine) -> str:
+    return without_addresses(" ".join(f"{key}={value}" for key, value in line.fields))

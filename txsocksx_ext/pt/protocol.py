@@ -1,0 +1,222 @@
+"""
+What an author of a transport writes: a protocol for each side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..wire.messages import Address
+from .arguments import Arguments
+from .link import end_writing
+from .notation import checked_name
+from .outgoing import Outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .link import Link
+
+
+class Side:
+    """
+    One side of a transport as it runs in this program; all its connections share it.
+
+    :ivar reactor: provides TCP and time.
+    :ivar name: the transport's.
+    :ivar is_client: whether this is the client's side, or else the bridge's.
+    :ivar arguments: on the bridge's side, what its operator configured
+        (``ServerTransportOptions``), and over that what `TransportProtocol.set_up`
+        published; empty on the client's, where each connection has its own.
+    :ivar log: a `twisted.logger.Logger`, whose events tor gets as LOG lines.
+    :ivar shared: for whatever your connections have to share; ``None`` at first.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        name: str,
+        is_client: bool,
+        *,
+        state_location: Path | None,
+        options: Arguments = Arguments(),  # noqa: B008  (immutable)
+        outgoing: Outgoing | None = None,
+        say_status: Callable[[str, Mapping[str, str]], None] | None = None,
+    ) -> None:
+        self.reactor = reactor
+        self.name = name
+        self.is_client = is_client
+        self.arguments = options
+        self.log = Logger(namespace=f"transport.{name}")
+        self.shared: Any = None
+        self._state_location = state_location
+        self._outgoing = Outgoing(reactor) if outgoing is None else outgoing
+        self._say_status = say_status
+
+    @property
+    def state(self) -> Path:
+        """
+        The folder for what the transport keeps; no one else can read it.
+
+        :raises OSError: it cannot be made.
+        :raises ValueError: a test did not say where.
+        """
+        if self._state_location is None:
+            raise ValueError("this transport keeps a state, and was given no place for it")
+        self._state_location.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = self._state_location / self.name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
+        """
+        The way to an address, through the proxy and from the source address that tor wants.
+
+        :param host: an IP address.
+        :raises AddressTypeNotSupported: it is a name, and no proxy is there to look it up.
+        """
+        return self._outgoing.endpoint(host, port)
+
+    def publish(self, arguments: Arguments) -> None:
+        """Lay what `TransportProtocol.set_up` published over the operator's options."""
+        kept = (pair for pair in self.arguments.pairs if pair[0] not in arguments)
+        self.arguments = Arguments((*kept, *arguments.pairs))
+
+    def status(self, **fields: str) -> None:
+        """Say a STATUS line about this transport; programs that control tor see it as a PT_STATUS event."""
+        if self._say_status is not None:
+            self._say_status(self.name, fields)
+
+
+class TransportProtocol(Protocol):
+    """
+    One connection of a transport, on either side: override what you need.
+
+    ``self.transport`` leads to the peer: the other side of the transport. The
+    *payload* is what the transport carries for tor. Whatever a method raises
+    ends the connection; during the handshake, the client is told: an exception
+    of `txsocksx_ext.errors` by its code, any other by F2, as a fault in the
+    transport.
+
+    :cvar handshake_timeout: seconds until `ready`, connecting included.
+    :ivar side: what all connections share, a `Side`.
+    :ivar arguments: an `Arguments`: the bridge line's on the client's side, and
+        `Side.arguments` on the bridge's.
+    :ivar target: on the client's side, the bridge's `Address` (``host``, ``port``);
+        ``None`` on the bridge's.
+    """
+
+    handshake_timeout: float = 45.0
+    side: Side
+    arguments: Arguments
+    target: Address | None
+    transport: Any
+    _link: Link
+
+    # To override.
+
+    @classmethod
+    def set_up(cls, side: Side) -> Any:
+        """
+        Get ready, once, before the transport is announced.
+
+        :returns: on the bridge's side, what clients have to know (a mapping of str
+            to str): tor shows it and publishes it as the bridge line's arguments.
+            ``None`` for nothing; or a Deferred or coroutine of either.
+        :raises Exception: any: the transport does not start, and tor is told why.
+        """
+        return None
+
+    def prepare(self) -> None:
+        """
+        Read `arguments`, before anything is dialled or said.
+
+        On the bridge's side it is called once more when the transport starts, so
+        that an operator sees at once that an option is wrong.
+
+        :raises ValueError: they are not what the transport takes: the client gets
+            F1. A missing argument is one by itself.
+        """
+
+    def endpoint(self) -> IStreamClientEndpoint:
+        """The way to the peer, on the client's side: by default to `target`, by `Side.endpoint`."""
+        assert self.target is not None
+        return self.side.endpoint(self.target.host, self.target.port)
+
+    def connectionMade(self) -> None:
+        """The connection to the peer stands: begin the handshake."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+        raise NotImplementedError(f"{type(self).__name__} has no dataReceived()")
+
+    def payload_received(self, payload: bytes) -> None:
+        """Take payload, after `ready`: encode it, and ``self.transport.write()`` it."""
+        raise NotImplementedError(f"{type(self).__name__} has no payload_received()")
+
+    def payload_ended(self) -> None:
+        """No more payload comes: by default, the sending side of the connection to the peer is closed."""
+        end_writing(self.transport)
+
+    def peer_ended(self) -> None:
+        """The peer sends no more: by default, tor is told the end of the payload."""
+        self.end_payload()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection to the peer is lost. During the handshake you may `fail` with what it means."""
+
+    # To call.
+
+    def ready(self) -> None:
+        """The handshake is done: the client is told, and payload flows."""
+        self._link.ready()
+
+    def fail(self, error: BaseException, last_words: bytes = b"") -> None:
+        """
+        End the connection; during the handshake, for this reason.
+
+        :param error: of `txsocksx_ext.errors`, or one of Twisted's connection
+            errors; it decides the code that the client gets.
+        :param last_words: sent to the peer before that, so that it hears why.
+        """
+        self._link.fail(error, last_words)
+
+    def write_payload(self, payload: bytes) -> None:
+        """Give tor what came from the peer, decoded. Before tor can take it, it is held."""
+        self._link.payload.deliver(payload)
+
+    def end_payload(self) -> None:
+        """Tell tor that no more payload comes."""
+        self._link.payload.end_of_input()
+
+
+@dataclass(frozen=True)
+class Transport:
+    """
+    A transport, as `run` takes it.
+
+    :ivar name: letters, digits and underscores.
+    :ivar client: the class of its connections on the client's side, or ``None``.
+    :ivar server: the same on the bridge's side; it may be the same class.
+    """
+
+    name: str
+    client: type[TransportProtocol] | None = None
+    server: type[TransportProtocol] | None = None
+
+    def __post_init__(self) -> None:
+        checked_name(self.name)
+        if self.client is None and self.server is None:
+            raise ValueError(f"the transport {self.name} has neither a client nor a server")
+
+    def protocol(self, is_client: bool) -> type[TransportProtocol] | None:
+        """The class for one side."""
+        return self.client if is_client else self.server

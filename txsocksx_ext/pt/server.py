@@ -1,0 +1,210 @@
+"""
+The bridge's side: a listener for clients, and the way to tor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEndpoint, ITransport
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.python.failure import Failure
+
+from ..errors import SOCKS5Error, TTLExpired
+from ..relay import join
+from ..server.limits import connections_by_descriptors
+from ..transports import keep_alive, open_transport
+from .environment import ServerEnvironment
+from .exchange import open_by_exchange
+from .extorport import ExtendedORPortRefused, introduce, read_cookie
+from .link import Link, PayloadTransport
+from .notation import format_address
+from .protocol import Side, TransportProtocol
+
+ORPORT_TIMEOUT = 30.0
+"""Seconds for tor to take a connection."""
+
+ConnectToTor = Callable[[str, IAddress], Deferred[ITransport]]
+"""Given a transport's name and a client's address, fires with a paused transport."""
+
+
+def way_to_tor(reactor: Any, environment: ServerEnvironment) -> ConnectToTor:
+    """
+    The way to the ORPort, or rather to the extended one where there is one.
+
+    :raises ValueError: the cookie for it cannot be read; the text says why.
+    """
+    address, cookie_file = environment.extended_or_port, environment.cookie_file
+    if address is None or cookie_file is None:
+        assert environment.or_port is not None
+        or_port = _endpoint(reactor, *environment.or_port)
+        return lambda name, client: open_transport(or_port)
+    extended = _endpoint(reactor, *address)
+    read_cookie(cookie_file)
+    return lambda name, client: _introduced(reactor, extended, cookie_file, name, client)
+
+
+def _endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+    kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+    return kind(reactor, host, port, timeout=ORPORT_TIMEOUT)
+
+
+def _introduced(
+    reactor: Any, endpoint: IStreamClientEndpoint, cookie_file: Path, name: str, client: IAddress
+) -> Deferred[ITransport]:
+    try:
+        # Each time: a tor that was started anew has another.
+        cookie = read_cookie(cookie_file)
+    except ValueError as error:
+        raise ExtendedORPortRefused(f"the cookie of tor's extended ORPort {error}") from None
+    source = None
+    if isinstance(client, (IPv4Address, IPv6Address)):
+        source = format_address(client.host.split("%")[0], client.port)
+    closed = ExtendedORPortRefused("tor's extended ORPort closed the connection")
+    opening = open_by_exchange(endpoint, introduce(cookie, name, source), closed)
+    return opening.addTimeout(ORPORT_TIMEOUT, reactor)
+
+
+class TransportServerFactory(Factory):
+    """
+    Takes the connections of clients to one transport.
+
+    :param side: the transport.
+    :param protocol: the class of its connections.
+    :param connect_to_tor: where payload goes to.
+    :ivar connections: all that are open.
+    """
+
+    noisy = False
+
+    def __init__(self, side: Side, protocol: type[TransportProtocol], connect_to_tor: ConnectToTor) -> None:
+        self.side = side
+        self.connect_to_tor = connect_to_tor
+        self.connections: set[BridgeLink] = set()
+        self._protocol = protocol
+        self._most = connections_by_descriptors()
+        self._is_full = False
+        self._emptied: list[Deferred[None]] = []
+
+    def buildProtocol(self, addr: IAddress | None) -> BridgeLink | None:
+        """Build a protocol, or ``None`` where there are too many."""
+        if len(self.connections) >= self._most:
+            # Said once, until one has left: those who come too many must not fill the log.
+            if not self._is_full:
+                self.side.log.warn("{transport} closes connections: there are too many", transport=self.side.name)
+            self._is_full = True
+            return None
+        return BridgeLink(self, self._protocol())
+
+    def opened(self, link: BridgeLink) -> None:
+        """A connection has begun."""
+        self.connections.add(link)
+
+    def closed(self, link: BridgeLink) -> None:
+        """A connection is over."""
+        self.connections.discard(link)
+        self._is_full = False
+        if not self.connections:
+            emptied, self._emptied = self._emptied, []
+            for waiting in emptied:
+                waiting.callback(None)
+
+    def drain(self, seconds: float) -> Deferred[None]:
+        """
+        End every connection: handshakes at once, streams by themselves or after `seconds`.
+
+        :returns: fires when none is left.
+        """
+        for link in list(self.connections):
+            if not link.opened.called:
+                link.abort()
+        if not self.connections:
+            return succeed(None)
+        deadline = self.side.reactor.callLater(seconds, self._abort_all)
+        emptied: Deferred[None] = Deferred()
+        self._emptied.append(emptied)
+
+        def stop_waiting(_: None) -> None:
+            if deadline.active():
+                deadline.cancel()
+
+        return emptied.addCallback(stop_waiting)
+
+    def _abort_all(self) -> None:
+        for link in list(self.connections):
+            link.abort()
+
+
+class BridgeLink(Link):
+    """One client's connection, from its first moment until tor has its payload."""
+
+    def __init__(self, factory: TransportServerFactory, inner: TransportProtocol) -> None:
+        super().__init__(factory.side, inner, factory.side.arguments, None)
+        self._factory = factory
+        self._timer: IDelayedCall | None = None
+        self._connecting: Deferred[Any] | None = None
+
+    def connectionMade(self) -> None:
+        self._factory.opened(self)
+        self._timer = self._factory.side.reactor.callLater(self.inner.handshake_timeout, self._expire)
+        self.opened.addCallbacks(self._begin, self._refuse)
+        try:
+            self.prepare()
+        except SOCKS5Error as error:
+            self.fail(error)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self._stop_timer()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        self._factory.closed(self)
+
+    def _expire(self) -> None:
+        self._timer = None
+        # An orderly end would tell the client that it is no peer of ours, and we do not know that.
+        self.abort()
+        self.fail(TTLExpired("the handshake was not done in time"))
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _refuse(self, failure: Failure) -> None:
+        side = self._factory.side
+        side.log.debug("{transport} refused a client: {error}", transport=side.name, error=str(failure.value))
+
+    def _begin(self, payload: PayloadTransport) -> None:
+        """Have tor take the payload, and join the two."""
+        self._stop_timer()
+        side = self._factory.side
+        self._connecting = maybeDeferred(self._factory.connect_to_tor, side.name, self.transport.getPeer())
+        self._connecting.addCallbacks(self._join, self._give_up)
+
+    def _join(self, tor: Any) -> None:
+        self._connecting = None
+        if self.is_lost:
+            tor.abortConnection()
+            return
+        keep_alive(tor)
+        join(self.payload, tor, self._factory.side.reactor, lambda reason: None).start()
+
+    def _give_up(self, failure: Failure) -> None:
+        self._connecting = None
+        if self.is_lost and failure.check(CancelledError, ConnectingCancelledError):
+            return
+        side = self._factory.side
+        side.log.error(
+            "{transport} cannot reach tor: {error}",
+            transport=side.name,
+            error=f"{type(failure.value).__name__}: {failure.value}",
+        )
+        self.abort()

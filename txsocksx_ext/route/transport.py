@@ -1,0 +1,233 @@
+"""
+The route through a pluggable transport: ``transport:NAME:exec=PROGRAM``.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import ITransport
+from twisted.logger import Logger
+
+from ..client.factory import SOCKS5ExtClientFactory
+from ..client.methods import ClientMethods
+from ..client.negotiation import negotiate
+from ..descriptions import refuse_unknown
+from ..errors import (
+    AddressTypeNotSupported,
+    AuthenticationFailed,
+    GeneralServerFailure,
+    NoAcceptableMethod,
+    OnionServiceError,
+    ReplyError,
+    TransportError,
+    TransportInternalError,
+    TransportProtocolFailure,
+    TransportTemporaryFailure,
+    UnknownReply,
+    reply_error,
+)
+from ..handshake import Initiator
+from ..pt.arguments import Arguments, encode_arguments, from_credentials, from_pairs, to_credentials
+from ..pt.child import Life, ManagedTransport
+from ..pt.way_out import Attempt
+from ..transports import PausedFactory
+from ..wire import codes
+from ..wire.codes import Dialect, Method, ReplyCode
+from ..wire.messages import ExtendedResponse, Reply, Request, UsernamePasswordResponse
+from ..wire.pairs import TRANSPORT_ARGUMENT, Pairs
+from .interface import Route
+
+if TYPE_CHECKING:
+    from ..server.session import Session
+
+ENDS_WITHIN = 1.0
+"""Seconds in which a transport that closed a connection turns out to have ended altogether."""
+
+CERTAIN_WITHIN = 1.0
+"""Seconds in which it becomes clear which of a transport's connections were made for whom."""
+
+_NOT_REACHED = (codes.NETWORK_UNREACHABLE, codes.HOST_UNREACHABLE, codes.CONNECTION_REFUSED, codes.TTL_EXPIRED)
+"""What is told of a transport's connection to a bridge that did not come about."""
+
+_log = Logger(namespace="txsocksx_ext.pt")
+
+
+class TransportRoute(Route):
+    """
+    Reaches bridges through a pluggable transport, a program that runs as our child.
+
+    The request's destination is the bridge. The pairs ``pt.<argument>`` are its
+    arguments; so are the user name and password of a client that came by method
+    02, where no portal checks them and the name holds a ``=``, as tor writes
+    arguments there.
+
+    :param reactor: provides processes, TCP, time, threads and a name resolver.
+    :param transport: its name, as ``obfs4``.
+    :param program: the path of the program that has it, or its name on PATH.
+    :param arguments: the program's command line, without its name.
+    :param state: a folder that the program may keep things in; by default one
+        that is gone with the service.
+    :raises ValueError: `transport` cannot be a transport's name.
+    :ivar service: while it runs, the program runs: its ``status`` says how that fares.
+    """
+
+    name = "transport"
+    keys = frozenset({TRANSPORT_ARGUMENT})
+
+    def __init__(
+        self, reactor: Any, transport: str, program: str, arguments: Sequence[str] = (), state: str | None = None
+    ) -> None:
+        self._reactor = reactor
+        self.service = self._child = ManagedTransport(reactor, transport, program, arguments, state)
+        self._outcomes: WeakKeyDictionary[Session, ReplyCode | None] = WeakKeyDictionary()
+
+    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+        """See `IRoute`."""
+        return Deferred.fromCoroutine(self._connect(request, session))
+
+    def timed_out(self, request: Request, session: Session) -> Exception:
+        """See `IRoute`: a transport that was not ready yet may be next time."""
+        if session not in self._outcomes:
+            return self._failed(TransportTemporaryFailure(), "it is still starting")
+        is_reached = self._outcomes[session] is codes.SUCCEEDED
+        why = "the bridge was reached, and is silent" if is_reached else "there was no answer in time"
+        return self._failed(super().timed_out(request, session), why)
+
+    async def _connect(self, request: Request, session: Session) -> ITransport:
+        if request.destination.is_name:
+            raise AddressTypeNotSupported("a bridge is an IP address: a transport would resolve its name in the open")
+        asking = _Asking(request, _arguments_of(session), self._reactor)
+        try:
+            life = await self._child.when_ready()
+        except TransportError as error:
+            raise self._failed(
+                error, f"{self._child.status.value}, {self._child.why or 'as it was not started'}"
+            ) from None
+        return await self._ask(asking, life, session)
+
+    async def _ask(self, asking: _Asking, life: Life, session: Session) -> ITransport:
+        self._outcomes[session] = None
+        bridge = asking.request.destination
+        attempt = None if life.way_out is None else life.way_out.expect(bridge, session.is_local)
+        succeeded = False
+        try:
+            protocol = await negotiate(self._reactor, life.endpoint, asking, timeout=None)
+            succeeded = True
+        except CancelledError:
+            raise
+        except Exception as failure:
+            raise await self._explained(failure, life, attempt, asking) from None
+        finally:
+            if attempt is not None:
+                self._outcomes[session] = attempt.outcome
+                attempt.over(succeeded)
+        transport: ITransport = protocol.transport
+        return transport
+
+    async def _explained(self, failure: Exception, life: Life, attempt: Attempt | None, asking: _Asking) -> Exception:
+        """What a failure of the transport means: it says little of it, so it was watched."""
+        if isinstance(failure, NoAcceptableMethod) and asking.too_long:
+            return self._failed(TransportProtocolFailure(asking.too_long), asking.too_long)
+        if isinstance(failure, AuthenticationFailed):
+            return self._failed(TransportProtocolFailure(), "it does not take the arguments")
+        if isinstance(failure, ReplyError) and not isinstance(failure, GeneralServerFailure):
+            return self._failed(failure, "it said so itself")
+        if not isinstance(failure, ReplyError) and await life.ends_within(ENDS_WITHIN):
+            return self._failed(TransportInternalError(), "it ended")
+        outcome = None if attempt is None else await attempt.certain_outcome(self._reactor, CERTAIN_WITHIN)
+        if outcome is codes.SUCCEEDED:
+            return self._failed(TransportProtocolFailure(), "the bridge was reached, and the transport gave up")
+        if outcome in _NOT_REACHED:
+            return self._failed(reply_error(outcome.number, Dialect.PLAIN), "the bridge was not reached")
+        return self._failed(GeneralServerFailure(), "it did not say why, and nothing was seen")
+
+    def _failed(self, error: Exception, why: str) -> Exception:
+        _log.info(
+            "the transport {name} failed a client, {error}: {why}",
+            name=self._child.transport_name,
+            error=type(error).__name__,
+            why=why,
+        )
+        return error
+
+
+class _Asking(SOCKS5ExtClientFactory):
+    """
+    Asks a transport for a bridge, by method 97 if it knows that: all others must pass over it.
+
+    :ivar too_long: what keeps the arguments from going by RFC 1929; empty if nothing does.
+    :raises TransportProtocolFailure: the arguments cannot be carried at all.
+    """
+
+    def __init__(self, request: Request, arguments: Arguments, reactor: Any) -> None:
+        self.too_long = ""
+        login = None
+        try:
+            login = to_credentials(encode_arguments(arguments))
+        except ValueError as error:
+            self.too_long = str(error)
+        try:
+            self._pairs: Pairs | None = Pairs((TRANSPORT_ARGUMENT + key, value) for key, value in arguments.pairs)
+        except ValueError:  # RFC 1929 lets a key stand twice, and hold any character
+            self._pairs = None
+        methods = ClientMethods(anonymous=not arguments, login=login, pairs=self._pairs)
+        if not methods.offer():
+            raise TransportProtocolFailure(self.too_long)
+        super().__init__(request, methods, PausedFactory(), dialect=Dialect.PROP229, reactor=reactor)
+
+    def pairs(self) -> Pairs:
+        """The arguments alone: they are not a login."""
+        return self._pairs or Pairs()
+
+    def error_for(self, answer: UsernamePasswordResponse | ExtendedResponse | Reply, initiator: Initiator) -> Exception:
+        """Read a reply as a transport's, which has extended codes by method 97 alone, and none of onion services."""
+        error = super().error_for(answer, initiator)
+        if not isinstance(error, ReplyError):
+            return error
+        is_misplaced = isinstance(error, TransportError) and initiator.selected != Method.EXTENDED
+        if is_misplaced or isinstance(error, (UnknownReply, OnionServiceError)):
+            return GeneralServerFailure()
+        return error
+
+
+def _arguments_of(session: Session) -> Arguments:
+    """
+    What a client gives the transport.
+
+    :raises TransportProtocolFailure: it is not written as arguments are.
+    """
+    credentials = session.credentials
+    is_login = session.avatar is not None or session.method != Method.USERNAME_PASSWORD
+    try:
+        arguments = from_pairs(session.pairs)
+        if arguments or is_login or credentials is None or b"=" not in credentials.username:
+            return arguments
+        return from_credentials(credentials)
+    except ValueError as error:
+        raise TransportProtocolFailure(f"the transport's arguments are faulty: {error}") from None
+
+
+KEYWORDS = frozenset({"exec", "arg", "state"})
+
+
+def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> TransportRoute:
+    """
+    Make the route of ``transport:NAME:exec=PROGRAM[:arg=ARGUMENTS][:state=DIR]``.
+
+    ARGUMENTS are separated, and quoted, as in a shell.
+    """
+    refuse_unknown(keywords, KEYWORDS, "the route transport")
+    if len(arguments) != 1 or not keywords.get("exec"):
+        raise ValueError(
+            "the route transport needs a name and a program, as in transport:obfs4:exec=/usr/bin/obfs4proxy"
+        )
+    try:
+        words = shlex.split(keywords.get("arg", ""))
+    except ValueError as error:
+        raise ValueError(f"the route transport cannot read arg: {error}") from None
+    return TransportRoute(reactor, arguments[0], keywords["exec"], words, keywords.get("state"))

@@ -1,0 +1,141 @@
+"""
+Both sides of a pluggable transport, connected in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from ..failures import row_of
+from ..pt.arguments import Arguments
+from ..pt.client import OwnTransportRoute
+from ..pt.link import Link
+from ..pt.outgoing import Outgoing
+from ..pt.protocol import Side, TransportProtocol
+from ..pt.server import TransportServerFactory
+from ..transports import hand_over, open_transport
+from ..wire.codes import Command
+from ..wire.messages import Address, Request
+from .connections import ROOM, reactor_or
+from .endpoints import MemoryEndpoint
+from .recorders import HalfCloseRecorder
+
+BRIDGE = Address.of("192.0.2.1", 443)
+"""Where the client's side believes the bridge to be."""
+
+
+class TransportPair:
+    """
+    What `connect_transports` returns.
+
+    :ivar client: a `HalfCloseRecorder` in the place of the tor on the client's side.
+    :ivar bridge: the same on the bridge's; its ``transport`` is ``None`` until the
+        bridge's side is ready.
+    :ivar failure: why there is no connection: what the client's side failed with,
+        or what the bridge's side could not start for; else ``None``.
+    :ivar code: the reply code for that, as a client of method 97 gets it; 0 when the
+        connection stands, ``None`` before that.
+    """
+
+    def __init__(self) -> None:
+        self.client = HalfCloseRecorder()
+        self.bridge = HalfCloseRecorder()
+        self.failure: BaseException | None = None
+        self.code: int | None = None
+
+    def opened(self, transport: Any) -> None:
+        """The client's side is ready."""
+        self.code = 0
+        hand_over(transport, self.client)
+        transport.resumeProducing()
+        self.client.happened()
+
+    def failed(self, failure: Failure) -> None:
+        """There is no connection."""
+        self.failure = failure.value
+        self.code = row_of(failure.value).number
+        self.client.happened()
+
+
+class _Way(Outgoing):
+    """Every way leads to the bridge."""
+
+    def __init__(self, bridge: MemoryEndpoint) -> None:
+        self._bridge = bridge
+
+    def endpoint(self, host: str, port: int) -> MemoryEndpoint:
+        return self._bridge
+
+
+def connect_transports(
+    client: type[TransportProtocol],
+    server: type[TransportProtocol],
+    *,
+    arguments: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
+    state: Path | None = None,
+    clock: IReactorTime | None = None,
+    most_at_once: int = ROOM,
+) -> TransportPair:
+    """
+    Connect both sides of a transport in memory, as tor would have them connect.
+
+    Then ``pair.client.write(b"...")``, and look at ``pair.bridge.received``.
+
+    :param client: the class of the client's side.
+    :param server: the class of the bridge's; it may be the same.
+    :param arguments: of the bridge line; by default what the bridge's side publishes.
+    :param options: what the bridge's operator configured.
+    :param state: a folder, for transports that keep something.
+    :param clock: by default the global reactor; with a `Clock`, all that needs no
+        waiting has happened when this returns.
+    :param most_at_once: how many bytes one ``dataReceived`` gets at most.
+    """
+    pair = TransportPair()
+    connecting = _connect(pair, client, server, arguments, options, state, reactor_or(clock), most_at_once)
+    Deferred.fromCoroutine(connecting).addErrback(pair.failed)
+    advance = getattr(clock, "advance", None)
+    if advance is not None:
+        advance(0)
+    return pair
+
+
+async def _connect(
+    pair: TransportPair,
+    client: type[TransportProtocol],
+    server: type[TransportProtocol],
+    arguments: Mapping[str, str] | None,
+    options: Mapping[str, str] | None,
+    state: Path | None,
+    reactor: Any,
+    most_at_once: int,
+) -> None:
+    location = None if state is None else state / "bridge"
+    bridge = Side(reactor, "tested", False, state_location=location, options=Arguments(options or {}))
+    published = Arguments(await maybeDeferred(server.set_up, bridge) or ())
+    bridge.publish(published)
+    Link(bridge, server(), bridge.arguments, None).prepare()
+
+    def connect_to_tor(name: str, address: IAddress) -> Deferred[Any]:
+        to_tor = Factory()
+        to_tor.buildProtocol = lambda addr: pair.bridge  # type: ignore[method-assign]
+        return open_transport(MemoryEndpoint(to_tor, clock=reactor))
+
+    way = MemoryEndpoint(
+        TransportServerFactory(bridge, server, connect_to_tor), clock=reactor, most_at_once=most_at_once
+    )
+    location = None if state is None else state / "client"
+    side = Side(reactor, "tested", True, state_location=location, outgoing=_Way(way))
+    await maybeDeferred(client.set_up, side)
+    opening = OwnTransportRoute(side, client).open(
+        Arguments(published if arguments is None else arguments), Request(Command.CONNECT, BRIDGE)
+    )
+    opening.addTimeout(client.handshake_timeout, reactor)
+    pair.opened(await opening)
