@@ -7,12 +7,15 @@ PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3)
 OPTIONS ?=
 # Which tests, and options of pytest, for `make test`.
 TESTS ?=
+# What to measure, all by default, and how many times, for `make bench`.
+CASES ?=
+ROUNDS ?= 5
 
 PYTHON_VERSIONS = 3.10 3.11 3.12 3.13
 
 # PROGRAM:PACKAGE, the real programs that tests run, and the Debian packages that have them.
-PROGRAMS = curl:curl tor:tor tor-gencert:tor obfs4proxy:obfs4proxy microsocks:microsocks danted:dante-server \
-	haproxy:haproxy nc.openbsd:netcat-openbsd sshd:openssh-server ssh:openssh-client dot:graphviz
+PROGRAMS = curl:curl tor:tor tor-gencert:tor obfs4proxy:obfs4proxy snowflake-client:snowflake-client \
+	microsocks:microsocks danted:dante-server haproxy:haproxy nc.openbsd:netcat-openbsd sshd:openssh-server ssh:openssh-client dot:graphviz
 
 # A daemon's program is often outside the PATH of a plain user.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -38,10 +41,11 @@ PYTHON_VERSION := $(if $(INTERPRETER),$(shell $(INTERPRETER) -c $(PRINT_VERSION)
 MADE = $(VENV)/.made-with-python$(PYTHON_VERSION)
 INSTALLED = $(VENV)/.installed-python$(PYTHON_VERSION)
 INSTALLED_FOR_TESTS = $(VENV)/.installed-for-tests-python$(PYTHON_VERSION)
+INSTALLED_FOR_BENCH = $(VENV)/.installed-for-bench-python$(PYTHON_VERSION)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all programs lint pytest coverage docs clean
+.PHONY: help serve test test-all programs lint pytest coverage bench docs clean
 
 help:
 	@echo "make serve     serve SOCKS5 on 127.0.0.1:1080; make serve OPTIONS=\"--route '*.onion=refuse'\""
@@ -49,6 +53,7 @@ help:
 	@echo "make test-all  the tests, with each Python of $(PYTHON_VERSIONS) that is here"
 	@echo "make coverage  what the last make test did not reach"
 	@echo "make lint      ruff and mypy alone"
+	@echo "make bench     the speed, beside others; make bench CASES=\"connections bulk\" ROUNDS=7"
 	@echo "make docs      the documentation, in docs/_build/html"
 	@echo "make clean     remove all that these commands made, $(VENV) too"
 	@echo
@@ -87,6 +92,11 @@ test-all: programs $(MADE)
 	echo "tested with:$$tested; failed with:$${failed:- none}"; \
 	test -n "$$tested" -a -z "$$failed"
 
+# The documentation is written with WRITE_TABLES=1.
+bench: PROGRAMS = microsocks:microsocks danted:dante-server haproxy:haproxy
+bench: programs $(INSTALLED_FOR_BENCH)
+	PYTHONPATH=tests $(VENV)/bin/python -m bench $(CASES) --rounds $(ROUNDS) $(if $(WRITE_TABLES),--write)
+
 docs: $(INSTALLED_FOR_TESTS)
 	$(VENV)/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
@@ -112,6 +122,10 @@ $(INSTALLED_FOR_TESTS): $(MADE) setup.cfg setup.py
 	$(VENV)/bin/python -m pip install --quiet --quiet --editable ".[test,dev,docs]"
 	@touch $(INSTALLED) $@
 
+$(INSTALLED_FOR_BENCH): $(MADE) setup.cfg setup.py
+	$(VENV)/bin/python -m pip install --quiet --quiet --editable ".[test,bench]"
+	@touch $(INSTALLED) $@
+
 # Where it cannot install, it only says what is missing: tests skip a missing program, and fail where CI is set.
 programs:
 	@missing() { for each in $(PROGRAMS); do command -v $${each%%:*} >/dev/null || echo $${each#*:}; done | sort -u | xargs; }; \
@@ -124,5 +138,5 @@ programs:
 		packages=$$(missing); \
 	fi; \
 	if [ -n "$$packages" ]; then \
-		echo "Programs are missing that tests run. To install them: sudo apt-get install $$packages"; \
+		echo "Programs are missing that tests or the bench run. To install them: sudo apt-get install $$packages"; \
 	fi

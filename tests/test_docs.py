@@ -27,7 +27,6 @@ from twisted.web.server import Site
 from txsocksx_ext import Route, RouteTable, SOCKS5ExtFactory, errors, route_from_string
 from txsocksx_ext.handshake import Initiator, Responder
 from txsocksx_ext.handshake.conversation import TURNS
-from txsocksx_ext.route import route_kinds
 from txsocksx_ext.server.passwords import password_line
 from txsocksx_ext.tap import Options
 from txsocksx_ext.testing import FakeProxy, FakeRoute, Recorder, connect_to
@@ -139,7 +138,7 @@ def test_the_options_page_has_every_option(built):
     assert [name for name in Options().longOpt if name not in ("help", "version") and f"--{name}" not in page] == []
 
 
-@pytest.mark.parametrize("module", ["txsocksx_ext", "txsocksx_ext.testing", "txsocksx_ext.tor"])
+@pytest.mark.parametrize("module", ["txsocksx_ext", "txsocksx_ext.pt", "txsocksx_ext.testing", "txsocksx_ext.tor"])
 def test_the_reference_has_every_public_name(built, module):
     page = (built / "api.html").read_text()
     names = importlib.import_module(module).__all__
@@ -152,13 +151,6 @@ def test_only_options_that_exist_are_named():
     for text in TEXTS:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text.read_text()))
         assert named - known == set(), relative(text)
-
-
-def test_what_is_said_to_be_missing_is_missing():
-    said = re.search(r"\*\*Not in this release yet\*\*.*?\n\n", README.read_text(), re.S)[0]
-    routes = set(re.findall(r"the routes? ``(\w+)``", said))
-    assert routes
-    assert routes.isdisjoint(route_kinds())
 
 
 def test_the_dependencies_page_names_exactly_what_is_required():
@@ -351,10 +343,13 @@ TESTED_HERE = {
 
 TESTED_WITH_TOR = {"fetch_onion.py", "locked_onion.py", "team_gateway.tac"}
 
+# In test_pt_program.py, and with tor in real/test_pt_tor.py.
+TRANSPORTS = {"flip.py", "sealed.py", "sealed_tests.py"}
+
 
 def test_every_example_is_shown_and_tested():
     programs = {path.name for pattern in ("*.py", "*.tac") for path in EXAMPLES.glob(pattern)}
-    assert programs == TESTED_HERE | TESTED_WITH_TOR
+    assert programs == TESTED_HERE | TESTED_WITH_TOR | TRANSPORTS
     tests_with_tor = (ROOT / "tests" / "real" / "test_tor_as_client.py").read_text()
     assert {name for name in TESTED_WITH_TOR if f'"{name}"' not in tests_with_tor} == set()
     shown = "".join(page.read_text() for page in PAGES)

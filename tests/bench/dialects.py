@@ -1,0 +1,43 @@
+"""
+What a client says to a proxy, as scripts.
+
+A script is a list of pairs, in hexadecimal digits as they go to another process: what to send, and how the answer to
+it has to begin.
+"""
+
+from txsocksx_ext.wire.codes import Command, Method
+from txsocksx_ext.wire.messages import Address, ExtendedRequest, Greeting, Request, UsernamePassword
+from txsocksx_ext.wire.pairs import Pairs
+
+USER, PASSWORD = "alice", "a-password"
+BYTE = ("78", "78")
+"""One byte to the target, and back."""
+
+
+def _pairs(count):
+    """USERNAME and PASSWD, and such that the server may ignore, as long as those of a pluggable transport."""
+    extra = {f"?space.key-{number}": b"a value of some length" for number in range(count - 2)}
+    return Pairs({"USERNAME": USER, "PASSWD": PASSWORD, **extra})
+
+
+DIALECTS = {
+    "none": (Method.NO_AUTHENTICATION, b""),
+    "login": (Method.USERNAME_PASSWORD, UsernamePassword(USER.encode(), PASSWORD.encode()).encode()),
+    "pairs-4": (Method.EXTENDED, ExtendedRequest(_pairs(4)).encode()),
+    "pairs-20": (Method.EXTENDED, ExtendedRequest(_pairs(20)).encode()),
+}
+"""How a client presents itself: its method, and its message for that method."""
+
+
+def script(dialect, host, port):
+    """
+    A connection to a target, up to the reply.
+
+    :param dialect: one of `DIALECTS`.
+    """
+    method, message = DIALECTS[dialect]
+    said = [(Greeting((method,)).encode(), bytes([5, method]))]
+    if message:
+        said.append((message, b"\x01\x00"))
+    said.append((Request(Command.CONNECT, Address.of(host, port)).encode(), b"\x05\x00"))
+    return [(sent.hex(), answer.hex()) for sent, answer in said]
