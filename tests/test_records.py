@@ -120,7 +120,10 @@ async def test_seconds_are_counted_from_the_first_moment_to_the_last(events):
         (GREET_ANONYMOUS + request("127.0.0.1", 80, BIND), {"command": "BIND", "code": "07", "route": "-"}),
         (GREET_ANONYMOUS + request("127.0.0.1", 80, 0x55), {"command": "0x55", "code": "07"}),
         (GREET_ANONYMOUS + request("127.0.0.1", 0), {"command": "CONNECT", "code": "01"}),
-        (GREET_ANONYMOUS + b"\x05\x01\x00\x05", {"command": "-", "end": "violation: the address type is unknown"}),
+        (
+            GREET_ANONYMOUS + b"\x05\x01\x00\x05",
+            {"command": "-", "code": "08", "end": "violation: the address type is unknown"},
+        ),
         (
             GREET_ANONYMOUS + request("nobody.example", 80),
             {"command": "CONNECT", "route": "direct", "code": "04", "end": "HostUnreachable"},

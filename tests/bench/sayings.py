@@ -60,8 +60,8 @@ def refused(way_in, asked, code, end):
     return Refused((*way_in, (asked, reply(code))), f"{code:02X} {end}")
 
 
-def violation(what, *said):
-    return Refused(said, f"- violation: {what}")
+def violation(what, *said, code="-"):
+    return Refused(said, f"{code} violation: {what}")
 
 
 def all_refused(target_port, closed_port):
@@ -92,8 +92,10 @@ def all_refused(target_port, closed_port):
         violation("the version byte is wrong", (b"GET / HTTP/1.0\r\n\r\n", b"")),
         violation("no method is offered", (b"\x05\x00", b"\x05\xff")),
         Refused(((b"\x05\x01\x01", b"\x05\xff"),), "- no acceptable method"),
-        violation("the version byte is wrong", *LOGIN, (b"\x04\x01\x00\x01" + bytes(6), reply(1))),
-        violation("the reserved byte is not zero", *ANONYMOUS, (b"\x05\x01\x01\x01" + bytes(6), reply(1))),
-        violation("the address type is unknown", *ANONYMOUS, (b"\x05\x01\x00\x05" + bytes(900), reply(8))),
-        violation("the host name may not stand in a request", *extended, (request_by_name("a b", 80), reply(1))),
+        violation("the version byte is wrong", *LOGIN, (b"\x04\x01\x00\x01" + bytes(6), reply(1)), code="01"),
+        violation("the reserved byte is not zero", *ANONYMOUS, (b"\x05\x01\x01\x01" + bytes(6), reply(1)), code="01"),
+        violation("the address type is unknown", *ANONYMOUS, (b"\x05\x01\x00\x05" + bytes(900), reply(8)), code="08"),
+        violation(
+            "the host name may not stand in a request", *extended, (request_by_name("a b", 80), reply(1)), code="01"
+        ),
     ]

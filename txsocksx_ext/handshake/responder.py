@@ -68,12 +68,14 @@ class Responder(Conversation):
     :ivar selected: the method that we selected.
     :ivar dialect: the table of extended codes that this client asked for.
     :ivar farewell: after a violation, the bytes still to send before closing.
+    :ivar farewell_code: the reply code among them, or ``None``.
     """
 
     role = Role.RESPONDER
     selected = Method.NO_ACCEPTABLE
     dialect = Dialect.PROP229
     farewell = b""
+    farewell_code: int | None = None
 
     @property
     def offered_extended(self) -> bool:
@@ -120,10 +122,14 @@ class Responder(Conversation):
         return super().send(message)
 
     def _violated(self, violation: MalformedMessage) -> None:
-        self.farewell = _farewell(self.state, violation)
+        farewell = _farewell(self.state, violation)
+        if farewell is not None:
+            self.farewell = farewell.encode()
+        if isinstance(farewell, Reply):
+            self.farewell_code = farewell.code
 
 
-def _farewell(state: State, violation: MalformedMessage) -> bytes:
+def _farewell(state: State, violation: MalformedMessage) -> Message | None:
     """
     What is still said to a client that violated the protocol in `state`.
 
@@ -134,9 +140,9 @@ def _farewell(state: State, violation: MalformedMessage) -> bytes:
     if state is State.REQUEST:
         is_type = violation.fault is Fault.ADDRESS_TYPE
         row = codes.ADDRESS_TYPE_NOT_SUPPORTED if is_type else codes.GENERAL_FAILURE
-        return Reply(row.number).encode()
+        return Reply(row.number)
     if violation.fault is Fault.VERSION:
-        return b""
+        return None
     if state is State.GREETING:
-        return MethodSelection(Method.NO_ACCEPTABLE).encode()
-    return ExtendedResponse(Status.INVALID_ARGUMENTS, Pairs({ERROR: violation.detail[:LONGEST_REASON]})).encode()
+        return MethodSelection(Method.NO_ACCEPTABLE)
+    return ExtendedResponse(Status.INVALID_ARGUMENTS, Pairs({ERROR: violation.detail[:LONGEST_REASON]}))

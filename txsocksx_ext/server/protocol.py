@@ -124,7 +124,8 @@ class SOCKS5ExtProtocol(DecidingConnection):
             while self._decision is None and not self._closing and (message := responder.next_message()) is not None:
                 self._HEARD[type(message)](self, message)
         except MalformedMessage as violation:
-            self._say_and_close(self._responder.farewell, f"violation: {violation.fault.value}")
+            self.session.code = responder.farewell_code
+            self._say_and_close(responder.farewell, f"violation: {violation.fault.value}")
         if self._input_ended and self._decision is None and self._relay is None and not self._closing:
             self._end("the client left")
             self.transport.loseConnection()
