@@ -162,6 +162,43 @@ def test_twenty_aborts_of_the_target(server):
     assert settles(lambda: server.descriptors() == before)
 
 
+@pytest.mark.parametrize("who", ["client", "target"])
+def test_a_reset_after_megabytes_is_no_end(server, who):
+    """Bytes that come by the megabyte go another way, on which a reset is told only once."""
+    before = descriptors_at_rest(server)
+
+    def send_much(connection):
+        connection.sendall(BLOCK * 8)
+
+    def read_much(connection):
+        assert read_exactly(connection, len(BLOCK) * 8) == BLOCK * 8
+
+    def serve(connection):
+        if who == "target":
+            send_much(connection)
+            connection.recv(1)
+            reset(connection)
+            return
+        read_much(connection)
+        connection.sendall(b".")
+        with pytest.raises(ConnectionResetError):
+            read_to_end(connection)
+
+    with Target(serve) as far:
+        with dial(server.port, "127.0.0.1", far.port) as client:
+            if who == "target":
+                read_much(client)
+                client.sendall(b".")
+                with pytest.raises(ConnectionResetError):
+                    read_to_end(client)
+            else:
+                send_much(client)
+                client.recv(1)
+                reset(client)
+        far.next_result()
+    assert settles(lambda: server.descriptors() == before)
+
+
 def test_the_end_that_comes_with_the_last_bytes_is_not_missed(server):
     """A poller may tell of both at once, and then of neither again."""
     before = descriptors_at_rest(server)

@@ -23,14 +23,15 @@ from twisted.internet.error import (
     ConnectionLost,
     ConnectionRefusedError,
 )
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor, StringTransport
 from twisted.protocols.policies import WrappingFactory
 
 from txsocksx_ext import open_transport
 from txsocksx_ext.sockets.connecting import connect_socket
-from txsocksx_ext.sockets.pipe import Pipe
+from txsocksx_ext.sockets.listening import polled as accepted_by_the_poller
+from txsocksx_ext.sockets.pipe import PIPE_SIZE, Pipe
 from txsocksx_ext.sockets.poller import BATCH, READABLE, WRITABLE, poller_of
 from txsocksx_ext.sockets.takeover import can_take, reset_socket, take_socket, write_now
 from txsocksx_ext.sockets.transport import SocketTransport
@@ -579,12 +580,12 @@ def pipe():
 
 def test_bytes_are_moved(pipe):
     with pairs_of_sockets(2) as ((sender, source), (drain, receiver)):
-        assert pipe.move(source.fileno(), drain.fileno()) == (0, b"")
+        assert pipe.move(source.fileno(), drain.fileno(), PIPE_SIZE) == (0, b"")
         sender.send(b"some bytes")
-        assert pipe.move(source.fileno(), drain.fileno()) == (10, b"")
+        assert pipe.move(source.fileno(), drain.fileno(), PIPE_SIZE) == (10, b"")
         assert receiver.recv(100) == b"some bytes"
         sender.shutdown(socket.SHUT_WR)
-        assert pipe.move(source.fileno(), drain.fileno()) == (0, b"")
+        assert pipe.move(source.fileno(), drain.fileno(), PIPE_SIZE) == (0, b"")
 
 
 def test_what_is_not_taken_comes_back_and_never_to_another(pipe):
@@ -593,18 +594,54 @@ def test_what_is_not_taken_comes_back_and_never_to_another(pipe):
             while True:
                 drain.send(bytes(1000))
         sender.send(b"not taken")
-        assert pipe.move(source.fileno(), drain.fileno()) == (9, b"not taken")
+        assert pipe.move(source.fileno(), drain.fileno(), PIPE_SIZE) == (9, b"not taken")
         sender.send(b"of another")
-        assert pipe.move(source.fileno(), other_drain.fileno()) == (10, b"")
+        assert pipe.move(source.fileno(), other_drain.fileno(), PIPE_SIZE) == (10, b"")
         assert other_receiver.recv(100) == b"of another"
         other_receiver.close()
         sender.send(b"late")
-        assert pipe.move(source.fileno(), other_drain.fileno()) == (4, b"late")
+        assert pipe.move(source.fileno(), other_drain.fileno(), PIPE_SIZE) == (4, b"late")
 
 
 def test_a_closed_pipe_moves_nothing(pipe):
     with pairs_of_sockets(2) as ((sender, source), (drain, _)):
         pipe.close()
         sender.send(b"stays")
-        assert pipe.move(source.fileno(), drain.fileno()) == (0, b"")
+        assert pipe.move(source.fileno(), drain.fileno(), PIPE_SIZE) == (0, b"")
         assert source.recv(100) == b"stays"
+
+
+def test_a_reset_of_the_source_is_told(pipe):
+    """Once: who reads after that sees an end."""
+    with pairs_of_sockets(1) as ((drain, _),), socket.create_server(("127.0.0.1", 0)) as listening:
+        dialled = socket.create_connection(listening.getsockname())
+        with dialled:
+            reset(listening.accept()[0])
+            assert select.select([dialled], [], [], 20)[0]
+            with pytest.raises(ConnectionResetError):
+                pipe.move(dialled.fileno(), drain.fileno(), PIPE_SIZE)
+
+
+class FaultyFactory(Factory):
+    """Its third connection is its fault."""
+
+    built = 0
+    protocol = Protocol
+
+    def buildProtocol(self, addr):
+        self.built += 1
+        if self.built == 3:
+            raise ValueError("a fault in a program")
+        return super().buildProtocol(addr)
+
+
+@pytest.mark.logs_errors
+async def test_a_fault_in_one_connection_leaves_no_other_waiting():
+    factory = FaultyFactory()
+    port = accepted_by_the_poller(reactor.listenTCP(0, factory, interface="127.0.0.1"))
+    clients = [socket.create_connection(("127.0.0.1", port.getHost().port)) for _ in range(10)]
+    await until(lambda: factory.built == 10)
+    for client in clients:
+        client.close()
+    await port.stopListening()
+    await turn()

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import ITransport
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
+from ..sockets.pipe import PIPE_SIZE
 from ..sockets.poller import FAILED, INPUT_ENDED, READ_EVENTS, WRITABLE, Poller
 from ..sockets.takeover import reset_socket, take_socket
 from ..transports import PausedProtocol
@@ -20,6 +21,9 @@ from .interface import IRelay, RelayEnded
 
 BUFFER_SIZE = 1 << 16
 """Bytes that are read at once. A stream that brings so many goes through the poller's pipe, which copies nothing."""
+
+MOST_KEPT = 64 << 20
+"""Bytes that may be kept for all who do not read before streams bring no more at once than `BUFFER_SIZE`."""
 
 READS_IN_A_TURN = 2
 """How often one side is read from before others have their turn."""
@@ -63,6 +67,11 @@ class EpollRelay:
     def down(self) -> int:
         """See `IRelay`."""
         return self._target.received
+
+    @property
+    def moved(self) -> int:
+        """See `IRelay`."""
+        return self.up + self.down - len(self._client.unsent) - len(self._target.unsent)
 
     def start(self, read_ahead: bytes = b"", client_has_ended: bool = False) -> None:
         """
@@ -121,7 +130,7 @@ class _Side:
     :ivar is_closed: whether it has no socket, not yet or no more.
     """
 
-    __slots__ = ("_is_bulk", "_relay", "_socket", "input_ended", "is_closed", "other", "received", "unsent")
+    __slots__ = ("_most", "_relay", "_socket", "input_ended", "is_closed", "other", "received", "unsent")
 
     other: _Side
     _socket: socket.socket
@@ -132,7 +141,8 @@ class _Side:
         self.unsent = _NOTHING
         self.input_ended = False
         self.is_closed = True
-        self._is_bulk = False
+        # How many bytes the next read may bring.
+        self._most = BUFFER_SIZE
 
     def take(self, transport: Any) -> int:
         """Take the socket of a transport; the events that were told of it before."""
@@ -159,7 +169,8 @@ class _Side:
 
     def abandon(self, why: str) -> None:
         """See `txsocksx_ext.sockets.poller.Watcher`."""
-        self._relay.abort(why)
+        if not self.is_closed:
+            self._relay.abort(why)
 
     def pass_on(self, data: bytes) -> None:
         """Send to the other side what was not read here, but before the relay began."""
@@ -170,11 +181,11 @@ class _Side:
     def send(self, data: bytes | memoryview) -> None:
         """Send what came from the other side, after what is unsent, and keep what is left."""
         if self.unsent:
-            self.unsent = memoryview(bytes(self.unsent) + data)
+            self._keep(memoryview(bytes(self.unsent) + data))
             return
         sent = self._send_some(data)
         if sent < len(data):
-            self.unsent = memoryview(bytes(data[sent:]))
+            self._keep(memoryview(bytes(data[sent:])))
 
     def end_output(self) -> None:
         """Tell the peer that no more comes."""
@@ -190,9 +201,13 @@ class _Side:
         self.is_closed = True
         self._relay.poller.forget(self._socket.fileno())
         close(self._socket)
-        self.unsent = _NOTHING
+        self._keep(_NOTHING)
         # So that the collector of garbage has no circles to look for.
         del self._relay, self.other
+
+    def _keep(self, unsent: memoryview) -> None:
+        self._relay.poller.kept += len(unsent) - len(self.unsent)
+        self.unsent = unsent
 
     def _has_failed(self, events: int) -> bool:
         return bool(events & FAILED and self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
@@ -205,7 +220,7 @@ class _Side:
         """
         other = self.other
         for _ in range(READS_IN_A_TURN):
-            if self._is_bulk:
+            if self._most > BUFFER_SIZE and self._relay.poller.kept < MOST_KEPT:
                 moved = self._move()
                 if self.is_closed or other.unsent:
                     return
@@ -229,16 +244,27 @@ class _Side:
             return False
         self.received += count
         self.other.send(_buffer[:count])
-        self._is_bulk = count == BUFFER_SIZE
+        is_full = count == BUFFER_SIZE
+        # Those who take all at once get more at once: what is not taken has to be kept.
+        self._most = 2 * BUFFER_SIZE if is_full and not self.other.unsent else BUFFER_SIZE
         # A short read has read all. If the end may have come with it, only reading on tells.
-        return self._is_bulk or bool(events & INPUT_ENDED)
+        return is_full or bool(events & INPUT_ENDED)
 
     def _move(self) -> int:
         """Pass on much at once; how many bytes. That there were few does not mean that there are no more."""
-        count, not_taken = self._relay.poller.pipe.move(self._socket.fileno(), self.other._socket.fileno())
+        try:
+            count, not_taken = self._relay.poller.pipe.move(
+                self._socket.fileno(), self.other._socket.fileno(), self._most
+            )
+        except OSError:
+            self._relay.lost(self)
+            return 0
         self.received += count
         if not_taken:
+            self._most = BUFFER_SIZE
             self.other.send(not_taken)
+        elif count == self._most:
+            self._most = min(2 * count, PIPE_SIZE)
         return count
 
     def _end_input(self, events: int) -> None:
@@ -250,8 +276,12 @@ class _Side:
             self._relay.end_of_input(self)
 
     def _send_unsent(self) -> None:
-        self.unsent = self.unsent[self._send_some(self.unsent) :]
-        if not self.unsent and not self.is_closed:
+        sent = self._send_some(self.unsent)
+        if self.is_closed:
+            return
+        # An empty view would keep all that it was cut from.
+        self._keep(self.unsent[sent:] or _NOTHING)
+        if not self.unsent:
             # What was told of the other side meanwhile was not heeded.
             self.other._read(READ_EVENTS)
 

@@ -50,12 +50,14 @@ class IdleWatch:
     def _check(self) -> None:
         self._next = None
         for relay, (moved_before, quiet_checks) in list(self._seen.items()):
-            moved = relay.up + relay.down
+            if relay not in self._seen:  # another's end has ended it
+                continue
+            moved = relay.moved
             quiet_checks = quiet_checks + 1 if moved == moved_before else 0
             self._seen[relay] = (moved, quiet_checks)
             if quiet_checks >= CHECKS:
                 relay.abort("idle")
-        if self._seen:
+        if self._seen and self._next is None:
             self._schedule()
 
 
@@ -64,4 +66,7 @@ _watches: WeakValueDictionary[tuple[IReactorTime, float], IdleWatch] = WeakValue
 
 def idle_watch(clock: IReactorTime, timeout: float) -> IdleWatch:
     """The one that looks after all streams with this time-out, in seconds."""
-    return _watches.setdefault((clock, timeout), IdleWatch(clock, timeout))
+    watch = _watches.get((clock, timeout))
+    if watch is None:
+        watch = _watches[clock, timeout] = IdleWatch(clock, timeout)
+    return watch

@@ -24,6 +24,7 @@ class IRelay(Interface):
     name: str = Attribute("What logs call this kind of relay (str).")
     up: int = Attribute("Bytes that came from the client (int).")
     down: int = Attribute("Bytes that came from the target (int).")
+    moved: int = Attribute("Bytes that have been through, as far as is known here (int).")
 
     def start(read_ahead: bytes = b"", client_has_ended: bool = False) -> None:
         """

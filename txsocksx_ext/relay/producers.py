@@ -48,6 +48,11 @@ class ProducerRelay:
         """See `IRelay`."""
         return self._target.received
 
+    @property
+    def moved(self) -> int:
+        """See `IRelay`: what its transports still hold, they do not tell."""
+        return self.up + self.down
+
     def start(self, read_ahead: bytes = b"", client_has_ended: bool = False) -> None:
         """See `IRelay`."""
         client, target = self._client, self._target

@@ -91,6 +91,8 @@ class SOCKS5ExtProtocol(DecidingConnection):
         """Our own end of sending is through."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._lost:  # its stream is over already
+            return
         self._lost = True
         self.factory.deadlines.stop(self)
         self._end("the client left")

@@ -9,11 +9,13 @@ from typing import Any
 
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IListeningPort
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..transports import keep_socket_alive
-from .poller import Poller, poller_of
+from .poller import Poller, log_fault, poller_of
 from .transport import AcceptedTransport, address_of
 
 ACCEPTS_IN_A_TURN = 64
@@ -39,7 +41,7 @@ class PolledPort:
 
     def stopListening(self) -> Deferred[None] | None:
         """See `IListeningPort`."""
-        if self._port.connected and not self._port.disconnecting:
+        if self._is_listening:
             self._poller.release(self._port.fileno())
         stopped: Deferred[None] | None = self._port.stopListening()
         return stopped
@@ -49,32 +51,53 @@ class PolledPort:
         return self._port.getHost()
 
     def ready(self, events: int) -> None:
+        """See `txsocksx_ext.sockets.poller.Watcher`. A fault in one connection must not keep the others waiting."""
+        try:
+            have_all = self._accept_some(self._port.socket)
+        except Exception:
+            log_fault()
+            have_all = False
+        if not have_all and self._is_listening:
+            self._poller.again(self._port.fileno())
+
+    def abandon(self, why: str) -> None:
         """See `txsocksx_ext.sockets.poller.Watcher`."""
-        listening: socket.socket = self._port.socket
+        self._poller.forget(self._port.fileno())
+        self._port.connectionLost(Failure(ConnectionDone()))
+
+    @property
+    def _is_listening(self) -> bool:
+        return bool(self._port.connected and not self._port.disconnecting)
+
+    def _accept_some(self, listening: socket.socket) -> bool:
+        """Accept connections; whether there are no more."""
         for _ in range(ACCEPTS_IN_A_TURN):
             try:
                 accepted, address = listening.accept()
             except BlockingIOError:
-                return
+                return True
             except OSError:
                 # There are too many open files, or the client is gone: Twisted knows what to do about it.
                 self._port.doRead()
-                break
+                return False
             self._serve(accepted, address)
-        self._poller.again(self._port.fileno())
-
-    def abandon(self, why: str) -> None:
-        """See `txsocksx_ext.sockets.poller.Watcher`."""
+            if not self._is_listening:
+                return True
+        return False
 
     def _serve(self, accepted: socket.socket, address: tuple[Any, ...]) -> None:
         peer = address_of(address)
-        protocol = self._port.factory.buildProtocol(peer)
-        if protocol is None:
+        try:
+            protocol = self._port.factory.buildProtocol(peer)
+            if protocol is None:
+                accepted.close()
+                return
+            accepted.setblocking(False)
+            transport = AcceptedTransport(accepted, protocol, peer, self._poller)
+            self._poller.watch(accepted.fileno(), transport)
+        except BaseException:
             accepted.close()
-            return
-        accepted.setblocking(False)
-        transport = AcceptedTransport(accepted, protocol, peer, self._poller)
-        self._poller.watch(accepted.fileno(), transport)
+            raise
         protocol.makeConnection(transport)
 
 

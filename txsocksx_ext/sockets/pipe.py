@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import suppress
+from errno import EINVAL, ENOSYS, EPERM
 
 PIPE_SIZE = 1 << 20
 """Bytes that are moved at once: as many as the pipe of a plain user may hold."""
@@ -15,6 +16,9 @@ _SET_SIZE = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
 
 _CLOSED = -1
+
+_NOT_POSSIBLE = (EINVAL, ENOSYS, EPERM)
+"""What splice fails with where it is not to be had."""
 
 
 class Pipe:
@@ -33,19 +37,27 @@ class Pipe:
             except OSError:
                 self.close()
 
-    def move(self, source: int, target: int) -> tuple[int, bytes]:
+    def move(self, source: int, target: int, most: int) -> tuple[int, bytes]:
         """
         Move what there is from one socket's descriptor to another's.
 
-        Errors of theirs are not told here: the next read from the one, and the
-        next write to the other, will tell.
+        An error of the target's is not told here: the next write to it will tell.
 
+        :param most: bytes that are moved at once.
         :returns: how many bytes were read, and those of them that the target
             did not take.
+        :raises OSError: the source's connection is lost, which the system tells only once.
         """
+        if self._entry == _CLOSED:
+            return 0, b""
         try:
-            count = left = os.splice(source, self._entry, PIPE_SIZE, flags=_FLAGS)
-        except OSError:
+            count = left = os.splice(source, self._entry, most, flags=_FLAGS)
+        except BlockingIOError:
+            return 0, b""
+        except OSError as error:
+            if error.errno not in _NOT_POSSIBLE:
+                raise
+            self.close()
             return 0, b""
         with suppress(OSError):
             while left:

@@ -65,6 +65,7 @@ class Poller:
 
     :ivar reactor: in which it runs.
     :ivar pipe: for all of them.
+    :ivar kept: bytes that those who relay keep for peers that do not read.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -73,6 +74,7 @@ class Poller:
         self._watchers: list[Watcher | None] = []
         self._epoll = select.epoll()
         self.pipe = Pipe()
+        self.kept = 0
         self._added: set[int] = set()
         reactor.addReader(self)
 
@@ -133,14 +135,16 @@ class Poller:
             try:
                 watcher.ready(events)
             except Exception:
-                _log_fault()
+                log_fault()
                 self._abandon(watcher, "fault")
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends, and with it all that was watched."""
         _pollers.pop(self.reactor, None)
-        for watcher in self.watchers:
-            self._abandon(watcher, "stopped")
+        for descriptor, watcher in enumerate(self._watchers):
+            # The end of another may have been its end too.
+            if watcher is not None and self._watchers[descriptor] is watcher:
+                self._abandon(watcher, "stopped")
         self._epoll.close()
         self.pipe.close()
 
@@ -152,10 +156,10 @@ class Poller:
         try:
             watcher.abandon(why)
         except Exception:
-            _log_fault()
+            log_fault()
 
 
-def _log_fault() -> None:
+def log_fault() -> None:
     """Log the exception that is being handled, but not its own words, which may hold a target."""
     failure = Failure()
     _log.error(
