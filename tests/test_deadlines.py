@@ -80,3 +80,17 @@ def test_a_fault_does_not_cost_the_others_their_deadline():
         watched.clock.advance(10)
     watched.clock.advance(0)
     assert watched.missed == [("a", 10)]
+
+
+def test_deadlines_of_before_the_time_was_set_back_block_nobody():
+    watched = Watched()
+    watched.clock.advance(100_000)
+    watched.start("early", 10)
+    watched.clock.rightNow = 1000
+    watched.start("late", 10)
+    watched.pass_time(1005)
+    assert watched.missed == []
+    watched.start("last", 10)
+    watched.pass_time(1020)
+    assert watched.missed == [("early", 1010), ("late", 1010), ("last", 1015)]
+    assert watched.clock.getDelayedCalls() == []

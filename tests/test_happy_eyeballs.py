@@ -18,15 +18,15 @@ from twisted.internet.error import (
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
-from txsocksx_ext.route.happy_eyeballs import ATTEMPT_DELAY, connect_first
+from txsocksx_ext.route.happy_eyeballs import ATTEMPT_DELAY, MOST_ADDRESSES, connect_first
 from txsocksx_ext.wire.messages import Address
 
 
 class Attempts:
     """A race in memory: which attempts were begun, and what becomes of each."""
 
-    def __init__(self, *hosts):
-        self.reactor = MemoryReactorClock()
+    def __init__(self, *hosts, reactor_class=MemoryReactorClock):
+        self.reactor = reactor_class()
         self.result = connect_first(self.reactor, [Address.of(host, 80) for host in hosts])
 
     @property
@@ -129,6 +129,22 @@ def test_of_several_failures_the_one_that_tells_most_is_told(errors, told, order
         assert not race.result.called
         race.fail(number, errors[number])
     assert isinstance(race.outcome(), told)
+    assert race.reactor.getDelayedCalls() == []
+
+
+class Unconnected(MemoryReactorClock):
+    """A machine without a network: connecting fails before it has begun."""
+
+    def connectTCP(self, host, port, factory, *args, **kwargs):
+        connector = super().connectTCP(host, port, factory, *args, **kwargs)
+        factory.clientConnectionFailed(connector, Failure(NoRouteError()))
+        return connector
+
+
+def test_of_very_many_addresses_some_are_tried_also_when_all_fail_at_once():
+    race = Attempts(*(f"192.0.{net}.{host}" for net in range(10) for host in range(200)), reactor_class=Unconnected)
+    assert isinstance(race.outcome(), NoRouteError)
+    assert len(race.begun) == MOST_ADDRESSES
     assert race.reactor.getDelayedCalls() == []
 
 

@@ -97,9 +97,12 @@ async def test_the_real_resolver_knows_this_machine():
     assert all(address.port == 80 for address in found)
 
 
-async def test_a_failure_of_the_system_is_an_answer_too(monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), UnicodeEncodeError("idna", "x", 0, 1, "bad"), ValueError()]
+)
+async def test_a_failure_of_the_system_is_an_answer_too(monkeypatch, error):
     def fail(*_):
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise error
 
     lookups = Lookups(reactor)
     with monkeypatch.context() as patched:
@@ -176,3 +179,45 @@ class Counting(HalfAnswer):
     def resolveHostName(self, *args, **kwargs):
         self.asked += 1
         super().resolveHostName(*args, **kwargs)
+
+
+class FaultyNames(SlowNames):
+    """A resolver that raises, for names that say so."""
+
+    def resolveHostName(self, receiver, name, *args, **kwargs):
+        super().resolveHostName(receiver, name, *args, **kwargs)
+        if name.startswith("faulty"):
+            raise RuntimeError(name)
+
+
+async def test_a_resolver_that_raises_keeps_no_turn():
+    names = FaultyNames()
+    lookups = Lookups(ReactorWith(names=names))
+    for number in range(LOOKUPS_AT_ONCE + 1):
+        looking = Deferred.fromCoroutine(lookups.look_up(Address.of(f"faulty{number}.example", 80)))
+        assert looking.called
+        with pytest.raises(HostUnreachable):
+            await looking
+        # What it says after that gives no turn twice.
+        names.receivers[f"faulty{number}.example"].resolutionComplete()
+    running = [
+        Deferred.fromCoroutine(lookups.look_up(Address.of(f"slow{number}.example", 80)))
+        for number in range(LOOKUPS_AT_ONCE + 1)
+    ]
+    assert len([name for name in names.receivers if name.startswith("slow")]) == LOOKUPS_AT_ONCE
+    for each in running:
+        each.cancel()
+        with pytest.raises(CancelledError):
+            await each
+
+
+async def test_an_answer_may_have_others_who_asked_leave():
+    names = HalfAnswer()
+    lookups = Lookups(ReactorWith(names=names))
+    first, other = (Deferred.fromCoroutine(lookups.look_up(Address.of("somewhere.example", port))) for port in (80, 81))
+    first.addCallback(lambda found: (other.cancel(), found)[1])
+    names.receiver.addressResolved(IPv4Address("TCP", "192.0.2.1", 0))
+    names.receiver.resolutionComplete()
+    assert await first == [Address.of("192.0.2.1", 80)]
+    with pytest.raises(CancelledError):
+        await other

@@ -23,6 +23,7 @@ from examples.raw_peers import (
 from support.programs import free_port
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import Clock
@@ -35,6 +36,8 @@ from txsocksx_ext.route.direct import DirectRoute
 from txsocksx_ext.route.refuse import RefuseRoute
 from txsocksx_ext.route.socks import SOCKSRoute
 from txsocksx_ext.server.credentials import portal_for
+from txsocksx_ext.server.records import SessionLog
+from txsocksx_ext.server.session import Session
 
 
 @pytest.fixture
@@ -401,3 +404,18 @@ async def test_a_fault_is_logged_with_its_words_only_with_log_targets(events):
         assert (TEXT in text(fault_event)) is log_targets
         assert fault_event["peer"] == "127.0.0.1"
         json.loads(eventAsJSON(fault_event))
+
+
+@pytest.mark.logs_errors
+def test_a_line_that_cannot_be_written_costs_the_others_nothing(events):
+    clock = Clock()
+    log = SessionLog(with_targets=False, clock=clock)
+    for code in (0, "of a program: " + NAME, 5):
+        session = Session(IPv4Address("TCP", "127.0.0.1", 1), RouteTable((), RefuseRoute()))
+        session.code = code
+        log.ended(session, 1.0)
+    clock.advance(1)
+    assert [event["code"] for event in ends(events)] == ["00", "05"]
+    (fault_event,) = [event for event in events if event["log_level"] is LogLevel.error]
+    assert fault_event["error"] == "ValueError"
+    assert found([NAME], events) == []

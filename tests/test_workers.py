@@ -27,7 +27,14 @@ from examples.raw_peers import (
 from support.programs import free_port
 from support.targets import Target, echo, read_exactly, read_to_end
 from support.workers import all_serve, is_alive, served_by, settles, workers_of
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
 
+from txsocksx_ext import SOCKS5ExtFactory
+from txsocksx_ext.server.workers.process import Ports
+from txsocksx_ext.server.workers.slots import LIVES_LONG, Slot
 from txsocksx_ext.server.workers.sockets import kind_that_cannot_be_shared
 
 SUCCEEDED = b"\x05\x00"
@@ -234,6 +241,98 @@ def test_a_worker_that_cannot_start_is_tried_again_after_growing_pauses(workers,
                 assert read_exactly(client, 2) == b"\x01\x00"
                 client.sendall(request("127.0.0.1", far.port))
                 assert read_exactly(client, 10)[:2] == SUCCEEDED
+
+
+class Place:
+    """A slot on a clock of the test's, whose processes are none: how often one was to start, and what each heard."""
+
+    pid = 1
+
+    def __init__(self):
+        self.clock = Clock()
+        self.has_room = True
+        self.starts = []
+        self.heard = []
+        self.changes = 0
+        self.slot = Slot(self.clock, 0, self._spawn, self._changed)
+        self.slot.start()
+
+    def _spawn(self, slot, process):
+        self.starts.append(self.clock.seconds())
+        if not self.has_room:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        process.transport = self
+
+    def _changed(self, slot):
+        self.changes += 1
+
+    def writeToChild(self, descriptor, data):
+        self.heard.append(data)
+
+
+def test_a_worker_for_which_the_system_has_no_room_is_tried_again_after_growing_pauses():
+    place = Place()
+    place.slot.process.childDataReceived(1, b"ready null\n")
+    assert place.slot.is_ready
+    place.clock.advance(LIVES_LONG)
+    place.has_room = False
+    killed = place.slot.process
+    killed.processExited(Failure(RuntimeError("killed")))
+    killed.processEnded(Failure(RuntimeError("killed")))
+    place.clock.pump([0, 0.5, 1.0])
+    pauses = [after - before for before, after in zip(place.starts[1:], place.starts[2:], strict=False)]
+    assert pauses == [0.5, 1.0]
+    assert place.slot.process is None
+    place.has_room = True
+    place.clock.advance(2.0)
+    place.slot.process.childDataReceived(1, b"ready null\n")
+    assert place.slot.is_ready
+    place.slot.stop()
+    assert place.heard == [b"stop null\n"]
+    assert place.clock.getDelayedCalls() == []
+
+
+def test_a_slot_stops_whose_worker_could_not_start():
+    place = Place()
+    place.has_room = False
+    place.slot.process.processExited(Failure(RuntimeError("killed")))
+    place.clock.advance(0)
+    assert len(place.starts) == 2
+    place.slot.stop()
+    assert place.clock.getDelayedCalls() == []
+
+
+def test_a_worker_that_gets_ready_as_it_stops_takes_nothing():
+    place = Place()
+    place.slot.stop()
+    place.slot.process.childDataReceived(1, b"ready null\n")
+    assert not place.slot.is_ready
+    assert place.changes == 0
+
+
+def test_what_a_library_prints_is_logged_and_harms_nothing():
+    place, events = Place(), []
+    globalLogPublisher.addObserver(events.append)
+    try:
+        place.slot.process.childDataReceived(1, b"\nlibrary: " + b"x" * 10_000 + b"\nready null\n")
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    assert place.slot.is_ready
+    lines = [event["line"] for event in events if "line" in event]
+    assert any(line.startswith("library: x") for line in lines)
+    assert max(map(len, lines)) < 1000
+
+
+async def test_a_worker_that_has_stopped_listening_takes_nothing():
+    reactor = MemoryReactorClock()
+    descriptors = [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
+    listener = {"description": "tcp:0:interface=127.0.0.1", "family": socket.AF_INET, "descriptors": descriptors}
+    ports = Ports(reactor, SOCKS5ExtFactory(reactor), 0, [listener])
+    ports.startService()
+    await ports.stopService()
+    # The number may be a stream's by now.
+    ports.take(1)
+    assert [descriptor for descriptor, *_ in reactor.adoptedPorts] == descriptors[:1]
 
 
 # Ends.

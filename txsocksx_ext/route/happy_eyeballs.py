@@ -9,7 +9,7 @@ failures it tells the last, whichever that is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -24,12 +24,15 @@ from ..wire.messages import Address
 ATTEMPT_DELAY = 0.25
 """Seconds until the next address is tried beside those that have not answered (RFC 8305, section 5)."""
 
+MOST_ADDRESSES = 64
+"""Addresses that are tried: a name may have thousands, and one client should not cause so many connections."""
+
 
 def connect_first(reactor: Any, addresses: Sequence[Address]) -> Deferred[ITransport]:
     """
     Connect to the first of `addresses` that answers.
 
-    :param addresses: one or more, the preferred ones first.
+    :param addresses: one or more, the preferred ones first. At most 64 are tried.
     :returns: fires with a paused transport, or fails with the failure that
         tells most. Cancelling it ends every attempt.
     """
@@ -52,7 +55,7 @@ class _Race:
 
     def __init__(self, reactor: Any, addresses: Sequence[Address]) -> None:
         self._reactor = reactor
-        self._waiting = _interleaved(addresses)
+        self._waiting = islice(_interleaved(addresses), MOST_ADDRESSES)
         self._running: set[Deferred[ITransport]] = set()
         self._failures: list[Failure] = []
         self._next: IDelayedCall | None = None

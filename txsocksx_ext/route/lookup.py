@@ -12,6 +12,7 @@ from twisted.internet._resolver import GAIResolver
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.interfaces import IAddress, IHostnameResolver, IHostResolution, IResolutionReceiver
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from ..errors import HostUnreachable
@@ -19,6 +20,8 @@ from ..wire.messages import Address
 
 LOOKUPS_AT_ONCE = 8
 """A look-up holds one of the reactor's ten threads, and cannot be stopped: slow names must not take all."""
+
+_log = Logger(namespace="txsocksx_ext.server")
 
 
 class Lookups:
@@ -83,7 +86,7 @@ def _getaddrinfo(host: Any, port: Any, family: int = 0, type: int = 0, proto: in
     """
     try:
         return socket.getaddrinfo(host, port, family, type, proto, flags)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise socket.gaierror(*error.args) from None
 
 
@@ -117,7 +120,11 @@ class _Question:
 
     def _begin(self, reactor: Any, turns: DeferredSemaphore) -> None:
         self._turns = turns
-        _resolver_of(reactor).resolveHostName(self, self._name)
+        try:
+            _resolver_of(reactor).resolveHostName(self, self._name)
+        except Exception as error:  # of a resolver's program; its words may hold the name
+            _log.warn("a resolver failed: {error}", error=type(error).__name__)
+            self.resolutionComplete()
 
     def _leave(self, waiting: Deferred[list[str]]) -> None:
         self._waiting.remove(waiting)
@@ -135,9 +142,11 @@ class _Question:
 
     def resolutionComplete(self) -> None:
         """No more addresses follow."""
+        if self._is_answered:  # a resolver that failed may still answer
+            return
         self._is_answered = True
         self._forget()
         self._turns.release()
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(self._hosts)
+        # What one does with the answer may have others leave.
+        while self._waiting:
+            self._waiting.pop(0).callback(self._hosts)

@@ -31,18 +31,19 @@ class Deadlines:
         """
         Set a deadline, instead of the one that was set before.
 
-        :param expired: called when it has passed, if it was not stopped.
-        :returns: the time it is now.
+        :param seconds: how far away it is.
+        :param expired: called when it has passed, if it was not stopped. What it
+            raises goes to the clock, and a reactor logs it; others keep their deadlines.
+        :returns: the time it is now, in the clock's seconds.
         """
         self.stop(who)
         queue = self._queues.get(seconds)
         if queue is None:
-            queue = self._queues[seconds] = _Queue(self._clock, self._queue_of)
+            queue = self._queues[seconds] = _Queue(self._clock, seconds, self._queue_of)
         now: float = self._clock.seconds()
         self._queue_of[who] = queue
         queue.waiting[who] = now + seconds, expired
-        if queue.timer is None:
-            queue.set_timer(seconds)
+        queue.look_in_time(now)
         return now
 
     def stop(self, who: Hashable) -> None:
@@ -64,18 +65,27 @@ class _Queue:
     They pass in the order in which they were set. So the timer is set to the
     first of them, and anew when it runs out.
 
+    Reactors go by the time of day, which may be set back: so no timer and no
+    deadline may be further away than one that is set now.
+
+    :param seconds: how far away they are when they are set.
     :ivar waiting: by who has them, deadlines and what to call then.
     :ivar timer: runs out at the first of them, or earlier.
     """
 
-    def __init__(self, clock: IReactorTime, queue_of: dict[Hashable, _Queue]) -> None:
+    def __init__(self, clock: IReactorTime, seconds: float, queue_of: dict[Hashable, _Queue]) -> None:
         self._clock = clock
+        self._seconds = seconds
         self._queue_of = queue_of
         self.waiting: dict[Hashable, tuple[float, Callable[[], object]]] = {}
         self.timer: IDelayedCall | None = None
 
-    def set_timer(self, seconds: float) -> None:
-        self.timer = self._clock.callLater(seconds, self._look)
+    def look_in_time(self, now: float) -> None:
+        """Have a timer, for a deadline that was set now."""
+        if self.timer is None:
+            self.timer = self._clock.callLater(self._seconds, self._look)
+        elif self.timer.getTime() - now > self._seconds + _LEAST_WAIT:
+            self.timer.reset(self._seconds)
 
     def rest(self) -> None:
         if self.timer is not None:
@@ -87,7 +97,7 @@ class _Queue:
         now = self._clock.seconds()
         self.timer = None
         try:
-            while self.waiting and self._first_due() - now < _LEAST_WAIT:
+            while self.waiting and self._is_first_due(now):
                 who = next(iter(self.waiting))
                 _, expired = self.waiting.pop(who)
                 del self._queue_of[who]
@@ -95,7 +105,13 @@ class _Queue:
         finally:
             # Also after a fault, which must not cost the others their deadline.
             if self.waiting and self.timer is None:
-                self.set_timer(max(0.0, self._first_due() - now))
+                left = 0.0 if self._is_first_due(now) else self._first_due() - now
+                self.timer = self._clock.callLater(left, self._look)
+
+    def _is_first_due(self, now: float) -> bool:
+        """Whether the first deadline has passed; also if the time was set back since it was set."""
+        left = self._first_due() - now
+        return left < _LEAST_WAIT or left > self._seconds + _LEAST_WAIT
 
     def _first_due(self) -> float:
         return next(iter(self.waiting.values()))[0]

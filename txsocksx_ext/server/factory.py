@@ -47,7 +47,8 @@ class SOCKS5ExtFactory(Factory):
     :param routes: the ways out; by default everything goes ``direct``.
     :param limits: sizes and times.
     :param log_targets: whether logs may hold targets and user names.
-    :ivar sessions: the protocols of all open connections.
+    :ivar sessions: the protocols of all open connections; that of a stream has
+        no transport any more, but its ``session``.
     :ivar counters: what has been done so far.
     """
 

@@ -52,7 +52,10 @@ class SessionLog:
             timer.cancel()
         ended, self._ended = self._ended, []
         for session, seconds, when in ended:
-            self._write_line(session, seconds, when)
+            try:
+                self._write_line(session, seconds, when)
+            except Exception:  # of one session: the others keep their lines
+                self.unexpected(Failure(), session)
 
     def _write_line(self, session: Session, seconds: float, when: float) -> None:
         request = session.request
@@ -100,7 +103,7 @@ class SessionLog:
 
     def unexpected(self, failure: Failure, session: Session) -> None:
         """
-        A decision failed in a way that has no code: a fault in a program.
+        A decision, or a line, failed in a way that has no code: a fault in a program.
 
         The exception's own words may hold a target, so only its type is written
         unless targets may be.

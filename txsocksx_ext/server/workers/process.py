@@ -207,8 +207,8 @@ class Ports(Service):
         return Deferred.fromCoroutine(self._close(list(self._open)))
 
     def take(self, slot: int) -> None:
-        """Accept from the sockets of a slot."""
-        if slot in self._open:
+        """Accept from the sockets of a slot, unless it has stopped: the descriptors may be others' by then."""
+        if slot in self._open or not self.running:
             return
         ports = self._open[slot] = []
         for endpoint, descriptors in self._listeners:

@@ -24,6 +24,9 @@ from .events import event_from_text
 LIVES_LONG = 10.0
 """Seconds that a worker has to live for the next one to start at once."""
 
+LONGEST_STRAY_LINE = 200
+"""Characters that are logged of a line on standard output that is no answer of a worker."""
+
 _pause = backoffPolicy(initialDelay=0.5, maxDelay=30.0, factor=2.0, jitter=lambda: 0.0)
 
 _log = Logger(namespace="txsocksx_ext.server")
@@ -67,7 +70,12 @@ class Slot:
         self._began = self._reactor.seconds()
         self.process = process = WorkerProcess(self)
         self._running.add(process)
-        self._spawn(self, process)
+        try:
+            self._spawn(self, process)
+        except OSError as error:  # no process or descriptor is left, which the next moment seldom changes
+            self._running.discard(process)
+            self._early_ends = max(self._early_ends, 1)
+            self.is_leaving(process, f"could not start: {error.strerror}")
 
     def stop(self) -> None:
         """Have the workers end, in order, and start no other."""
@@ -89,7 +97,7 @@ class Slot:
 
     def became_ready(self, process: WorkerProcess) -> None:
         """A worker accepts connections."""
-        if process is self.process:
+        if process is self.process and not self._is_stopping:
             self.is_ready = True
             _log.info("worker {worker} serves, as process {pid}", worker=self.number + 1, pid=process.transport.pid)
             self._changed(self)
@@ -165,9 +173,16 @@ class WorkerProcess(ProcessProtocol):
             text = line.decode("utf-8", "backslashreplace")
             if childFD == 1:
                 word, _, rest = text.partition(" ")
-                self._HEARD[word](self, rest)
+                heard = self._HEARD.get(word)
+                if heard is not None:
+                    heard(self, rest)
+                else:  # a library that is not Python's has printed it
+                    self._log_line(text[:LONGEST_STRAY_LINE])
             else:
-                _log.warn("worker {worker}: {line}", worker=self._slot.number + 1, line=text)
+                self._log_line(text)
+
+    def _log_line(self, line: str) -> None:
+        _log.warn("worker {worker}: {line}", worker=self._slot.number + 1, line=line)
 
     def processExited(self, reason: Failure) -> None:
         """It is dead; what it said last may still come."""
@@ -200,7 +215,10 @@ class WorkerProcess(ProcessProtocol):
 
 
 def worker_command(reactor: Any) -> list[str]:
-    """The command line of a worker, under the same kind of reactor as ours. It holds no settings: others can see it."""
+    """
+    The command line of a worker, under the same reactor class as ours; on asyncio with Python's own event loop,
+    whichever ours has. It holds no settings: others can see it.
+    """
     module = type(reactor).__module__
     if not hasattr(sys.modules.get(module), "install"):
         module = "twisted.internet.default"
