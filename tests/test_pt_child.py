@@ -10,6 +10,7 @@ import pytest_twisted
 from support.transports import children_of
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, globalLogPublisher
 
@@ -123,7 +124,7 @@ def transport():
     yield start
     for each in started:
         if each.running:
-            pytest_twisted.blockon(Deferred.fromCoroutine(each.stopService()))
+            pytest_twisted.blockon(each.stopService())
 
 
 async def until(condition):
@@ -216,6 +217,41 @@ async def test_there_is_no_such_program():
     await each.stopService()
 
 
+async def test_the_way_out_cannot_listen(monkeypatch):
+    def no_port_left(_):
+        raise CannotListenError("127.0.0.1", 0, OSError(98, "in use"))
+
+    monkeypatch.setattr(child, "WayOut", no_port_left)
+    monkeypatch.setattr(child, "_pause", lambda ends: 0.05)
+    each = ManagedTransport(reactor, "obfs4", "sh", ["-c", READY + UNTIL_STDIN_ENDS])
+    each.startService()
+    with pytest.raises(TransportInternalError):
+        await each.when_ready()
+    assert each.status is ChildState.FAILED
+    assert "in use" in each.why
+    monkeypatch.undo()
+    await until(lambda: each.status is ChildState.READY)
+    await each.stopService()
+
+
+@pytest.mark.logs_errors
+async def test_an_unforeseen_failure_is_told(transport, monkeypatch):
+    def broken(_):
+        raise LookupError("a bug")
+
+    monkeypatch.setattr(child, "WayOut", broken)
+    events = []
+    globalLogPublisher.addObserver(events.append)
+    try:
+        each = transport(READY + UNTIL_STDIN_ENDS)
+        with pytest.raises(TransportInternalError):
+            await each.when_ready()
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    assert (each.status, each.why) == (ChildState.FAILED, "LookupError")
+    assert any("is not kept any more" in event["log_format"] for event in events)
+
+
 def test_a_name_that_no_transport_has():
     with pytest.raises(ValueError, match="the name of a transport"):
         ManagedTransport(reactor, "obfs-4", "sh")
@@ -300,6 +336,42 @@ async def test_it_ends_in_any_case(transport, deaf):
     pid = each.pid
     await each.stopService()
     assert not is_alive(pid)
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_one_that_breaks_the_conversation_ends_in_any_case(transport, monkeypatch):
+    monkeypatch.setattr(child, "_pause", lambda ends: 60.0)
+    each = transport(f"trap '' TERM; {READY} echo CMETHODS DONE; {WITHOUT_END}")
+    await each.when_ready()
+    pid = each.pid
+    await until(lambda: each.status is ChildState.RESTARTING)
+    assert not is_alive(pid)
+
+
+async def test_stopping_begins_at_once(transport):
+    """A system event trigger does not await what it gets."""
+    each = transport(READY + UNTIL_STDIN_ENDS)
+    await each.when_ready()
+    pid, stopped = each.pid, each.stopService()
+    assert each.status is ChildState.STOPPED
+    await until(lambda: not is_alive(pid))
+    assert isinstance(stopped, Deferred)
+    await stopped
+
+
+async def test_starting_again_before_it_has_stopped(transport, tmp_path):
+    told = tmp_path / "told"
+    each = transport(f'echo "$TOR_PT_STATE_LOCATION" >>{told}; {READY} {UNTIL_STDIN_ENDS}')
+    await each.when_ready()
+    stopped = each.stopService()
+    each.startService()
+    await stopped
+    await each.when_ready()
+    first, second = map(Path, told.read_text().splitlines())
+    assert not first.exists()
+    assert second.exists()
+    await each.stopService()
+    assert not second.exists()
 
 
 @pytest.mark.usefixtures("impatience")

@@ -150,7 +150,7 @@ class TestLines:
                 r"SMETHOD talkative 127.0.0.1:PORT ARGS:a\=b=c\,d\\",
                 "SMETHOD-ERROR unspeakable the arguments of a server transport are printable ASCII without spaces",
                 "SMETHOD-ERROR choosy the transport does not take these arguments: invalid literal for int() with"
-                " base 10: 'many'",
+                " base 10: [scrubbed]",
                 "SMETHOD-ERROR broken the moon is not full at [scrubbed]",
                 "SMETHODS DONE",
             ]

@@ -374,6 +374,9 @@ class TestFailures:
         pair = connect(client=Wants, server=Counts, arguments={"count": "x"})
         assert pair.code == 0xF1
         assert "does not take these arguments: invalid literal" in str(pair.failure)
+        # It goes to tor's log, where arguments have no place.
+        secret = connect(client=Wants, server=Counts, arguments={"count": "top secret"})
+        assert "top secret" not in str(secret.failure)
         pair = connect(client=Wants, server=Counts, arguments={})
         assert pair.code == 0xF1
         assert isinstance(pair.failure, errors.MissingArgument)
@@ -413,6 +416,17 @@ class TestFailures:
                     raise errors.TransportTemporaryFailure("the bridge said no")
 
         assert str(connect(client=Hears, server=Refuses).failure) == "the bridge said no"
+
+    def test_a_stream_that_fails_with_last_words_is_cut_off_for_tor_all_the_same(self, connect, clock):
+        class Refuses(Plain):
+            def payload_received(self, payload):
+                self.fail(errors.TransportProtocolFailure("not this"), b"NO")
+
+        pair = connect(server=Refuses)
+        pair.bridge.write(b"payload")
+        assert pair.bridge.lost is not None
+        assert not pair.bridge.read_ended
+        assert not pair.bridge.lost.check(ConnectionDone)
 
     def test_a_peer_that_does_not_leave_after_the_last_words(self, connect, clock):
         lost = []

@@ -84,6 +84,26 @@ async def test_what_is_left_of_a_failed_attempt_is_closed(way_out):
             await stream.lost
 
 
+async def test_what_may_be_anothers_is_not_closed(way_out):
+    with Target(echo) as target:
+        bridge = Address.of("127.0.0.1", target.port)
+        way_out.expect(bridge, is_local=True).over(succeeded=False)
+        attempts, streams = [], []
+        for _ in range(2):
+            attempts.append(way_out.expect(bridge, is_local=True))
+            streams.append(await dial(way_out, "127.0.0.1", target.port))
+        # The first of those was for the client that has left, so this one is for the next.
+        shared = await dial(way_out, "127.0.0.1", target.port)
+        attempts[1].over(succeeded=False)
+        await streams[1].lost
+        for stream in (streams[0], shared):
+            stream.transport.write(b"hello")
+            assert await stream.has_received(5) == b"hello"
+        attempts[0].over(succeeded=False)
+        for stream in (streams[0], shared):
+            await stream.lost
+
+
 async def test_a_bridge_that_was_not_reached(way_out):
     for host, port, row in [
         ("127.0.0.1", await refused_port(), codes.CONNECTION_REFUSED),

@@ -105,7 +105,7 @@ class Attempts:
 
     def stop(self):
         stopped = []
-        Deferred.fromCoroutine(self.control.stopService()).addCallback(stopped.append)
+        self.control.stopService().addCallback(stopped.append)
         return stopped
 
 

@@ -12,6 +12,7 @@ from twisted.internet.task import deferLater
 
 from txsocksx_ext import Limits, errors, route_from_string
 from txsocksx_ext.handshake import State
+from txsocksx_ext.pt import child
 from txsocksx_ext.pt.child import ChildState
 from txsocksx_ext.server.credentials import portal_for
 from txsocksx_ext.testing import Ending
@@ -263,7 +264,8 @@ async def test_it_dies_under_an_attempt(transport):
     assert isinstance(extended, errors.TransportInternalError)
 
 
-async def test_it_is_being_started_again(transport):
+async def test_it_is_being_started_again(transport, monkeypatch):
+    monkeypatch.setattr(child, "_pause", lambda ends: 60.0)
     fake = await transport()
     service = fake.route.service
     service._life._process.transport.signalProcess("KILL")

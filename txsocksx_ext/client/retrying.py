@@ -24,7 +24,7 @@ DEFAULT_RETRIES = 3
 """How often an endpoint tries again at once, and how often after a pause."""
 
 DEFAULT_SERVICE_RETRIES = 10
-"""How often a service tries again after a pause: with Twisted's pauses, for about four minutes."""
+"""How often a service tries again after a pause: with Twisted's pauses, for about three minutes."""
 
 _LONGER_THAN_STOPPING_TAKES = 60.0
 """Seconds before a try that stopping prevents."""

@@ -17,6 +17,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -114,19 +115,32 @@ class ManagedTransport(Service):
         """Start it, and again whenever it ends."""
         super().startService()
         self._keeping = Deferred.fromCoroutine(self._keep_running())
-        self._keeping.addErrback(lambda failure: failure.trap(CancelledError))
+        self._keeping.addErrback(self._kept_no_more)
 
-    async def stopService(self) -> None:
-        """End it: close its stdin, then SIGTERM, then SIGKILL."""
+    def stopService(self) -> Deferred[None]:
+        """
+        End it: close its stdin, then SIGTERM, then SIGKILL.
+
+        :returns: fires when it has ended.
+        """
         super().stopService()
         keeping, self._keeping = self._keeping, None
         if keeping is not None:
             keeping.cancel()
         self._enter(ChildState.STOPPED)
+        # Whoever starts the service again before this life has ended gets another folder.
+        folder, self._own_folder = self._own_folder, None
+        return Deferred.fromCoroutine(self._end(folder))
+
+    async def _end(self, folder: str | None) -> None:
         await self._close()
-        if self._own_folder is not None:
-            shutil.rmtree(self._own_folder, ignore_errors=True)
-            self._own_folder = None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _kept_no_more(self, failure: Failure) -> None:
+        if failure.check(CancelledError) is None:
+            _log.failure("the transport {name} is not kept any more", failure, name=self.transport_name)
+            self._enter(ChildState.FAILED, type(failure.value).__name__)
 
     def _enter(self, status: ChildState, why: str = "") -> None:
         self.status = status
@@ -155,7 +169,7 @@ class ManagedTransport(Service):
         self._enter(ChildState.STARTING)
         try:
             life = await self._start()
-        except (ConversationFault, OSError, DeferredTimeoutError) as error:
+        except (ConversationFault, OSError, CannotListenError, DeferredTimeoutError) as error:
             why = _words_of(error)
             _log.warn("the transport {name} does not start: {why}", name=self.transport_name, why=why)
             self._enter(ChildState.FAILED, why)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
@@ -29,6 +29,7 @@ from ..wire import codes
 from ..wire.codes import Dialect
 from ..wire.messages import Address
 from .arguments import Arguments
+from .scrubbing import SCRUBBED
 
 if TYPE_CHECKING:
     from .protocol import Side, TransportProtocol
@@ -74,7 +75,11 @@ class Link(Protocol):
         try:
             self.inner.prepare()
         except ValueError as error:
-            raise TransportProtocolFailure(f"the transport does not take these arguments: {error}") from None
+            text = str(error)
+            # int() and its like repeat what they could not read, and this goes to tor's log.
+            for _, value in self.inner.arguments.pairs:
+                text = text.replace(repr(value), SCRUBBED)
+            raise TransportProtocolFailure(f"the transport does not take these arguments: {text}") from None
         except Exception as error:
             raise self._telling(error) from None
 
@@ -125,8 +130,9 @@ class Link(Protocol):
         is_reset = self._was_reset or (reason.check(ConnectionLost) and not self.input_ended)
         kind = ConnectionRefused if is_reset else TransportProtocolFailure
         self._fail_to_open(kind("the peer closed the connection during the handshake"))
+        if not self._has_failed:
+            self.payload.lost(reason)
         self._has_failed = True
-        self.payload.lost(reason)
 
     # What the author's protocol does.
 
@@ -165,6 +171,8 @@ class Link(Protocol):
             self.abort()
         if self.opened.called:
             self._side.log.info("{transport} failed: {error}", transport=self._side.name, error=_words(error))
+            # Whatever the peer still hears: a stream that was cut off must not look whole to tor.
+            self.payload.lost(Failure(ConnectionAborted()))
         else:
             self._fail_to_open(_with_code(error))
 

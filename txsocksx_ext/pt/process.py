@@ -91,10 +91,11 @@ class TransportProcess(ProcessProtocol):
 
     def _break(self, fault: ConversationFault) -> None:
         """End it: as tor does, it gets no second chance in this life."""
-        self._fault = self._fault or fault
         self._unread = b""
-        self._settle(lambda: self.configured.errback(fault))
-        self._signal("TERM")
+        if self._fault is None:
+            self._fault = fault
+            self._settle(lambda: self.configured.errback(fault))
+            self.end()
 
     def _settle(self, fire: Callable[[], None]) -> None:
         if not self.configured.called:

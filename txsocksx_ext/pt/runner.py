@@ -39,8 +39,8 @@ def run(*transports: Transport, version: str = "", log_addresses: bool = False) 
     """
     Be a managed transport: all that a transport's program does.
 
-    Nothing but the lines of the specification goes to stdout, whatever the
-    program prints: that goes to stderr.
+    From then on nothing but the lines of the specification goes to stdout,
+    whatever the program prints: that goes to stderr.
 
     :param transports: what this program has; those that its parent asks for are started.
     :param version: the program's own, for a STATUS line; empty for none.
@@ -112,7 +112,7 @@ class ParentPipe(Protocol):
         """Say a line. Where the parent does not read, what is only for its log is left out."""
         if self.transport is None:
             self._unsaid.append(line)
-        elif not (self._is_paused and isinstance(line, LogLine)):
+        elif not (self._is_paused and isinstance(line, (LogLine, StatusLine))):
             self.transport.write(line.encode())
 
     def connectionMade(self) -> None:

@@ -17,7 +17,7 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
 
 from ..errors import SOCKS5Error, TTLExpired
-from ..relay import join
+from ..relay import IRelay, join
 from ..server.limits import connections_by_descriptors
 from ..transports import keep_alive, open_transport
 from .environment import ServerEnvironment
@@ -138,7 +138,7 @@ class TransportServerFactory(Factory):
 
     def _abort_all(self) -> None:
         for link in list(self.connections):
-            link.abort()
+            link.end_stream()
 
 
 class BridgeLink(Link):
@@ -149,6 +149,7 @@ class BridgeLink(Link):
         self._factory = factory
         self._timer: IDelayedCall | None = None
         self._connecting: Deferred[Any] | None = None
+        self._relay: IRelay | None = None
 
     def connectionMade(self) -> None:
         self._factory.opened(self)
@@ -165,7 +166,16 @@ class BridgeLink(Link):
         self._stop_timer()
         if self._connecting is not None:
             self._connecting.cancel()
-        self._factory.closed(self)
+        # A stream is over when tor has all of it.
+        if self._relay is None:
+            self._factory.closed(self)
+
+    def end_stream(self) -> None:
+        """Reset the connection, and that to tor."""
+        if self._relay is None:
+            self.abort()
+        else:
+            self._relay.abort("drained")
 
     def _expire(self) -> None:
         self._timer = None
@@ -195,7 +205,8 @@ class BridgeLink(Link):
             tor.abortConnection()
             return
         keep_alive(tor)
-        join(self.payload, tor, self._factory.side.reactor, lambda reason: None).start()
+        self._relay = join(self.payload, tor, self._factory.side.reactor, lambda reason: self._factory.closed(self))
+        self._relay.start()
 
     def _give_up(self, failure: Failure) -> None:
         self._connecting = None

@@ -65,6 +65,8 @@ class UpstreamProxy:
     def _check_login(self) -> None:
         if self.password and not self.username:
             raise ValueError("has a password without a user name")
+        if self.scheme == "socks5" and self.username and not self.password:
+            raise ValueError("has a user name without a password, and RFC 1929 wants both")
         if self.scheme == "socks4a" and (self.password or "\0" in self.username):
             raise ValueError("has a password, and socks4a carries none")
         if self.scheme == "socks5" and max(len(part.encode()) for part in (self.username, self.password)) > 255:

@@ -31,7 +31,7 @@ from ..wire.messages import Address, Request
 from .upstream import UpstreamProxy
 
 DIAL_TIMEOUT = 120.0
-"""Seconds for one outgoing connection: beyond any time that a server gives to it."""
+"""Seconds for one outgoing connection: longer than servers give by default."""
 
 
 class Dial:
@@ -50,6 +50,11 @@ class Dial:
         for burst in bursts:
             burst.dials.append(self)
             burst.changed()
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether all attempts that it may be for have failed."""
+        return all(attempt.has_failed for burst in self._bursts for attempt in burst.attempts)
 
     def came_to(self, outcome: ReplyCode) -> None:
         """It is known what came of it."""
@@ -149,7 +154,7 @@ class Attempt:
         Nobody waits for the transport's answer any more.
 
         :param succeeded: whether the stream begins; if not, what the transport
-            opened for it is closed.
+            opened for it, and for nobody else, is closed.
         """
         burst = self._burst
         self.is_open = False
@@ -157,16 +162,15 @@ class Attempt:
         if not burst.dials:  # so it did without, and the dials to come are the others'
             burst.attempts.remove(self)
         self._way_out.forget_burst(self._bridge, burst)
-        if all(attempt.has_failed for attempt in burst.attempts):
-            self._way_out.abort(burst.dials)
+        self._way_out.abort([dial for dial in burst.dials if dial.is_given_up])
 
 
 class WayOut:
     """
     A SOCKS5 listener on loopback for one life of one transport, with a login that nobody else knows.
 
-    The transport reaches the bridges that clients were admitted to, wherever
-    those are. What else it dials, a client may have named in its arguments: so
+    The transport reaches the bridges that clients wait for, wherever those
+    are. What else it dials, a client may have named in its arguments: so
     once a client from elsewhere was served, no private address is among it.
 
     :param reactor: provides TCP, time, threads and a name resolver.

@@ -45,8 +45,8 @@ from .interface import Route
 if TYPE_CHECKING:
     from ..server.session import Session
 
-ENDS_WITHIN = 1.0
-"""Seconds in which a transport that closed a connection turns out to have ended altogether."""
+ENDS_WITHIN = 2.0
+"""Seconds in which a transport that closed a connection turns out to have ended, its last words read."""
 
 CERTAIN_WITHIN = 1.0
 """Seconds in which it becomes clear which of a transport's connections were made for whom."""

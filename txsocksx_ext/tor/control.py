@@ -66,13 +66,20 @@ class ControlConnection(Service):
         self._attaching = Deferred.fromCoroutine(self._keep_attached())
         self._attaching.addErrback(lambda failure: failure.trap(CancelledError))
 
-    async def stopService(self) -> None:
-        """Detach. A tor that was launched here ends."""
+    def stopService(self) -> Deferred[None]:
+        """
+        Detach. A tor that was launched here ends.
+
+        :returns: fires when that is done.
+        """
         super().stopService()
         tor, attaching = self.tor, self._attaching
         self._attaching = None
         if attaching is not None:
             attaching.cancel()
+        return Deferred.fromCoroutine(self._finish(tor))
+
+    async def _finish(self, tor: Any) -> None:
         if tor is not None:
             await _detach(tor)
         if self._close_tor is not None:
