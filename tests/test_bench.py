@@ -99,7 +99,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
     )
     with run:
         # The first round is over, so everything has been started.
-        line = run.stderr.readline()
+        line = next((line for line in run.stderr if line.startswith("round")), "")
         started = children(run.pid)
         run.send_signal(signal.SIGTERM)
         run.communicate(timeout=30)
