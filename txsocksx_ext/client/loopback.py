@@ -96,13 +96,6 @@ class LoopbackClient(tcp.Client):
         self.addr = self.realAddress = address
         self.connector = _Ending(factory)
 
-    def write_at_once(self, data: bytes) -> None:
-        """Write, while nothing else waits to be written, without a turn of the reactor."""
-        sent = self.writeSomeData(data)
-        if sent != len(data):
-            # If the connection is lost, the reactor finds that out too.
-            self.write(data[sent:] if isinstance(sent, int) else data)
-
 
 class _Ending:
     """What a connection has of Twisted's connectors: it tells the factory of the end."""

@@ -20,6 +20,7 @@ from ..errors import (
     ProxyClosed,
 )
 from ..handshake import Initiator, State
+from ..sockets.takeover import write_now
 from ..transports import hand_over, is_closing, is_encrypted, is_local
 from ..wire.codes import AddressType, Dialect, Method, Status
 from ..wire.messages import (
@@ -160,8 +161,8 @@ class SOCKS5ExtClientProtocol(Protocol):
         self._say(self._initiator.request(self.factory.request))
 
     def _say(self, data: bytes) -> None:
-        # In our turn to speak nothing else waits to be written.
-        getattr(self.transport, "write_at_once", self.transport.write)(data)
+        # A turn of the reactor less, where that is possible.
+        write_now(self.transport, data)
 
     def _check_privacy(self) -> None:
         """Raise `CleartextRefused` where others could read what goes to the proxy."""

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from ..errors import SOCKS5Error, TTLExpired
 from ..relay import IRelay, join
+from ..server.draining import Draining
 from ..server.limits import connections_by_descriptors
 from ..transports import keep_alive, open_transport
 from .environment import ServerEnvironment
@@ -90,7 +91,7 @@ class TransportServerFactory(Factory):
         self._protocol = protocol
         self._most = connections_by_descriptors()
         self._is_full = False
-        self._emptied: list[Deferred[None]] = []
+        self._draining = Draining()
 
     def buildProtocol(self, addr: IAddress | None) -> BridgeLink | None:
         """Build a protocol, or ``None`` where there are too many."""
@@ -111,9 +112,7 @@ class TransportServerFactory(Factory):
         self.connections.discard(link)
         self._is_full = False
         if not self.connections:
-            emptied, self._emptied = self._emptied, []
-            for waiting in emptied:
-                waiting.callback(None)
+            self._draining.emptied()
 
     def drain(self, seconds: float) -> Deferred[None]:
         """
@@ -126,15 +125,7 @@ class TransportServerFactory(Factory):
                 link.abort()
         if not self.connections:
             return succeed(None)
-        deadline = self.side.reactor.callLater(seconds, self._abort_all)
-        emptied: Deferred[None] = Deferred()
-        self._emptied.append(emptied)
-
-        def stop_waiting(_: None) -> None:
-            if deadline.active():
-                deadline.cancel()
-
-        return emptied.addCallback(stop_waiting)
+        return self._draining.wait(self.side.reactor, seconds, self._abort_all)
 
     def _abort_all(self) -> None:
         for link in list(self.connections):

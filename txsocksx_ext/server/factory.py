@@ -25,6 +25,7 @@ from .connection import ClientConnection
 from .counters import Counters
 from .credentials import ISOCKSUser, SOCKSCredentials
 from .deadlines import Deadlines
+from .draining import Draining
 from .limits import Limits
 from .protocol import SOCKS5ExtProtocol
 from .records import SessionLog
@@ -81,7 +82,7 @@ class SOCKS5ExtFactory(Factory):
         self.sessions: set[ClientConnection] = set()
         self.counters = Counters()
         self._peers: Counter[str] = Counter()
-        self._emptied: list[Deferred[None]] = []
+        self._draining = Draining()
         self._is_full = False
         self._known_keys = SERVER_KEYS.union(*(getattr(route, "keys", ()) for route in self.routes.routes))
 
@@ -210,9 +211,7 @@ class SOCKS5ExtFactory(Factory):
         if not self.sessions:
             self.deadlines.rest()
             self.log.write()
-            emptied, self._emptied = self._emptied, []
-            for waiting in emptied:
-                waiting.callback(None)
+            self._draining.emptied()
 
     def drain(self, seconds: float) -> Deferred[None]:
         """
@@ -226,15 +225,7 @@ class SOCKS5ExtFactory(Factory):
             protocol.stop()
         if not self.sessions:
             return succeed(None)
-        deadline = self.reactor.callLater(seconds, self._abort_all)
-        emptied: Deferred[None] = Deferred()
-        self._emptied.append(emptied)
-
-        def stop_waiting(_: None) -> None:
-            if deadline.active():
-                deadline.cancel()
-
-        return emptied.addCallback(stop_waiting)
+        return self._draining.wait(self.reactor, seconds, self._abort_all)
 
     def _abort_all(self) -> None:
         for protocol in list(self.sessions):

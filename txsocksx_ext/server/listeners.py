@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from ..descriptions import parse_description
 from ..sockets.listening import polled
+from ..transports import keep_socket_alive
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: in a burst, Twisted's 50 makes clients send again after a second."""
@@ -52,8 +53,7 @@ def set_inherited_options(listening: socket.socket) -> None:
     Elsewhere, and on other kinds of sockets, this does nothing, or nothing that lasts.
     """
     if listening.family in (socket.AF_INET, socket.AF_INET6):
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_socket_alive(listening)
 
 
 def prepared(port: Any) -> Any:
