@@ -44,7 +44,7 @@ TEXTS = [README, *(page for page in PAGES if page.parent.name != "newsfragments"
 OF_OTHER_PROGRAMS = {
     *("--socks5-hostname", "--proxy-user"),  # curl
     *("--bind",),  # http.server
-    *("--pidfile", "--log-format"),  # twistd, twist
+    *("--pidfile", "--logfile", "--logger", "--syslog", "--log-format"),  # twistd, twist
     *("--config", "--dir", "--draft"),  # towncrier
 }
 

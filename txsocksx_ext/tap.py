@@ -18,6 +18,7 @@ from .server import Limits
 from .server.memory import keep_what_is_loaded
 from .server.service import SOCKS5ExtService, may_be_sniffed
 from .server.settings import ServerSettings
+from .server.textlog import LoggingService
 from .server.workers import WorkersService
 from .server.workers.sockets import SHAREABLE_KINDS, can_share_sockets, kind_that_cannot_be_shared
 from .wire.pairs import MAX_FIELD_LENGTH, PairLimits
@@ -179,7 +180,7 @@ class Options(TwistedOptions, AuthOptionMixin):
             factory = settings.make_factory(reactor)
         except ValueError as error:
             raise UsageError(f"--route: {error}") from None
-        self.service: IService
+        self.service: LoggingService
         if self["workers"] == 1:
             self.service = SOCKS5ExtService(reactor, factory, listeners, self["drain"])
         else:
@@ -231,4 +232,5 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     keep_what_is_loaded(reactor)
+    options.service.twistd_options = getattr(options, "parent", None)
     return options.service

@@ -14,6 +14,7 @@ from ..descriptions import parse_description
 from ..transports import is_loopback_host
 from .factory import SOCKS5ExtFactory
 from .listeners import WRAPPER, listener_service
+from .textlog import LoggingService
 
 _PRIVATE_KINDS = frozenset({"unix", "ssl", "tls"})
 _DEFAULT_INTERFACES = {"tcp": "0.0.0.0", "tcp6": "::"}
@@ -44,7 +45,7 @@ def _may_be_sniffed(arguments: list[str], keywords: dict[str, str]) -> bool:
     return interface != "localhost" and not is_loopback_host(interface)
 
 
-class SOCKS5ExtService(MultiService):
+class SOCKS5ExtService(LoggingService, MultiService):
     """
     Listens for a factory, and lets its streams end before it stops.
 

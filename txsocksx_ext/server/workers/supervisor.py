@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.application.service import MultiService, Service
+from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
@@ -18,6 +18,7 @@ from ...route.interface import IRoute
 from ...tor.isolation import TOKENS
 from ..counters import Counters
 from ..settings import ServerSettings
+from ..textlog import LoggingService
 from .shared_routes import SharedRouteFactory
 from .slots import Slot, WorkerProcess, worker_command
 from .sockets import SharedListener, open_listener
@@ -31,7 +32,7 @@ FIRST_DESCRIPTOR = 3
 _log = Logger(namespace="txsocksx_ext.server")
 
 
-class WorkersService(Service):
+class WorkersService(LoggingService):
     """
     Listens, and has several processes serve.
 
