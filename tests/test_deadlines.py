@@ -82,6 +82,16 @@ def test_a_fault_does_not_cost_the_others_their_deadline():
     assert watched.missed == [("a", 10)]
 
 
+def test_one_that_is_set_when_another_passes_delays_nobody():
+    watched = Watched()
+    watched.deadlines.start("first", 10, lambda: watched.start("again", 10))
+    watched.pass_time(1)
+    watched.start("second", 10)
+    watched.pass_time(30)
+    assert watched.missed == [("second", 11), ("again", 20)]
+    assert watched.clock.getDelayedCalls() == []
+
+
 def test_deadlines_of_before_the_time_was_set_back_block_nobody():
     watched = Watched()
     watched.clock.advance(100_000)

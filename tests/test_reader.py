@@ -22,7 +22,7 @@ from txsocksx_ext.wire.messages import (
     UsernamePassword,
     UsernamePasswordResponse,
 )
-from txsocksx_ext.wire.pairs import PairLimits, Pairs
+from txsocksx_ext.wire.pairs import DEFAULT_PAIR_LIMITS, PairLimits, Pairs
 from txsocksx_ext.wire.reader import Fault, MalformedMessage, MessageReader
 
 any_byte = st.integers(0, 255)
@@ -91,7 +91,7 @@ def test_the_rest_of_a_failing_reply_can_be_had_later(reply):
     messages.decode(reader.reply_or_its_code)
     if reply.code:
         assert messages.decode(reader.rest_of_failed_reply) == reply.bound
-    assert messages.take_rest() == b"data"
+    assert messages.take_read_ahead() == b"data"
 
 
 @unhurried
@@ -146,9 +146,9 @@ plausible = st.lists(st.sampled_from(b"\0\0\0\1\1\2\3\4\5\7Aa?"), max_size=60).m
 suspect_bytes = st.binary(max_size=300) | plausible | plausible.map(b"\1\0".__add__) | damaged_messages()
 
 
-def outcome(pieces, decoder):
+def outcome(pieces, decoder, *limits):
     try:
-        return decode_pieces(pieces, decoder)
+        return decode_pieces(pieces, decoder, *limits)
     except MalformedMessage as malformed:
         return malformed.message, malformed.fault, malformed.detail
 
@@ -160,6 +160,30 @@ def test_any_bytes_give_one_outcome_however_they_are_split(decoder):
     def check(data):
         # decode_pieces lets everything but MalformedMessage through, which would fail the test.
         assert outcome([data], decoder) == outcome(byte_by_byte(data), decoder)
+
+    check()
+
+
+@st.composite
+def suspect_pairs(draw):
+    """A request of pairs, of which some have the same key, or the count is another."""
+    keys = st.sampled_from([b"a", b"a", b"?a", b"USERNAME", b"", b"a b"])
+    some = draw(st.lists(st.tuples(keys, st.binary(max_size=4)), max_size=5))
+    count = len(some) + draw(st.sampled_from([-1, 0, 1]))
+    fields = b"".join(len(part).to_bytes(2, "big") + part for pair in some for part in pair)
+    return b"\1" + max(count, 0).to_bytes(2, "big") + fields + draw(st.sampled_from([b"", b"\0", b"data"]))
+
+
+@pytest.mark.parametrize("limits", [DEFAULT_PAIR_LIMITS, SMALL], ids=["default", "small"])
+def test_pairs_that_come_at_once_are_read_as_byte_by_byte(limits):
+    @unhurried
+    @example(b"\1\0\1" + b"\0\1a\0\0" * 2)
+    @example(b"\1\0\2" + b"\0\1a\0\0" * 2 + b"\0\1b\0\0")
+    @example(b"\1\0\1" + b"\0\1a\0\1x" + b"\5\1\0")
+    @given(suspect_pairs())
+    def check(data):
+        at_once = outcome([data], reader.extended_request, limits)
+        assert at_once == outcome(byte_by_byte(data), reader.extended_request, limits)
 
     check()
 
@@ -282,7 +306,7 @@ def test_a_reader_of_pairs_holds_no_more_than_one_field(decoder):
     for piece in byte_by_byte(BEFORE_PAIRS[decoder] + b"\0\3" + b"".join(BIG)):
         messages.feed(piece)
         message = messages.decode(decoder)
-        most = max(most, len(messages))
+        most = max(most, messages.buffered)
     assert len(message.pairs) == 3
     assert most == 16383
 
@@ -397,10 +421,10 @@ def test_messages_come_one_after_another_from_one_buffer():
     messages.feed(b"\5\1\0" + b"\5\1\0\1\x7f\0\0\1\0\x50" + b"data")
     assert messages.decode(reader.greeting) == Greeting((Method.NO_AUTHENTICATION,))
     assert messages.decode(reader.request) == Request(Command.CONNECT, Address.of("127.0.0.1", 80))
-    assert len(messages) == 4
-    assert messages.take_rest() == b"data"
-    assert len(messages) == 0
-    assert messages.take_rest() == b""
+    assert messages.buffered == 4
+    assert messages.take_read_ahead() == b"data"
+    assert messages.buffered == 0
+    assert messages.take_read_ahead() == b""
 
 
 def test_a_reader_decodes_nothing_from_nothing():

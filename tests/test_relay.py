@@ -51,8 +51,11 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory, open_transport
+from txsocksx_ext.sockets.connecting import connect_socket
 from txsocksx_ext.sockets.pipe import Pipe
 from txsocksx_ext.sockets.poller import poller_of
+from txsocksx_ext.transports import PausedProtocol, hand_over
+from txsocksx_ext.wire.messages import Address
 
 MEGABYTE = 1 << 20
 
@@ -599,6 +602,24 @@ async def test_a_target_that_speaks_first_is_heard(relay):
         client, _, _ = await server.ask("127.0.0.1", far.port)
         (await far.accept()).send(b"220 hello")
         assert await client.read(9) == b"220 hello"
+
+
+async def test_what_a_route_heard_from_the_target_before_is_passed_on(relay):
+    """A route that spoke on the way, and gives back what came besides."""
+    route = HeldRoute()
+    async with target() as far, proxy(routes=RouteTable((), route)) as server:
+        client = await server.connect()
+        client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
+        await route.asked.get()
+        way = await connect_socket(reactor, Address.of("127.0.0.1", far.port))
+        end = await far.accept()
+        paused = PausedProtocol()
+        paused.early = b"early "
+        hand_over(way, paused)
+        route.pending.callback(way)
+        end.send(b"and late")
+        end.close()
+        assert (await client.read_to_end()).endswith(b"early and late")
 
 
 # Idleness.

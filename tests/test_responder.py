@@ -349,7 +349,7 @@ def test_what_is_said_after_a_violation(selected, data, farewell):
     messages.feed(responder.farewell)
     reason = messages.decode(reader.extended_response).pairs["ERROR"].decode("ascii")
     assert reason.isprintable()
-    assert len(messages) == 0
+    assert messages.buffered == 0
 
 
 def test_the_reason_of_a_refusal_can_be_sent_however_long_the_key_was():

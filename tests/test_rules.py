@@ -16,6 +16,7 @@ from txsocksx_ext.wire.messages import Address
 OWN, DEFAULT = Route(), Route()
 
 REMOTE = IPv4Address("TCP", "198.51.100.1", 5000)
+
 """A client elsewhere. Nothing is ever sent there."""
 LOCAL = IPv4Address("TCP", "127.0.0.1", 5000)
 
@@ -24,6 +25,16 @@ def goes(patterns, host, port=80, peer=LOCAL):
     """Whether a target goes by one of the patterns, and not by the default."""
     table = RouteTable([(pattern, OWN) for pattern in patterns], DEFAULT)
     return table.route_of(Address.of(host, port), Session(peer, table)) is OWN
+
+
+def test_a_client_that_turns_out_to_be_remote_is_held_to_be_so():
+    session = Session(IPv4Address("TCP", "127.0.0.1", 5000), RouteTable((), OWN))
+    assert session.is_local
+    assert session.rules.route_of(Address.of("10.1.2.3", 80), session) is OWN
+    session.peer = REMOTE
+    assert not session.is_local
+    with pytest.raises(ConnectionNotAllowed):
+        session.rules.route_of(Address.of("10.1.2.3", 80), session)
 
 
 # Patterns.

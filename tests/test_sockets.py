@@ -29,6 +29,7 @@ from twisted.internet.testing import MemoryReactor, StringTransport
 from twisted.protocols.policies import WrappingFactory
 
 from txsocksx_ext import open_transport
+from txsocksx_ext.sockets import connecting, poller
 from txsocksx_ext.sockets.connecting import connect_socket
 from txsocksx_ext.sockets.listening import polled as accepted_by_the_poller
 from txsocksx_ext.sockets.pipe import PIPE_SIZE, Pipe
@@ -192,14 +193,15 @@ async def test_a_watcher_that_cannot_even_be_abandoned_harms_nobody(logged_error
         await until(lambda: two.has_heard(READABLE))
 
 
-async def test_one_turn_serves_a_bounded_number():
-    with watching(BATCH + 20) as all_of_them:
+async def test_one_turn_serves_a_bounded_number(monkeypatch):
+    monkeypatch.setattr(poller, "BATCHES", 2)
+    with watching(2 * BATCH + 20) as all_of_them:
         await until(lambda: all(each.told for each in all_of_them))
         for each in all_of_them:
             each.told.clear()
             each.peer.send(b"x")
         all_of_them[0].poller.doRead()
-        assert sum(1 for each in all_of_them if each.told) == BATCH
+        assert sum(1 for each in all_of_them if each.told) == 2 * BATCH
         await until(lambda: all(each.told for each in all_of_them))
 
 
@@ -219,6 +221,14 @@ async def failure_of(connecting):
     raise AssertionError("it did not fail")
 
 
+@pytest.fixture(params=["it is over at once", "the poller tells"])
+def way_to_connect(request, monkeypatch):
+    """On this machine a connection is over at once; to others it takes its time, which the poller tells."""
+    if request.param == "the poller tells":
+        monkeypatch.setattr(connecting, "is_loopback_host", lambda host: False)
+
+
+@pytest.mark.usefixtures("way_to_connect")
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_a_connection_is_a_whole_transport(host):
     async with target(interface=host) as far:
@@ -248,6 +258,60 @@ async def test_a_connection_is_a_whole_transport(host):
         assert not transport.connected
 
 
+async def test_on_this_machine_there_is_nothing_to_wait_for():
+    async with target() as far:
+        made = connect_socket(reactor, loopback(far.port))
+        assert made.called
+        transport = await made
+        end = await far.accept()
+        transport.abortConnection()
+        assert isinstance(await end.lost(), ConnectionLost)
+    refused = connect_socket(reactor, loopback(free_port()))
+    assert refused.called
+    assert isinstance(await failure_of(refused), ConnectionRefusedError)
+
+
+@pytest.mark.usefixtures("way_to_connect")
+async def test_a_connection_that_is_slow_is_waited_for():
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        with socket.create_connection(full.getsockname()):
+            made = connect_socket(reactor, loopback(full.getsockname()[1]))
+            assert not made.called
+            # The system asks again after a second, when there is a place.
+            full.accept()[0].close()
+            transport = await made
+            accepted, _ = full.accept()
+            transport.write(b"here")
+            assert accepted.recv(4) == b"here"
+            accepted.close()
+            transport.abortConnection()
+            await turn()
+
+
+async def test_what_is_written_to_tls_that_was_begun_is_encrypted():
+    authority = Authority()
+    async with target() as far:
+        transport = await connect_socket(reactor, loopback(far.port))
+        end = await far.accept()
+        near = Peer()
+        hand_over(transport, near)
+        transport.resumeProducing()
+        transport.write(b"plain")
+        assert await end.read(5) == b"plain"
+        assert transport.has_sent_all
+        transport.startTLS(authority.client_for("far.example"))
+        assert not transport.has_sent_all
+        end.transport.startTLS(authority.server_options("far.example"))
+        transport.write(b"secret")
+        assert await end.read(6) == b"secret"
+        assert not can_take(transport)
+        near.abort()
+        await end.lost()
+
+
+@pytest.mark.usefixtures("way_to_connect")
 async def test_nothing_is_read_until_it_is_resumed_and_nothing_is_lost():
     async with target() as far:
         transport = await connect_socket(reactor, loopback(far.port))
@@ -287,6 +351,20 @@ async def test_megabytes_go_through_it_with_pauses_both_ways():
         assert await peer.read(len(sent)) == sent
         peer.close()
         await peer.lost()
+
+
+async def test_what_a_producer_writes_when_it_is_stopped_is_not_sent():
+    class Stopped:
+        def stopProducing(self):
+            transport.write(b"late")
+
+    async with target() as far:
+        transport = await connect_socket(reactor, loopback(far.port))
+        end = await far.accept()
+        transport.registerProducer(Stopped(), True)
+        transport.abandon("stopped")
+        assert await end.read_to_end() == b""
+        end.close()
 
 
 async def test_a_producer_of_its_is_paused_and_resumed():
@@ -333,6 +411,7 @@ async def test_a_reset_after_the_end_of_input_is_seen():
         assert isinstance(await peer.lost(), ConnectionLost)
 
 
+@pytest.mark.usefixtures("way_to_connect")
 async def test_an_address_that_refuses():
     assert isinstance(await failure_of(connect_socket(reactor, loopback(free_port()))), ConnectionRefusedError)
 
@@ -353,10 +432,10 @@ async def test_it_can_be_cancelled():
             waiting[-1].setblocking(False)
             waiting[-1].connect_ex(full.getsockname())
         before = poller_of(reactor).watchers
-        connecting = connect_socket(reactor, loopback(full.getsockname()[1]))
+        made = connect_socket(reactor, loopback(full.getsockname()[1]))
         assert len(poller_of(reactor).watchers) == len(before) + 1
-        connecting.cancel()
-        assert isinstance(await failure_of(connecting), ConnectingCancelledError)
+        made.cancel()
+        assert isinstance(await failure_of(made), ConnectingCancelledError)
         assert poller_of(reactor).watchers == before
         for each in waiting:
             each.close()

@@ -157,24 +157,27 @@ def was_reset(transport: Any) -> bool:
     end; the socket knows better, until it is asked.
     """
     handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
-    return isinstance(handle, socket.socket) and handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+    return isinstance(handle, socket.SocketType) and handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
 
 
-def keep_socket_alive(connection: socket.socket) -> None:
+# Enumerations, of which the system wants numbers.
+_SOCKET, _KEEPALIVE = int(socket.SOL_SOCKET), int(socket.SO_KEEPALIVE)
+_TCP, _NODELAY = int(socket.IPPROTO_TCP), int(socket.TCP_NODELAY)
+
+
+def keep_socket_alive(connection: socket.SocketType) -> None:
     """What `keep_alive` does, for a TCP socket. On Linux, what a listening one accepts inherits it."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_option = connection.setsockopt
+    set_option(_SOCKET, _KEEPALIVE, 1)
+    set_option(_TCP, _NODELAY, 1)
 
 
 def keep_alive(transport: Any) -> None:
     """
     Have the system notice peers that vanished, and send small writes at once.
 
-    Does nothing on transports that are not TCP, or whose sockets were made so:
-    these say it by ``is_kept_alive``.
+    Does nothing on transports that are not TCP.
     """
-    if getattr(transport, "is_kept_alive", False):
-        return
     is_tcp = hasattr(transport, "setTcpKeepAlive") and hasattr(transport, "setTcpNoDelay")
     if is_tcp and isinstance(transport.getPeer(), (IPv4Address, IPv6Address)):
         transport.setTcpKeepAlive(True)

@@ -103,12 +103,12 @@ def splits(data, exhaustive=12, samples=60):
             yield split_at(data, *sorted(chosen.sample(range(1, len(data)), count)))
 
 
-def decode_pieces(pieces, decoder):
+def decode_pieces(pieces, decoder, *limits):
     """Feed pieces to a reader: the message, or ``None`` if bytes are missing, and what follows it."""
     reader = MessageReader()
     message = None
     for piece in pieces:
         reader.feed(piece)
         if message is None:
-            message = reader.decode(decoder)
-    return message, reader.take_rest()
+            message = reader.decode(decoder, *limits)
+    return message, reader.take_read_ahead()

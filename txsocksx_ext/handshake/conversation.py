@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from ..wire import reader
-from ..wire.codes import Method, Status
+from ..wire.codes import Method
 from ..wire.messages import (
     ExtendedRequest,
     ExtendedResponse,
@@ -52,23 +53,46 @@ class State(enum.Enum):
     __hash__ = object.__hash__
 
 
-class Turn(NamedTuple):
-    """Who speaks in a state, what, and where each outcome leads."""
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """
+    Who speaks in a state, what, and where that leads.
+
+    :ivar speaker: whose turn it is.
+    :ivar message: the class of the message.
+    :ivar decoder: decodes it; one of pairs takes limits.
+    :ivar outcomes: the next state by outcome.
+    :ivar outcome_of: names the outcome of a message; ``None`` where there is one alone.
+    :ivar next: the next state where there is one alone, or ``None``.
+    """
 
     speaker: Role
     message: type
+    decoder: Callable[..., reader.Decoder[Any]]
     outcomes: dict[str, State]
+    outcome_of: Callable[[Any], str] | None = None
+    next: State | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        only = None if self.outcome_of else next(iter(self.outcomes.values()))
+        object.__setattr__(self, "next", only)
+
+    def state_after(self, message: Any) -> State:
+        """The state to which a message leads, where that depends on it."""
+        assert self.outcome_of is not None
+        return self.outcomes[self.outcome_of(message)]
 
 
-def _outcome_of(message: Message) -> str:
-    """The outcome that leads on, as `TURNS` names it."""
-    if isinstance(message, MethodSelection):
-        return _METHOD_OUTCOMES.get(message.method, "other")
-    if isinstance(message, (UsernamePasswordResponse, ExtendedResponse)):
-        return "success" if message.status == Status.SUCCESS else "failure"
-    if isinstance(message, Reply):
-        return "failure" if message.code else "success"
-    raise TypeError(f"{type(message).__name__} has no outcome but that it was sent")
+def _method_outcome(selection: MethodSelection) -> str:
+    return _METHOD_OUTCOMES.get(selection.method, "other")
+
+
+def _status_outcome(response: UsernamePasswordResponse | ExtendedResponse) -> str:
+    return "failure" if response.status else "success"
+
+
+def _reply_outcome(reply: Reply) -> str:
+    return "failure" if reply.code else "success"
 
 
 _METHOD_OUTCOMES = {
@@ -76,33 +100,53 @@ _METHOD_OUTCOMES = {
     Method.USERNAME_PASSWORD: "02",
     Method.EXTENDED: "97",
 }
+_REQUEST_OR_END = {"success": State.REQUEST, "failure": State.CLOSED}
 
 TURNS: dict[State, Turn] = {
-    State.GREETING: Turn(Role.INITIATOR, Greeting, {"sent": State.SELECTION}),
+    State.GREETING: Turn(Role.INITIATOR, Greeting, reader.greeting, {"sent": State.SELECTION}),
     State.SELECTION: Turn(
         Role.RESPONDER,
         MethodSelection,
+        reader.method_selection,
         {"00": State.REQUEST, "02": State.CREDENTIALS, "97": State.PAIRS, "other": State.CLOSED},
+        _method_outcome,
     ),
-    State.CREDENTIALS: Turn(Role.INITIATOR, UsernamePassword, {"sent": State.CREDENTIALS_ANSWER}),
+    State.CREDENTIALS: Turn(
+        Role.INITIATOR, UsernamePassword, reader.username_password, {"sent": State.CREDENTIALS_ANSWER}
+    ),
     State.CREDENTIALS_ANSWER: Turn(
-        Role.RESPONDER, UsernamePasswordResponse, {"success": State.REQUEST, "failure": State.CLOSED}
+        Role.RESPONDER,
+        UsernamePasswordResponse,
+        reader.username_password_response,
+        _REQUEST_OR_END,
+        _status_outcome,
     ),
-    State.PAIRS: Turn(Role.INITIATOR, ExtendedRequest, {"sent": State.PAIRS_ANSWER}),
-    State.PAIRS_ANSWER: Turn(Role.RESPONDER, ExtendedResponse, {"success": State.REQUEST, "failure": State.CLOSED}),
-    State.REQUEST: Turn(Role.INITIATOR, Request, {"sent": State.REPLY}),
-    State.REPLY: Turn(Role.RESPONDER, Reply, {"success": State.OPEN, "failure": State.CLOSED}),
+    State.PAIRS: Turn(Role.INITIATOR, ExtendedRequest, reader.extended_request, {"sent": State.PAIRS_ANSWER}),
+    State.PAIRS_ANSWER: Turn(
+        Role.RESPONDER, ExtendedResponse, reader.extended_response, _REQUEST_OR_END, _status_outcome
+    ),
+    State.REQUEST: Turn(Role.INITIATOR, Request, reader.request, {"sent": State.REPLY}),
+    State.REPLY: Turn(
+        Role.RESPONDER,
+        Reply,
+        reader.reply_or_its_code,
+        {"success": State.OPEN, "failure": State.CLOSED},
+        _reply_outcome,
+    ),
 }
 """The whole conversation. In states that are not here, nobody speaks."""
+
+
+_FIRST_STATE = State.GREETING
 
 
 class OutOfTurn(Exception):
     """Our own side wanted to send what the conversation has no place for: a fault in the caller."""
 
 
-class Conversation:
+class Conversation(reader.MessageReader):
     """
-    One end of one conversation.
+    One end of one conversation: it reads the peer's messages, each in its turn.
 
     :cvar role: which end this is.
     :ivar offered: the methods that the initiator offered, in its order.
@@ -110,11 +154,11 @@ class Conversation:
     """
 
     role: Role
-    offered: tuple[Method, ...] = ()
 
     def __init__(self, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
-        self.state = State.GREETING
-        self._reader = reader.MessageReader()
+        super().__init__()
+        self.state = _FIRST_STATE
+        self.offered: tuple[Method, ...] = ()
         self._limits = limits
 
     @property
@@ -122,15 +166,6 @@ class Conversation:
         """Whether the next message is ours to send."""
         turn = TURNS.get(self.state)
         return turn is not None and turn.speaker is self.role
-
-    @property
-    def buffered(self) -> int:
-        """How many bytes came from the peer and are not part of a message yet."""
-        return len(self._reader)
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes from the peer."""
-        self._reader.feed(data)
 
     def next_message(self) -> Message | None:
         """
@@ -142,23 +177,23 @@ class Conversation:
         :raises MalformedMessage: the peer violated the protocol; the
             conversation is closed.
         """
+        if not self.buffer:
+            return None
         turn = TURNS.get(self.state)
-        if turn is None or turn.speaker is self.role or not self._reader:
+        if turn is None or turn.speaker is self.role:
             return None
         try:
-            decoder = _DECODERS.get(self.state)
-            if decoder is not None:
-                message: Message | None = self._reader.decode(decoder)
-            else:
-                message = self._reader.decode(_DECODERS_OF_PAIRS[self.state], self._limits)
+            message: Any = self.decode(turn.decoder, self._limits)
         except reader.MalformedMessage as violation:
             self._violated(violation)
             self.state = State.CLOSED
             # The decoder's frames hold passwords and names; a traceback must not show them.
             raise violation.with_traceback(None) from None
         if message is not None:
-            self._move(turn, message)
-        return message
+            self.state = turn.next or turn.state_after(message)
+            if isinstance(message, Greeting):
+                self.offered = message.methods
+        return message  # type: ignore[no-any-return]
 
     def send(self, message: Message) -> bytes:
         """
@@ -169,37 +204,14 @@ class Conversation:
         turn = TURNS.get(self.state)
         if turn is None or turn.speaker is not self.role or type(message) is not turn.message:
             raise OutOfTurn(f"no {type(message).__name__} has a place in the state {self.state.value!r}")
-        self._move(turn, message)
+        self.state = turn.next or turn.state_after(message)
+        if isinstance(message, Greeting):
+            self.offered = message.methods
         return message.encode()
 
     def close(self) -> None:
         """End the conversation: nothing more is sent or decoded."""
         self.state = State.CLOSED
 
-    def take_read_ahead(self) -> bytes:
-        """Remove and return what the peer sent after its last message."""
-        return self._reader.take_rest()
-
     def _violated(self, violation: reader.MalformedMessage) -> None:
         """The peer said what has no meaning in this state."""
-
-    def _move(self, turn: Turn, message: Message) -> None:
-        outcomes = turn.outcomes
-        self.state = outcomes.get("sent") or outcomes[_outcome_of(message)]
-        if isinstance(message, Greeting):
-            self.offered = message.methods
-
-
-_DECODERS: dict[State, Callable[[], reader.Decoder[Any]]] = {
-    State.GREETING: reader.greeting,
-    State.SELECTION: reader.method_selection,
-    State.CREDENTIALS: reader.username_password,
-    State.CREDENTIALS_ANSWER: reader.username_password_response,
-    State.REQUEST: reader.request,
-    State.REPLY: reader.reply_or_its_code,
-}
-
-_DECODERS_OF_PAIRS: dict[State, Callable[[PairLimits], reader.Decoder[Any]]] = {
-    State.PAIRS: reader.extended_request,
-    State.PAIRS_ANSWER: reader.extended_response,
-}

@@ -76,7 +76,7 @@ class Initiator(Conversation):
             not all there, so that nothing after it can be trusted.
         """
         try:
-            bound = self._reader.decode(reader.rest_of_failed_reply)
+            bound = self.decode(reader.rest_of_failed_reply)
         except MalformedMessage:
             return None
         if bound is None:

@@ -17,7 +17,7 @@ from ..wire.messages import (
     Reply,
     UsernamePasswordResponse,
 )
-from ..wire.pairs import ERROR, NO_PAIRS, Pairs
+from ..wire.pairs import DEFAULT_PAIR_LIMITS, ERROR, NO_PAIRS, PairLimits, Pairs
 from ..wire.reader import Fault, MalformedMessage
 from .conversation import Conversation, Role, State
 
@@ -61,21 +61,30 @@ LONGEST_REASON = 200
 """Bytes of an ERROR pair: it names what was wrong, and a key can be long."""
 
 
+_NO_ACCEPTABLE, _PROP229 = Method.NO_ACCEPTABLE, Dialect.PROP229
+_CREDENTIALS_ANSWER, _SUCCESS = State.CREDENTIALS_ANSWER, Status.SUCCESS
+_SUCCESS_WITHOUT_PAIRS = ExtendedResponse(_SUCCESS)
+_SELECTIONS = {method: MethodSelection(method) for method in DEFAULT_PREFERENCE}
+
+
 class Responder(Conversation):
     """
     The responder's end of one conversation.
 
     :ivar selected: the method that we selected.
     :ivar dialect: the table of extended codes that this client asked for.
+    :ivar replied: the reply code that was sent, or ``None`` before that.
     :ivar farewell: after a violation, the bytes still to send before closing.
-    :ivar farewell_code: the reply code among them, or ``None``.
     """
 
     role = Role.RESPONDER
-    selected = Method.NO_ACCEPTABLE
-    dialect = Dialect.PROP229
     farewell = b""
-    farewell_code: int | None = None
+
+    def __init__(self, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
+        super().__init__(limits)
+        self.selected = _NO_ACCEPTABLE
+        self.dialect = _PROP229
+        self.replied: int | None = None
 
     @property
     def offered_extended(self) -> bool:
@@ -84,15 +93,16 @@ class Responder(Conversation):
 
     def preferred_method(self, accepted: Iterable[Method] = DEFAULT_PREFERENCE) -> Method:
         """The first of `accepted` that was offered, or ``NO_ACCEPTABLE``."""
+        offered = self.offered
         for method in accepted:
-            if method in self.offered:
+            if method in offered:
                 return method
         return Method.NO_ACCEPTABLE
 
     def select(self, method: Method) -> bytes:
         """The bytes that select `method`; ``NO_ACCEPTABLE`` ends the conversation."""
         self.selected = method
-        return super().send(MethodSelection(method))
+        return self._send(_SELECTIONS.get(method) or MethodSelection(method))
 
     def answer(self, status: Status, pairs: Pairs = NO_PAIRS) -> bytes:
         """
@@ -100,33 +110,45 @@ class Responder(Conversation):
 
         :param pairs: what to answer with; RFC 1929 has no place for them.
         """
-        if self.state is State.CREDENTIALS_ANSWER:
-            return self.send(UsernamePasswordResponse(status))
-        return self.send(ExtendedResponse(status, pairs))
+        if self.state is _CREDENTIALS_ANSWER:
+            return self._send(UsernamePasswordResponse(status))
+        if pairs is NO_PAIRS and status == _SUCCESS:
+            return self._send(_SUCCESS_WITHOUT_PAIRS)
+        return self._send(ExtendedResponse(status, pairs))
 
     def reply(self, code: int | ReplyCode, bound: Address = UNSPECIFIED) -> bytes:
         """The bytes that answer the request, with a code that this client may get."""
-        return super().send(Reply(self.permitted_code(code), bound))
+        number = 0 if code is codes.SUCCEEDED else self.permitted_code(code)
+        sent = self._send(Reply(number, bound))
+        self.replied = number
+        return sent
 
     def permitted_code(self, code: int | ReplyCode) -> int:
         """What may leave to this client instead of `code`: see `permitted_code`."""
-        if code is codes.SUCCEEDED:
-            return 0
         return permitted_code(
             code, offered_extended=self.offered_extended, selected=self.selected, dialect=self.dialect
         )
 
     def send(self, message: Message) -> bytes:
-        if isinstance(message, Reply) and self.permitted_code(message.code) != message.code:
+        """
+        The bytes of our next message, whatever it is.
+
+        :raises OutOfTurn: this message has no place here.
+        :raises ValueError: a reply code that may not be sent to this client.
+        """
+        if type(message) is Reply and message.code and self.permitted_code(message.code) != message.code:
             raise ValueError(f"the reply code {message.code:02X} may not be sent to this client")
         return super().send(message)
+
+    # Past the gate: what it lets through in any case.
+    _send = Conversation.send
 
     def _violated(self, violation: MalformedMessage) -> None:
         farewell = _farewell(self.state, violation)
         if farewell is not None:
             self.farewell = farewell.encode()
         if isinstance(farewell, Reply):
-            self.farewell_code = farewell.code
+            self.replied = farewell.code
 
 
 def _farewell(state: State, violation: MalformedMessage) -> Message | None:

@@ -20,7 +20,7 @@ from ..errors import SOCKS5Error, TTLExpired
 from ..relay import IRelay, join
 from ..server.draining import Draining
 from ..server.limits import connections_by_descriptors
-from ..transports import keep_alive, open_transport
+from ..transports import open_transport
 from .environment import ServerEnvironment
 from .exchange import open_by_exchange
 from .extorport import ExtendedORPortRefused, introduce, read_cookie
@@ -195,7 +195,6 @@ class BridgeLink(Link):
         if self.is_lost:
             tor.abortConnection()
             return
-        keep_alive(tor)
         self._relay = join(self.payload, tor, self._factory.side.reactor, lambda reason: self._factory.closed(self))
         self._relay.start()
 

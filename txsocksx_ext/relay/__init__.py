@@ -12,6 +12,8 @@ from twisted.internet.interfaces import ITransport
 
 from ..sockets.poller import poller_of
 from ..sockets.takeover import can_take
+from ..sockets.transport import SocketTransport
+from ..transports import keep_alive
 from .epoll import EpollRelay
 from .idle import idle_watch
 from .interface import IRelay, RelayEnded
@@ -32,8 +34,9 @@ def join(
     """
     Make the relay for two connected transports. Its ``start()`` lets bytes flow.
 
-    Plain sockets are served past the reactor and its transports; all others,
-    and those of a reactor without a poller, by Twisted's producers.
+    Both connections are kept alive from now on. Plain sockets are served past
+    the reactor and its transports; all others, and those of a reactor without a
+    poller, by Twisted's producers.
 
     :param client: where the request came from.
     :param target: where it went to.
@@ -44,6 +47,11 @@ def join(
     :param fast: false where all bytes must go through the transports.
     """
     watch = None if idle_timeout is None else idle_watch(reactor, idle_timeout)
+    # The sockets of our own transports were made so.
+    if not isinstance(client, SocketTransport):
+        keep_alive(client)
+    if not isinstance(target, SocketTransport):
+        keep_alive(target)
     poller = poller_of(reactor) if fast else None
     if poller is not None and can_take(client) and can_take(target):
         return EpollRelay(client, target, poller, ended, watch)

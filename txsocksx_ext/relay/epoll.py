@@ -5,7 +5,6 @@ The relay for plain sockets: it takes them away from Twisted's transports.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import ITransport
@@ -80,34 +79,33 @@ class EpollRelay:
         :raises OSError: the system watches no more sockets.
         """
         client, target = self._client, self._target
-        sides, transports = (client, target), self._transports
-        events = [side.take(transport) for side, transport in zip(sides, transports, strict=True)]
+        client_transport, target_transport = self._transports
+        client.socket, client_missed = take_socket(client_transport, self.poller, client)
+        target.socket, target_missed = take_socket(target_transport, self.poller, target)
         self._transports = ()
         if self._idle_watch is not None:
             self._idle_watch.add(self)
-        for side, transport in zip(sides, transports, strict=True):
-            side.succeed(transport)
+        if isinstance(client_transport.protocol, PausedProtocol):
+            client.succeed(client_transport)
+        if isinstance(target_transport.protocol, PausedProtocol):
+            target.succeed(target_transport)
         if read_ahead:
             client.pass_on(read_ahead)
-        for side, missed in zip(sides, events, strict=True):
-            side.ready(missed)
+        if client_missed & READ_EVENTS:
+            client.ready(client_missed)
+        if target_missed & READ_EVENTS:
+            target.ready(target_missed)
 
     def abort(self, reason: str) -> None:
         """See `IRelay`."""
-        self._end(reason, reset_socket)
-
-    def end_of_input(self, side: _Side) -> None:
-        """One side sends no more, and all that it sent is through."""
-        if side.other.input_ended:
-            self._end("done", socket.socket.close)
-        else:
-            side.other.end_output()
+        self.end(reason, reset=True)
 
     def lost(self, side: _Side) -> None:
         """The connection of one side has failed."""
-        self.abort("client aborted" if side is self._client else "target aborted")
+        self.end("client aborted" if side is self._client else "target aborted", reset=True)
 
-    def _end(self, reason: str, close: Callable[[socket.socket], None]) -> None:
+    def end(self, reason: str, *, reset: bool) -> None:
+        """Close both sides, in order or with a reset."""
         ended, self._ended = self._ended, None
         if ended is None:
             return
@@ -115,8 +113,8 @@ class EpollRelay:
             self._idle_watch.discard(self)
         for transport in self._transports:
             transport.abortConnection()
-        for side in (self._client, self._target):
-            side.close(close)
+        self._client.close(reset)
+        self._target.close(reset)
         ended(reason)
 
 
@@ -124,57 +122,83 @@ class _Side:
     """
     One side of a relay: it reads from its socket, and writes what the other side read.
 
+    :ivar socket: ``None`` while it has none yet, or none any more.
     :ivar received: bytes that came from this side.
     :ivar unsent: what came for this side, and its socket did not take yet.
     :ivar input_ended: whether this side sends no more, and all that it sent is through.
-    :ivar is_closed: whether it has no socket, not yet or no more.
     """
 
-    __slots__ = ("_most", "_relay", "_socket", "input_ended", "is_closed", "other", "received", "unsent")
+    __slots__ = ("_most", "_relay", "input_ended", "other", "received", "socket", "unsent")
 
     other: _Side
-    _socket: socket.socket
 
     def __init__(self, relay: EpollRelay) -> None:
         self._relay = relay
+        self.socket: Any = None
         self.received = 0
         self.unsent = _NOTHING
         self.input_ended = False
-        self.is_closed = True
         # How many bytes the next read may bring.
         self._most = BUFFER_SIZE
 
-    def take(self, transport: Any) -> int:
-        """Take the socket of a transport; the events that were told of it before."""
-        self._socket, events = take_socket(transport, self._relay.poller, self)
-        self.is_closed = False
-        return events
-
     def succeed(self, transport: Any) -> None:
-        """Get what the protocol of the transport kept, or is given later."""
+        """Get what the paused protocol of a transport whose socket was taken had kept, or is given later."""
         predecessor, transport.protocol = transport.protocol, None
-        if isinstance(predecessor, PausedProtocol):
-            predecessor.give_to(_KeptBytes(self))
+        predecessor.give_to(_KeptBytes(self))
 
     def ready(self, events: int) -> None:
-        """See `txsocksx_ext.sockets.poller.Watcher`."""
-        if events & WRITABLE and self.unsent:
+        """
+        See `txsocksx_ext.sockets.poller.Watcher`.
+
+        It passes on what came, until there is no more, or the other side takes no more.
+        """
+        if self.unsent and events & WRITABLE:
             self._send_unsent()
-        if not events & READ_EVENTS or self.is_closed:
+        if not events & READ_EVENTS or self.socket is None:
             return
-        if not self.input_ended and not self.other.unsent:
-            self._read(events)
-        elif self._has_failed(events):
-            self._relay.lost(self)
+        other = self.other
+        if self.input_ended or other.unsent:
+            if self._has_failed(events):
+                self._relay.lost(self)
+            return
+        for _ in range(READS_IN_A_TURN):
+            if self._most > BUFFER_SIZE and self._relay.poller.kept < MOST_KEPT:
+                moved = self._move()
+                if self.socket is None or other.unsent:
+                    return
+                if moved >= BUFFER_SIZE:
+                    continue
+            try:
+                count = self.socket.recv_into(_buffer)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._relay.lost(self)
+                return
+            if not count:
+                self._end_input(events)
+                return
+            self.received += count
+            other.send(_buffer[:count])
+            self._most = BUFFER_SIZE
+            # A short read has read all. If the end may have come with it, only reading on tells.
+            if count < BUFFER_SIZE and not events & INPUT_ENDED:
+                return
+            if self.socket is None or other.unsent:
+                return
+            if count == BUFFER_SIZE:
+                # Those who take all at once get more at once: what is not taken has to be kept.
+                self._most = 2 * BUFFER_SIZE
+        self._relay.poller.again(self.socket.fileno())
 
     def abandon(self, why: str) -> None:
         """See `txsocksx_ext.sockets.poller.Watcher`."""
-        if not self.is_closed:
+        if self.socket is not None:
             self._relay.abort(why)
 
     def pass_on(self, data: bytes) -> None:
         """Send to the other side what was not read here, but before the relay began."""
-        if not self.is_closed:
+        if self.socket is not None:
             self.received += len(data)
             self.other.send(data)
 
@@ -183,25 +207,28 @@ class _Side:
         if self.unsent:
             self._keep(memoryview(bytes(self.unsent) + data))
             return
-        sent = self._send_some(data)
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._relay.lost(self)
+            return
         if sent < len(data):
             self._keep(memoryview(bytes(data[sent:])))
 
-    def end_output(self) -> None:
-        """Tell the peer that no more comes."""
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._relay.lost(self)
-
-    def close(self, close: Callable[[socket.socket], None]) -> None:
+    def close(self, reset: bool) -> None:
         """Have no more to do with the socket."""
-        if self.is_closed:
+        closing, self.socket = self.socket, None
+        if closing is None:
             return
-        self.is_closed = True
-        self._relay.poller.forget(self._socket.fileno())
-        close(self._socket)
-        self._keep(_NOTHING)
+        self._relay.poller.forget(closing.fileno())
+        if reset:
+            reset_socket(closing)
+        else:
+            closing.close()
+        if self.unsent:
+            self._keep(_NOTHING)
         # So that the collector of garbage has no circles to look for.
         del self._relay, self.other
 
@@ -210,52 +237,13 @@ class _Side:
         self.unsent = unsent
 
     def _has_failed(self, events: int) -> bool:
-        return bool(events & FAILED and self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
-
-    def _read(self, events: int) -> None:
-        """
-        Pass on what came, until there is no more, or the other side takes no more.
-
-        :param events: what was told, and will not be told again.
-        """
-        other = self.other
-        for _ in range(READS_IN_A_TURN):
-            if self._most > BUFFER_SIZE and self._relay.poller.kept < MOST_KEPT:
-                moved = self._move()
-                if self.is_closed or other.unsent:
-                    return
-                if moved >= BUFFER_SIZE:
-                    continue
-            if not self._copy(events) or self.is_closed or other.unsent:
-                return
-        self._relay.poller.again(self._socket.fileno())
-
-    def _copy(self, events: int) -> bool:
-        """Pass on a buffer's worth; whether there may be more that no event will tell of."""
-        try:
-            count = self._socket.recv_into(_buffer)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self._relay.lost(self)
-            return False
-        if not count:
-            self._end_input(events)
-            return False
-        self.received += count
-        self.other.send(_buffer[:count])
-        is_full = count == BUFFER_SIZE
-        # Those who take all at once get more at once: what is not taken has to be kept.
-        self._most = 2 * BUFFER_SIZE if is_full and not self.other.unsent else BUFFER_SIZE
-        # A short read has read all. If the end may have come with it, only reading on tells.
-        return is_full or bool(events & INPUT_ENDED)
+        return bool(events & FAILED and self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
     def _move(self) -> int:
         """Pass on much at once; how many bytes. That there were few does not mean that there are no more."""
+        source, drain = self.socket.fileno(), self.other.socket.fileno()
         try:
-            count, not_taken = self._relay.poller.pipe.move(
-                self._socket.fileno(), self.other._socket.fileno(), self._most
-            )
+            count, not_taken = self._relay.poller.pipe.move(source, drain, self._most)
         except OSError:
             self._relay.lost(self)
             return 0
@@ -268,32 +256,33 @@ class _Side:
         return count
 
     def _end_input(self, events: int) -> None:
+        other = self.other
         # After an end, the system tells of a reset only to those who ask.
-        if self._has_failed(events):
+        if events & FAILED and self._has_failed(events):
             self._relay.lost(self)
-        else:
-            self.input_ended = True
-            self._relay.end_of_input(self)
+            return
+        self.input_ended = True
+        if other.input_ended:
+            self._relay.end("done", reset=False)
+            return
+        try:
+            other.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._relay.lost(other)
 
     def _send_unsent(self) -> None:
-        sent = self._send_some(self.unsent)
-        if self.is_closed:
+        try:
+            sent = self.socket.send(self.unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._relay.lost(self)
             return
         # An empty view would keep all that it was cut from.
         self._keep(self.unsent[sent:] or _NOTHING)
         if not self.unsent:
             # What was told of the other side meanwhile was not heeded.
-            self.other._read(READ_EVENTS)
-
-    def _send_some(self, data: bytes | memoryview) -> int:
-        """Send what the socket takes; how many bytes. If the connection is lost, they all are."""
-        try:
-            return self._socket.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self._relay.lost(self)
-            return len(data)
+            self.other.ready(READ_EVENTS)
 
 
 class _KeptBytes(Protocol):

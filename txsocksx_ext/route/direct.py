@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 
 from ..descriptions import refuse_unknown
 from ..errors import ConnectionNotAllowed, HostUnreachable
+from ..sockets.connecting import connect_socket
 from ..wire.codes import AddressType, Command
 from ..wire.messages import Address, Request
 from .happy_eyeballs import connect_first
@@ -23,6 +24,9 @@ from .lookup import Lookups
 
 if TYPE_CHECKING:
     from ..server.session import Session
+
+
+_DOMAINNAME = AddressType.DOMAINNAME
 
 
 class DirectRoute(Route):
@@ -41,13 +45,13 @@ class DirectRoute(Route):
     def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
         """See `IRoute`: the connection goes to the very address that the rules admitted."""
         destination = request.destination
-        if destination.is_name:
+        if destination.type == _DOMAINNAME:
             return Deferred.fromCoroutine(self._connect_to_name(request, session))
         try:
             session.rules.check_reachable(destination, session, self)
         except ConnectionNotAllowed:
             return fail()
-        return connect_first(self._reactor, (destination,))
+        return connect_socket(self._reactor, destination)
 
     async def _connect_to_name(self, request: Request, session: Session) -> ITransport:
         route, addresses = await self._admitted(request.destination, session)

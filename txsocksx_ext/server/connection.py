@@ -10,7 +10,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Protocol
 from twisted.protocols.policies import ProtocolWrapper
 
-from ..transports import can_half_close, is_local, pass_half_close, peer_group
+from ..transports import can_half_close, pass_half_close, peer_group
 from .session import Session
 
 if TYPE_CHECKING:
@@ -34,14 +34,18 @@ class ClientConnection(Protocol):
     _counted_as: str | None = None
     _input_ended = False
     _closing = False
+    _is_wrapped = False
 
     def connectionMade(self) -> None:
-        factory = self.factory
-        pass_half_close(self.transport)
-        self.session = Session(self.transport.getPeer(), factory.routes)
+        factory, transport = self.factory, self.transport
+        self._is_wrapped = isinstance(transport, ProtocolWrapper)
+        if self._is_wrapped:
+            pass_half_close(transport)
+        session = self.session = Session(transport.getPeer(), factory.routes)
         factory.opened(self)
         self._began = factory.deadlines.start(self, factory.limits.handshake_timeout, self._handshake_expired)
-        self._count_peer()
+        if not session.is_local:
+            self._count_peer()
 
     def abort(self, reason: str) -> None:
         """End the connection at once."""
@@ -80,22 +84,21 @@ class ClientConnection(Protocol):
         self.session.end = self.session.end or reason
 
     def _closed(self) -> None:
-        factory = self.factory
+        factory, session = self.factory, self.session
         if self._counted_as is not None:
             factory.discount_peer(self._counted_as)
-        if self.session.logout is not None:
-            maybeDeferred(self.session.logout).addErrback(factory.log.unexpected, self.session)
-        factory.log.ended(self.session, factory.reactor.seconds() - self._began)
+        if session.logout is not None:
+            maybeDeferred(session.logout).addErrback(factory.log.unexpected, session)
+        factory.log.ended(session, factory.reactor.seconds() - self._began)
         factory.closed(self)
 
     # Limits for each peer.
 
     def _count_peer(self) -> bool:
         """Count this connection for its peer; whether that peer may have it."""
-        peer = self.session.peer
-        if is_local(peer):
+        if self.session.is_local:
             return True
-        self._counted_as = peer_group(peer)
+        self._counted_as = peer_group(self.session.peer)
         if self.factory.count_peer(self._counted_as):
             return True
         self.abort("too many connections of this peer")
@@ -108,8 +111,6 @@ class ClientConnection(Protocol):
         Behind a balancer that speaks the PROXY protocol, the client's address is
         known only when its first bytes come.
         """
-        if not isinstance(self.transport, ProtocolWrapper):
-            return True
         peer = self.transport.getPeer()
         if peer == self.session.peer:
             return True

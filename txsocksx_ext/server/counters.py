@@ -6,12 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
-
-if TYPE_CHECKING:
-    from .session import Session
 
 _log = Logger(namespace="txsocksx_ext.server")
 
@@ -33,18 +29,6 @@ class Counters:
     failed: int = 0
     up: int = 0
     down: int = 0
-
-    def opened(self) -> None:
-        """Count a connection that begins."""
-        self.now += 1
-        self.connections += 1
-
-    def closed(self, session: Session) -> None:
-        """Count a connection that has ended."""
-        self.now -= 1
-        self.failed += bool(session.code)
-        self.up += session.up
-        self.down += session.down
 
     @classmethod
     def sum_of(cls, several: Iterable[Counters]) -> Counters:

@@ -5,6 +5,7 @@ The time that connections have, watched by one timer for all that have equally l
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from math import inf
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -24,6 +25,7 @@ class Deadlines:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
+        self._seconds: Callable[[], float] = clock.seconds
         self._queues: dict[float, _Queue] = {}
         self._queue_of: dict[Hashable, _Queue] = {}
 
@@ -36,14 +38,18 @@ class Deadlines:
             raises goes to the clock, and a reactor logs it; others keep their deadlines.
         :returns: the time it is now, in the clock's seconds.
         """
-        self.stop(who)
+        before = self._queue_of.get(who)
+        if before is not None:
+            del before.waiting[who]
         queue = self._queues.get(seconds)
         if queue is None:
             queue = self._queues[seconds] = _Queue(self._clock, seconds, self._queue_of)
-        now: float = self._clock.seconds()
+        now = self._seconds()
         self._queue_of[who] = queue
-        queue.waiting[who] = now + seconds, expired
-        queue.look_in_time(now)
+        due = now + seconds
+        queue.waiting[who] = due, expired
+        if queue.looks_at > due + _LEAST_WAIT:
+            queue.look_in_time(now)
         return now
 
     def stop(self, who: Hashable) -> None:
@@ -70,7 +76,7 @@ class _Queue:
 
     :param seconds: how far away they are when they are set.
     :ivar waiting: by who has them, deadlines and what to call then.
-    :ivar timer: runs out at the first of them, or earlier.
+    :ivar looks_at: when the timer runs out, at the first of them or earlier; never, where there is no timer.
     """
 
     def __init__(self, clock: IReactorTime, seconds: float, queue_of: dict[Hashable, _Queue]) -> None:
@@ -78,24 +84,29 @@ class _Queue:
         self._seconds = seconds
         self._queue_of = queue_of
         self.waiting: dict[Hashable, tuple[float, Callable[[], object]]] = {}
-        self.timer: IDelayedCall | None = None
+        self.looks_at = inf
+        self._timer: IDelayedCall | None = None
 
     def look_in_time(self, now: float) -> None:
         """Have a timer, for a deadline that was set now."""
-        if self.timer is None:
-            self.timer = self._clock.callLater(self._seconds, self._look)
-        elif self.timer.getTime() - now > self._seconds + _LEAST_WAIT:
-            self.timer.reset(self._seconds)
+        self.looks_at = now + self._seconds
+        if self._timer is None:
+            self._timer = self._clock.callLater(self._seconds, self._look)
+        else:
+            self._timer.reset(self._seconds)
 
     def rest(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self.looks_at = inf
 
     def _look(self) -> None:
         """Deal with those whose deadline has passed, and set the timer to the next one's."""
         now = self._clock.seconds()
-        self.timer = None
+        self._timer = None
+        # What is set meanwhile needs no timer: there will be one for the first of all.
+        self.looks_at = -inf
         try:
             while self.waiting and self._is_first_due(now):
                 who = next(iter(self.waiting))
@@ -104,9 +115,11 @@ class _Queue:
                 expired()
         finally:
             # Also after a fault, which must not cost the others their deadline.
-            if self.waiting and self.timer is None:
+            self.looks_at = inf
+            if self.waiting:
                 left = 0.0 if self._is_first_due(now) else self._first_due() - now
-                self.timer = self._clock.callLater(left, self._look)
+                self._timer = self._clock.callLater(left, self._look)
+                self.looks_at = now + left
 
     def _is_first_due(self, now: float) -> bool:
         """Whether the first deadline has passed; also if the time was set back since it was set."""

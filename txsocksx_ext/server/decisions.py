@@ -50,13 +50,23 @@ class DecidingConnection(ClientConnection):
             result = decision(self.session)
         except Exception:
             result = Failure()
-        if isinstance(result, CoroutineType):
-            result = ensureDeferred(result)
-        if isinstance(result, Deferred):
-            self._decision = result
-            result.addCallbacks(self._decided, self._decided, callbackArgs=(made,), errbackArgs=(failed,))
-        else:
-            self._act(failed if isinstance(result, Failure) else made, result)
+        # To ask whether something is a Deferred takes long if it is not.
+        if result is not None and isinstance(result, (Deferred, CoroutineType)):
+            pending = self._decision = ensureDeferred(result)
+            if not pending.called or pending.paused or isinstance(pending.result, Failure):
+                pending.addCallbacks(self._decided, self._decided, callbackArgs=(made,), errbackArgs=(failed,))
+                return
+            # It has fired: then to call back takes longer than to look.
+            result = pending.result
+            self._decision = None
+            if self._lost:
+                close_result(result)
+                return
+        act = failed if isinstance(result, Failure) else made
+        try:
+            act(result)
+        except Exception:
+            self._failed_unexpectedly()
 
     def _decided(self, result: Any, act: Callable[[Any], None]) -> None:
         self._decision = None
@@ -64,15 +74,15 @@ class DecidingConnection(ClientConnection):
             # The client is gone: what was opened for it is closed.
             close_result(result)
             return
-        self._act(act, result)
-        self._go_on()
-
-    def _act(self, act: Callable[[Any], None], result: Any) -> None:
         try:
             act(result)
         except Exception:
-            self.factory.log.unexpected(Failure(), self.session)
-            self.abort("fault")
+            self._failed_unexpectedly()
+        self._go_on()
+
+    def _failed_unexpectedly(self) -> None:
+        self.factory.log.unexpected(Failure(), self.session)
+        self.abort("fault")
 
     def _go_on(self) -> None:
         """Do what had to wait for a decision."""

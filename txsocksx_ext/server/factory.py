@@ -5,7 +5,7 @@ The server's factory: it holds the pieces that decide, each of which can be repl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.cred.portal import Portal
@@ -18,7 +18,7 @@ from ..errors import AuthenticationFailed, InvalidArguments
 from ..failures import row_of
 from ..handshake.responder import DEFAULT_PREFERENCE
 from ..route.direct import DirectRoute
-from ..route.interface import is_among
+from ..route.interface import IRoute, is_among
 from ..wire.codes import Method, ReplyCode
 from ..wire.pairs import OPTIONAL_MARK, SERVER_KEYS, Pairs
 from .connection import ClientConnection
@@ -84,7 +84,7 @@ class SOCKS5ExtFactory(Factory):
         self._peers: Counter[str] = Counter()
         self._draining = Draining()
         self._is_full = False
-        self._known_keys = SERVER_KEYS.union(*(getattr(route, "keys", ()) for route in self.routes.routes))
+        self._know_keys_of(self.routes.routes)
 
     # Decisions.
 
@@ -149,6 +149,10 @@ class SOCKS5ExtFactory(Factory):
 
     # What the protocol asks for.
 
+    def _know_keys_of(self, routes: Iterable[IRoute]) -> None:
+        self._known_keys = SERVER_KEYS.union(*(getattr(route, "keys", ()) for route in routes))
+        self._knows_spaces = any(key.endswith(".") for key in self._known_keys)
+
     def sift(self, pairs: Pairs) -> tuple[Pairs, frozenset[str]]:
         """
         Hold a client's pairs against the keys that this server knows.
@@ -158,22 +162,25 @@ class SOCKS5ExtFactory(Factory):
         :raises InvalidArguments: another key is unknown, or a key stands twice.
         """
         known: dict[str, bytes] = {}
-        required: set[str] = set()
+        required: list[str] = []
         for key, value in pairs.items():
-            name = key.removeprefix(OPTIONAL_MARK)
-            if self.knows(name):
+            is_servers = key in SERVER_KEYS
+            name = key if is_servers else key.removeprefix(OPTIONAL_MARK)
+            if is_servers or self.knows(name):
                 if name in known:
                     raise InvalidArguments(f"the key {name} stands twice")
                 known[name] = value
-                if name == key and name not in SERVER_KEYS and name not in self.keys:
-                    required.add(name)
+                if not is_servers and name == key and name not in self.keys:
+                    required.append(name)
             elif name == key:
                 raise InvalidArguments(f"unknown key: {key}")
         return Pairs.checked(known), frozenset(required)
 
     def knows(self, key: str) -> bool:
         """Whether a key means something to this server or to one of its routes."""
-        return key in self.keys or is_among(key, self._known_keys)
+        if key in self._known_keys or key in self.keys:
+            return True
+        return self._knows_spaces and is_among(key, self._known_keys)
 
     def buildProtocol(self, addr: IAddress | None) -> SOCKS5ExtProtocol | None:  # type: ignore[override]
         """Build a protocol, or ``None`` where there are too many."""
@@ -201,12 +208,19 @@ class SOCKS5ExtFactory(Factory):
     def opened(self, protocol: ClientConnection) -> None:
         """A connection has begun."""
         self.sessions.add(protocol)
-        self.counters.opened()
+        counters = self.counters
+        counters.now += 1
+        counters.connections += 1
 
     def closed(self, protocol: ClientConnection) -> None:
         """A connection, and the one to its target, have ended."""
         self.sessions.discard(protocol)
-        self.counters.closed(protocol.session)
+        counters, session = self.counters, protocol.session
+        counters.now -= 1
+        counters.up += session.up
+        counters.down += session.down
+        if session.code:
+            counters.failed += 1
         self._is_full = False
         if not self.sessions:
             self.deadlines.rest()

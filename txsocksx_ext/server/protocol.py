@@ -28,11 +28,11 @@ from ..errors import (
 from ..handshake import Responder, State
 from ..handshake.responder import DEFAULT_PREFERENCE, LONGEST_REASON
 from ..relay import IRelay, join
-from ..route.interface import IRoute
+from ..route.interface import IRoute, Route
 from ..sockets.takeover import write_now
-from ..transports import bound_address, keep_alive, was_reset
+from ..transports import bound_address, was_reset
 from ..wire import codes
-from ..wire.codes import Command, Dialect, Method, ReplyCode, Status
+from ..wire.codes import AddressType, Command, Dialect, Method, ReplyCode, Status
 from ..wire.messages import (
     UNSPECIFIED,
     Address,
@@ -45,6 +45,9 @@ from ..wire.pairs import ERROR, NO_PAIRS, TOR_ERRORS, Pairs
 from ..wire.reader import MalformedMessage
 from .decisions import DecidingConnection, close_result
 from .session import Session
+
+_GREETING, _REPLY, _SUCCESS = State.GREETING, State.REPLY, Status.SUCCESS
+_CONNECT, _DOMAINNAME, _NO_AUTHENTICATION = Command.CONNECT, AddressType.DOMAINNAME, Method.NO_AUTHENTICATION
 
 DIALECT_OF_TOR_ERRORS = {b"229": Dialect.PROP229, b"304": Dialect.TOR, b"none": Dialect.PLAIN}
 """The values of ``tor.errors``."""
@@ -64,12 +67,15 @@ class SOCKS5ExtProtocol(DecidingConnection):
     # The connection.
 
     def connectionMade(self) -> None:
+        # All that will be set, at once: Python keeps attributes that come later less tightly, and finds them later.
+        self._closing = self._input_ended = self._lost = self._timed_out = False
+        self._decision = self._relay = self._counted_as = None
         self._responder = Responder(self.factory.limits.pairs)
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:
         responder = self._responder
-        if self._closing or (responder.state is State.GREETING and not self._is_counted_right()):
+        if self._closing or (self._is_wrapped and responder.state is _GREETING and not self._is_counted_right()):
             return
         responder.feed(data)
         if self._decision is None:
@@ -105,7 +111,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
         if self._relay is not None or self._closing:
             return
         self._end("stopped")
-        if self._decision is not None and self._responder.state is State.REPLY:
+        if self._decision is not None and self._responder.state is _REPLY:
             self._decision.cancel()
         else:
             super().stop()
@@ -123,39 +129,39 @@ class SOCKS5ExtProtocol(DecidingConnection):
         """Take the client's messages until one of them needs a decision, or bytes are missing."""
         responder = self._responder
         try:
-            while self._decision is None and not self._closing and (message := responder.next_message()) is not None:
+            while responder.buffer and self._decision is None and not self._closing:
+                message = responder.next_message()
+                if message is None:
+                    break
                 self._HEARD[type(message)](self, message)
         except MalformedMessage as violation:
-            self.session.code = responder.farewell_code
+            self.session.code = responder.replied
             self._say_and_close(responder.farewell, f"violation: {violation.fault.value}")
-        if self._input_ended and self._decision is None and self._relay is None and not self._closing:
-            self._end("the client left")
-            self.transport.loseConnection()
 
     def _heard_greeting(self, greeting: Greeting) -> None:
-        self.session.offered = greeting.methods
-        method = self._responder.preferred_method(self.factory.methods(self.session))
-        if method == Method.NO_AUTHENTICATION:
+        session = self.session
+        session.offered = greeting.methods
+        method = self._responder.preferred_method(self.factory.methods(session))
+        if method == _NO_AUTHENTICATION:
             # Nothing follows by which the client could be refused later.
-            self.session.method = method
+            session.method = method
             self._decide(self.factory.authenticate, self._admit, self._refuse_method)
+        elif method in DEFAULT_PREFERENCE:
+            session.method = method
+            write_now(self.transport, self._responder.select(method))
         else:
-            self._select(method)
+            self._accept_no_method()
 
     def _admit(self, answer: object) -> None:
         """Let the client in without authentication, which has no place for an answer."""
-        self._select(Method.NO_AUTHENTICATION)
+        write_now(self.transport, self._responder.select(_NO_AUTHENTICATION))
 
-    def _select(self, method: Method) -> None:
-        if method not in DEFAULT_PREFERENCE:
-            self._say_and_close(self._responder.select(Method.NO_ACCEPTABLE), "no acceptable method")
-            return
-        self.session.method = method
-        write_now(self.transport, self._responder.select(method))
+    def _accept_no_method(self) -> None:
+        self._say_and_close(self._responder.select(Method.NO_ACCEPTABLE), "no acceptable method")
 
     def _refuse_method(self, failure: Failure) -> None:
         self._report_unless_expected(failure)
-        self._select(Method.NO_ACCEPTABLE)
+        self._accept_no_method()
 
     def _heard_credentials(self, credentials: UsernamePassword) -> None:
         self.session.credentials = credentials
@@ -174,11 +180,14 @@ class SOCKS5ExtProtocol(DecidingConnection):
         return self.factory.authenticate(session)
 
     def _accept(self, answer: Any) -> None:
-        pairs = dict(answer or ())
         wanted = self.session.pairs.get(TOR_ERRORS)
-        if wanted is not None:
-            pairs.setdefault(TOR_ERRORS, wanted)
-        write_now(self.transport, self._responder.answer(Status.SUCCESS, Pairs(pairs) if pairs else NO_PAIRS))
+        pairs = NO_PAIRS
+        if answer or wanted is not None:
+            answered = dict(answer or ())
+            if wanted is not None:
+                answered.setdefault(TOR_ERRORS, wanted)
+            pairs = Pairs(answered)
+        write_now(self.transport, self._responder.answer(_SUCCESS, pairs))
 
     def _refuse(self, failure: Failure) -> None:
         self._report_unless_expected(failure)
@@ -195,20 +204,21 @@ class SOCKS5ExtProtocol(DecidingConnection):
 
     def _heard_request(self, request: Request) -> None:
         self.session.request = request
-        factory = self.factory
-        factory.deadlines.start(self, factory.limits.connect_timeout, self._request_expired)
-        if request.command == Command.CONNECT:
+        if request.command is _CONNECT:
             self._decide(self._connect, self._connected, self._failed)
         else:
             self._decide(self._resolve, self._resolved, self._failed)
+        if self._decision is not None:
+            factory = self.factory
+            factory.deadlines.start(self, factory.limits.connect_timeout, self._request_expired)
 
     def _connect(self, session: Session) -> Any:
-        if not self._see_literal().destination.port:
+        if not _request_of(session).destination.port:
             raise GeneralServerFailure("port 0 is no port to connect to")
         return self._ask_route(_connect_by, session)
 
     def _resolve(self, session: Session) -> Any:
-        request = self._see_literal()
+        request = _request_of(session)
         if request.command not in (Command.RESOLVE, Command.RESOLVE_PTR):
             raise CommandNotSupported()
         if request.command == Command.RESOLVE_PTR and request.destination.is_name:
@@ -217,62 +227,42 @@ class SOCKS5ExtProtocol(DecidingConnection):
 
     def _ask_route(self, ask: Callable[[IRoute, Session], Any], session: Session) -> Any:
         route = self.factory.route(session)
-        if isinstance(route, (Deferred, CoroutineType)):
+        # To ask whether something is a Deferred takes long if it is not.
+        if not isinstance(route, Route) and isinstance(route, (Deferred, CoroutineType)):
             return ensureDeferred(route).addCallback(ask, session)
         return ask(route, session)
 
-    def _see_literal(self) -> Request:
-        """The request, in which an address that was sent as a name is an address: rules must see it."""
-        request = self.session.request
-        assert request is not None
-        if request.destination.is_name:
-            literal = literal_of(request.destination)
-            if literal is not None:
-                request = self.session.request = Request(request.command, literal)
-        return request
-
     def _connected(self, target: Any) -> None:
-        try:
-            self._begin_stream(target)
-        except Exception:
-            close_result(target)
-            raise
-
-    def _begin_stream(self, target: Any) -> None:
         if not getattr(target, "connected", True):
             # It was lost while the route had more to do with it.
             self._failed(Failure(ConnectionLost()))
             return
-        factory, session = self.factory, self.session
+        factory, session, responder, transport = self.factory, self.session, self._responder, self.transport
         factory.deadlines.stop(self)
-        write_now(self.transport, self._reply(codes.SUCCEEDED, bound_address(target)))
-        keep_alive(self.transport)
-        keep_alive(target)
-        relay = join(
-            self.transport,
-            target,
-            factory.reactor,
-            self._stream_ended,
-            factory.limits.idle_timeout,
-            fast=factory.fast_relay,
-        )
-        self._relay = relay
-        session.relay = relay.name
-        relay.start(self._responder.take_read_ahead(), self._input_ended)
+        try:
+            write_now(transport, responder.reply(codes.SUCCEEDED, bound_address(target)))
+            session.code = 0
+            ended, idle_timeout = self._stream_ended, factory.limits.idle_timeout
+            relay = self._relay = join(transport, target, factory.reactor, ended, idle_timeout, fast=factory.fast_relay)
+            session.relay = relay.name
+            relay.start(responder.take_read_ahead() if responder.buffer else b"", self._input_ended)
+        except Exception:
+            close_result(target)
+            raise
         # A stream needs them no more, and there may be thousands of streams.
         del self._responder
         self.transport = None
 
     def _resolved(self, found: Address) -> None:
         self.factory.deadlines.stop(self)
-        self._say_and_close(self._reply(codes.SUCCEEDED, found), "resolved")
+        self._reply_and_close(codes.SUCCEEDED, found, "resolved")
 
     def _failed(self, failure: Failure) -> None:
         self.factory.deadlines.stop(self)
         if self._timed_out:
             failure = Failure(self._error_of_timeout())
         self._report_unless_expected(failure)
-        self._say_and_close(self._reply(self._reply_for(failure)), type(failure.value).__name__)
+        self._reply_and_close(self._reply_for(failure), UNSPECIFIED, type(failure.value).__name__)
 
     def _error_of_timeout(self) -> Exception:
         """What the end of the time means: a route may know more of it."""
@@ -292,14 +282,17 @@ class SOCKS5ExtProtocol(DecidingConnection):
         is_failure = isinstance(number, int) and 0 < number <= 0xFF
         return code if is_failure else codes.GENERAL_FAILURE
 
-    def _reply(self, code: ReplyCode | int, bound: Address = UNSPECIFIED) -> bytes:
-        self.session.code = self._responder.permitted_code(code)
-        return self._responder.reply(code, bound)
+    def _reply_and_close(self, code: ReplyCode | int, bound: Address, reason: str) -> None:
+        responder = self._responder
+        last_words = responder.reply(code, bound)
+        self.session.code = responder.replied
+        self._say_and_close(last_words, reason)
 
     def _stream_ended(self, reason: str) -> None:
-        assert self._relay is not None
-        self.session.up, self.session.down = self._relay.up, self._relay.down
-        self._end(reason)
+        relay, session = self._relay, self.session
+        assert relay is not None
+        session.up, session.down = relay.up, relay.down
+        session.end = session.end or reason
         self._lost = True
         self._closed()
 
@@ -312,6 +305,9 @@ class SOCKS5ExtProtocol(DecidingConnection):
         if self._responder.buffered > self.factory.limits.read_ahead:
             self.transport.resumeProducing()
         self._listen()
+        if self._input_ended and self._decision is None and self._relay is None and not self._closing:
+            self._end("the client left")
+            self.transport.loseConnection()
 
     def _request_expired(self) -> None:
         self._timed_out = True
@@ -329,6 +325,17 @@ class SOCKS5ExtProtocol(DecidingConnection):
         ExtendedRequest: _heard_pairs,
         Request: _heard_request,
     }
+
+
+def _request_of(session: Session) -> Request:
+    """The request, in which an address that was sent as a name is an address: rules must see it."""
+    request = session.request
+    assert request is not None
+    if request.destination.type == _DOMAINNAME:
+        literal = literal_of(request.destination)
+        if literal is not None:
+            request = session.request = Request(request.command, literal)
+    return request
 
 
 def _connect_by(route: IRoute, session: Session) -> Any:

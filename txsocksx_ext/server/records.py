@@ -14,7 +14,9 @@ from twisted.python.failure import Failure
 from ..transports import peer_name
 from .session import Session
 
-_log = Logger(namespace="txsocksx_ext.server")
+_NAMESPACE, _INFO = "txsocksx_ext.server", LogLevel.info
+
+_log = Logger(namespace=_NAMESPACE)
 
 
 WRITTEN_TOGETHER = 0.02
@@ -64,24 +66,27 @@ class SessionLog:
             target = "" if request is None else f" {request.destination.host}:{request.destination.port}"
             user = "" if session.user is None else f" user={session.user.decode('utf-8', 'backslashreplace')!r}"
         peer = peer_name(session.peer)
-        command = "-" if request is None else request.command.name
-        method = "-" if session.method is None else session.method.name
-        route, relay = session.route or "-", session.relay or "-"
+        # What `name` gives, which enumerations look up at each time.
+        command = "-" if request is None else request.command._name_
+        method = "-" if session.method is None else session.method._name_
+        route, relay, up, down, end = session.route or "-", session.relay or "-", session.up, session.down, session.end
         code = "-" if session.code is None else f"{session.code:02X}"
         line = (
             f"{peer} {command}{target}{user} method={method} route={route} relay={relay} code={code}"
-            f" up={session.up} down={session.down} seconds={seconds:.3f} end={session.end}"
+            f" up={up} down={down} seconds={seconds:.3f} end={end}"
         )
+        if "{" in line or "}" in line:
+            line = line.replace("{", "{{").replace("}", "}}")
         # What `Logger.info` does; but that looks through all levels for each event, and takes as long as the rest.
         _log.observer(
             {
                 "log_logger": _log,
-                "log_level": LogLevel.info,
-                "log_namespace": _log.namespace,
+                "log_level": _INFO,
+                "log_namespace": _NAMESPACE,
                 "log_source": None,
                 "log_time": when,
                 # With the fields in it already: observers take ten times as long to put them there.
-                "log_format": line.replace("{", "{{").replace("}", "}}"),
+                "log_format": line,
                 "peer": peer,
                 "command": command,
                 "target": target,
@@ -90,10 +95,10 @@ class SessionLog:
                 "route": route,
                 "relay": relay,
                 "code": code,
-                "up": session.up,
-                "down": session.down,
+                "up": up,
+                "down": down,
                 "seconds": seconds,
-                "end": session.end,
+                "end": end,
             }
         )
 

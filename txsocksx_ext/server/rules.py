@@ -16,7 +16,7 @@ from ..errors import ConnectionNotAllowed
 from ..route import route_from_string
 from ..route.interface import IRoute
 from ..route.refuse import RefuseRoute
-from ..wire.codes import Command
+from ..wire.codes import AddressType, Command
 from ..wire.messages import Address
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Rule:
 
 
 ANY_PORT = range(0x10000)
+_CONNECT, _DOMAINNAME = Command.CONNECT, AddressType.DOMAINNAME
 
 
 def _split_pattern(pattern: str) -> tuple[str, range]:
@@ -138,6 +139,9 @@ class RouteTable:
     def __init__(self, rules: Iterable[tuple[str, IRoute]], default: IRoute) -> None:
         self._rules = [Rule.of(pattern, route) for pattern, route in rules]
         self._rules.append(Rule.of("*", default))
+        first = self._rules[0]
+        # Where the first rule matches everything, nothing has to be matched.
+        self._for_all = first.route if first.is_any and first.ports == ANY_PORT else None
         self._address_rules = [rule for rule in self._rules if rule.network is not None]
 
     @property
@@ -152,11 +156,14 @@ class RouteTable:
 
         :raises ConnectionNotAllowed: it is an address that this client may not reach.
         """
-        port = _port_of(destination, session)
-        if destination.is_name:
-            return self._first(destination.host, None, port)
-        route = self._first(None, destination.host, port)
-        self.check_reachable(destination, session, route)
+        is_name = destination.type == _DOMAINNAME
+        route = self._for_all
+        if route is None:
+            host = destination.host
+            name, literal = (host, None) if is_name else (None, host)
+            route = self._first(name, literal, _port_of(destination, session))
+        if not is_name:
+            self.check_reachable(destination, session, route)
         return route
 
     def route_of_resolved(self, name: Address, address: Address, session: Session) -> IRoute | None:
@@ -212,7 +219,7 @@ class RouteTable:
 def _port_of(destination: Address, session: Session) -> int | None:
     """The port by which rules look at a target; a look-up has none."""
     request = session.request
-    return destination.port if request is None or request.command == Command.CONNECT else None
+    return destination.port if request is None or request.command == _CONNECT else None
 
 
 def table_from_strings(reactor: Any, rules: Iterable[str], made: Mapping[str, IRoute] | None = None) -> RouteTable:

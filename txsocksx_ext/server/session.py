@@ -28,6 +28,7 @@ class Session:
     target nor a user name nor a value.
 
     :ivar peer: the client's address.
+    :ivar is_local: whether the client is on this machine: loopback or a unix socket.
     :ivar rules: the server's rules, for routes that resolve names.
     :ivar offered: the methods that the client offered.
     :ivar method: the method selected, or ``None`` before that.
@@ -50,30 +51,35 @@ class Session:
     :ivar end: why the connection ended, in a few words.
     """
 
-    offered: tuple[Method, ...] = ()
-    method: Method | None = None
-    credentials: UsernamePassword | None = None
-    pairs: Pairs = NO_PAIRS
-    required_keys: frozenset[str] = frozenset()
-    avatar: object = None
-    logout: Callable[[], object] | None = None
-    request: Request | None = None
-    way: IRoute | None = None
-    route = ""
-    code: int | None = None
-    relay = ""
-    up = 0
-    down = 0
-    end = ""
-
     def __init__(self, peer: IAddress, rules: RouteTable) -> None:
-        self.peer = peer
+        # All at once: Python keeps attributes that are added later less tightly, and finds them later.
         self.rules = rules
+        self._peer = peer
+        self.is_local = is_local(peer)
+        self.offered: tuple[Method, ...] = ()
+        self.method: Method | None = None
+        self.credentials: UsernamePassword | None = None
+        self.pairs = NO_PAIRS
+        self.required_keys: frozenset[str] = frozenset()
+        self.avatar: object = None
+        self.logout: Callable[[], object] | None = None
+        self.request: Request | None = None
+        self.way: IRoute | None = None
+        self.route = ""
+        self.code: int | None = None
+        self.relay = ""
+        self.up = self.down = 0
+        self.end = ""
 
     @property
-    def is_local(self) -> bool:
-        """Whether the client is on this machine: loopback or a unix socket."""
-        return is_local(self.peer)
+    def peer(self) -> IAddress:
+        """The client's address. To set another one changes `is_local` too."""
+        return self._peer
+
+    @peer.setter
+    def peer(self, peer: IAddress) -> None:
+        self._peer = peer
+        self.is_local = is_local(peer)
 
     @property
     def user(self) -> bytes | None:
@@ -94,7 +100,8 @@ class Session:
         :raises ConnectionNotAllowed: the route does not honour a key that it must.
         """
         self.way = route
-        self.route = getattr(route, "name", type(route).__name__)
+        name = getattr(route, "name", None)
+        self.route = type(route).__name__ if name is None else name
         if not self.required_keys:
             return
         honoured: frozenset[str] = getattr(route, "keys", frozenset())

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
-from errno import EINPROGRESS
+from errno import EALREADY, EINPROGRESS
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -14,14 +14,20 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectBindError, ConnectError, ConnectingCancelledError, getConnectError
 from twisted.internet.interfaces import ITransport
 
-from ..transports import keep_socket_alive, open_transport
+from ..transports import is_loopback_host, keep_socket_alive, open_transport
 from ..wire.codes import AddressType
 from ..wire.messages import Address
 from .poller import FAILED, INPUT_ENDED, WRITABLE, Poller, poller_of
-from .transport import ConnectedTransport, twisted_address_of
+from .transport import QUIET, SocketTransport, twisted_address_of
 
 ATTEMPT_TIMEOUT = 120.0
 """Seconds for one attempt: beyond any time that a server gives to it."""
+
+
+IPV6 = AddressType.IPV6
+_KIND = int(socket.SOCK_STREAM) | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
+_UNDER_WAY = (EINPROGRESS, EALREADY)
+_OVER = FAILED | INPUT_ENDED
 
 
 def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
@@ -36,63 +42,74 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
         connection errors. Cancelling it closes the socket.
     """
     poller = poller_of(reactor)
+    is_ipv6 = address.type == IPV6
     if poller is None or getattr(reactor.connectTCP, "__self__", None) is not poller.reactor:
-        endpoint = TCP6ClientEndpoint if address.type == AddressType.IPV6 else TCP4ClientEndpoint
+        endpoint = TCP6ClientEndpoint if is_ipv6 else TCP4ClientEndpoint
         return open_transport(endpoint(reactor, address.host, address.port, timeout=ATTEMPT_TIMEOUT))
-    family = socket.AF_INET6 if address.type == AddressType.IPV6 else socket.AF_INET
     try:
-        connecting = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        connecting = socket.SocketType(socket.AF_INET6 if is_ipv6 else socket.AF_INET, _KIND)
     except OSError as error:
         return fail(ConnectBindError(error.errno, error.strerror))
     keep_socket_alive(connecting)
-    return _Attempt(connecting, address, poller).begin()
+    there = address.host, address.port
+    problem = connecting.connect_ex(there)
+    if problem == EINPROGRESS and is_loopback_host(address.host):
+        # On this machine it is over by now: who asks once more is told how it went.
+        problem = connecting.connect_ex(there)
+    if problem and problem not in _UNDER_WAY:
+        connecting.close()
+        return fail(_error_of(problem))
+    watcher: Any = (
+        _Attempt(connecting, address, poller) if problem else SocketTransport(connecting, QUIET, address, poller)
+    )
+    try:
+        poller.watch(connecting.fileno(), watcher)
+    except OSError as error:
+        connecting.close()
+        return fail(getConnectError((error.errno, error.strerror)))
+    return watcher.connected if problem else _fired(watcher)
+
+
+def _fired(result: ITransport) -> Deferred[ITransport]:
+    """What Twisted's ``succeed`` returns; that takes as long as the connection itself."""
+    fired: Deferred[ITransport] = Deferred()
+    fired.called, fired.result = True, result
+    return fired
 
 
 class _Attempt:
-    """One connection that is being made."""
+    """
+    One connection that is being made.
 
-    __slots__ = ("_address", "_connected", "_poller", "_socket")
+    :ivar connected: fires with the transport.
+    """
 
-    def __init__(self, connecting: socket.socket, address: Address, poller: Poller) -> None:
+    __slots__ = ("_address", "_poller", "_socket", "connected")
+
+    def __init__(self, connecting: socket.SocketType, address: Address, poller: Poller) -> None:
         self._socket = connecting
         self._address = address
         self._poller = poller
-        self._connected: Deferred[ITransport] = Deferred(self._cancel)
-
-    def begin(self) -> Deferred[ITransport]:
-        result = self._socket.connect_ex((self._address.host, self._address.port))
-        if result not in (0, EINPROGRESS):
-            self._socket.close()
-            return fail(_error_of(result))
-        try:
-            self._poller.watch(self._socket.fileno(), self)
-        except OSError as error:
-            self._socket.close()
-            return fail(getConnectError((error.errno, error.strerror)))
-        if not result:
-            self._succeed(events=0)
-        return self._connected
+        self.connected: Deferred[ITransport] = Deferred(self._cancel)
 
     def ready(self, events: int) -> None:
-        if events & (FAILED | INPUT_ENDED):
+        """See `txsocksx_ext.sockets.poller.Watcher`."""
+        if events & _OVER:
             problem = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if problem:
                 self._fail(_error_of(problem))
                 return
         if events & WRITABLE:
-            self._succeed(events)
+            transport = SocketTransport(self._socket, QUIET, self._address, self._poller, events)
+            self._poller.replace(self._socket.fileno(), transport)
+            self.connected.callback(transport)
 
     def abandon(self, why: str) -> None:
         self._fail(ConnectError(string=why))
 
-    def _succeed(self, events: int) -> None:
-        transport = ConnectedTransport(self._socket, self._address, self._poller, events)
-        self._poller.replace(self._socket.fileno(), transport)
-        self._connected.callback(transport)
-
     def _fail(self, error: Exception) -> None:
         self._close()
-        self._connected.errback(error)
+        self.connected.errback(error)
 
     def _cancel(self, connected: Deferred[ITransport]) -> None:
         self._close()

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from ..transports import keep_socket_alive
 from .poller import Poller, log_fault, poller_of
-from .transport import AcceptedTransport, address_of
+from .transport import STREAM, SocketTransport, address_of
 
 ACCEPTS_IN_A_TURN = 64
 """How many connections are accepted before others have their turn."""
@@ -31,6 +31,7 @@ class PolledPort:
     def __init__(self, port: Any, poller: Poller) -> None:
         self._port = port
         self._poller = poller
+        self._family = int(port.socket.family)
         keep_socket_alive(port.socket)
         port.stopReading()
         poller.watch(port.fileno(), self)
@@ -71,21 +72,23 @@ class PolledPort:
 
     def _accept_some(self, listening: socket.socket) -> bool:
         """Accept connections; whether there are no more."""
+        # What `socket.accept` is made of: that looks up names of constants for each connection.
+        accept, port = listening._accept, self._port  # type: ignore[attr-defined]
         for _ in range(ACCEPTS_IN_A_TURN):
             try:
-                accepted, address = listening.accept()
+                descriptor, address = accept()
             except BlockingIOError:
                 return True
             except OSError:
                 # There are too many open files, or the client is gone: Twisted knows what to do about it.
-                self._port.doRead()
+                port.doRead()
                 return False
-            self._serve(accepted, address)
-            if not self._is_listening:
+            self._serve(socket.SocketType(self._family, STREAM, 0, descriptor), address)
+            if not port.connected or port.disconnecting:
                 return True
         return False
 
-    def _serve(self, accepted: socket.socket, address: tuple[Any, ...]) -> None:
+    def _serve(self, accepted: socket.SocketType, address: tuple[Any, ...]) -> None:
         peer = address_of(address)
         try:
             protocol = self._port.factory.buildProtocol(peer)
@@ -93,7 +96,7 @@ class PolledPort:
                 accepted.close()
                 return
             accepted.setblocking(False)
-            transport = AcceptedTransport(accepted, protocol, peer, self._poller)
+            transport = SocketTransport(accepted, protocol, peer, self._poller, 0, True)
             self._poller.watch(accepted.fileno(), transport)
         except BaseException:
             accepted.close()

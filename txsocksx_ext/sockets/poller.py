@@ -37,7 +37,13 @@ READ_EVENTS = READABLE | INPUT_ENDED | FAILED
 _ALL_EVENTS = READABLE | WRITABLE | INPUT_ENDED | getattr(select, "EPOLLET", 0)
 
 BATCH = 64
-"""How many descriptors are served in one turn of the reactor, so that others have theirs."""
+"""How many descriptors are served before it is asked again which there are."""
+
+BATCHES = 4
+"""How often that is in one turn of the reactor, at most, so that others have theirs."""
+
+WORTH_ASKING_AGAIN = 8
+"""Where so many were ready, more will be by now: a turn of the reactor takes as long as one of them."""
 
 
 class Watcher(Protocol):
@@ -85,10 +91,10 @@ class Poller:
         :raises OSError: the system cannot watch one more.
         """
         self._epoll.register(descriptor, _ALL_EVENTS)
-        missing = descriptor + 1 - len(self._watchers)
-        if missing > 0:
-            self._watchers.extend([None] * missing)
-        self._watchers[descriptor] = watcher
+        watchers = self._watchers
+        if descriptor >= len(watchers):
+            watchers.extend([None] * (descriptor + 1 - len(watchers)))
+        watchers[descriptor] = watcher
         self._added.add(descriptor)
 
     def replace(self, descriptor: int, watcher: Watcher) -> None:
@@ -125,18 +131,22 @@ class Poller:
 
     def doRead(self) -> None:
         """Tell what is new. What is more than one turn's work stays in the system's list."""
-        watchers, added = self._watchers, self._added
-        added.clear()
-        for descriptor, events in self._epoll.poll(0, BATCH):
-            watcher = watchers[descriptor]
-            # An earlier watcher may have closed this one, whose number another socket may have got since.
-            if watcher is None or descriptor in added:
-                continue
-            try:
-                watcher.ready(events)
-            except Exception:
-                log_fault()
-                self._abandon(watcher, "fault")
+        watchers, added, poll = self._watchers, self._added, self._epoll.poll
+        for _ in range(BATCHES):
+            ready = poll(0, BATCH)
+            added.clear()
+            for descriptor, events in ready:
+                watcher = watchers[descriptor]
+                # An earlier watcher may have closed this one, whose number another socket may have got since.
+                if watcher is None or descriptor in added:
+                    continue
+                try:
+                    watcher.ready(events)
+                except Exception:
+                    log_fault()
+                    self._abandon(watcher, "fault")
+            if len(ready) < WORTH_ASKING_AGAIN:
+                return
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends, and with it all that was watched."""
@@ -181,6 +191,12 @@ def poller_of(reactor: Any) -> Poller | None:
     :param reactor: a reactor of Twisted on any event loop, or what wraps one and
         leaves its descriptors to it.
     """
+    try:
+        poller = _pollers.get(reactor)
+    except TypeError:  # what wraps a reactor may have no hash
+        poller = None
+    if poller is not None:
+        return poller
     taker = getattr(getattr(reactor, "addReader", None), "__self__", None)
     poller = _pollers.get(taker)  # type: ignore[arg-type]
     if poller is None and sys.platform == "linux" and isinstance(taker, PosixReactorBase):

@@ -14,11 +14,10 @@ from twisted.internet import tcp, unix
 
 from ..transports import is_closing
 from .poller import Poller, Watcher
-from .transport import AcceptedTransport, ConnectedTransport, SocketTransport
+from .transport import SocketTransport
 
 _PLAIN_TRANSPORTS: tuple[type, ...] = (
-    AcceptedTransport,
-    ConnectedTransport,
+    SocketTransport,
     unix.Server,
     unix.Client,
     tcp.Server,
@@ -49,9 +48,6 @@ def _is_plain(kind: type) -> bool:
 
 def _has_sent_all(transport: Any) -> bool:
     """Whether a transport is a plain one, open both ways, and has sent what it was given."""
-    if type(transport) in (AcceptedTransport, ConnectedTransport):
-        has_sent_all: bool = transport.has_sent_all
-        return has_sent_all
     return bool(
         _is_plain(type(transport))  # type: ignore[arg-type]  # mypy does not see that a class can be hashed
         and transport.connected
@@ -71,10 +67,12 @@ def can_take(transport: Any) -> bool:
     bytes; and not while the transport is closing, has bytes to send, or serves
     a producer.
     """
+    if type(transport) is SocketTransport:
+        return transport.has_sent_all and transport.producer is None
     return _has_sent_all(transport) and transport.producer is None
 
 
-def take_socket(transport: Any, poller: Poller, watcher: Watcher) -> tuple[socket.socket, int]:
+def take_socket(transport: Any, poller: Poller, watcher: Watcher) -> tuple[socket.SocketType, int]:
     """
     Take the socket of a transport that `can_take` admits, and have the poller tell `watcher` of it.
 
@@ -85,9 +83,10 @@ def take_socket(transport: Any, poller: Poller, watcher: Watcher) -> tuple[socke
         tell again, since it has told them to the transport.
     :raises OSError: the poller cannot watch one more; nothing was changed.
     """
-    taken: socket.socket = transport.socket
+    taken: socket.SocketType = transport.socket
     if isinstance(transport, SocketTransport):
         events = transport.events
+        transport.has_sent_all = False
         poller.replace(taken.fileno(), watcher)
     else:
         events = 0
@@ -124,7 +123,7 @@ def write_now(transport: Any, data: bytes) -> None:
         transport.write(data[sent:])
 
 
-def reset_socket(to_close: socket.socket) -> None:
+def reset_socket(to_close: socket.SocketType) -> None:
     """Close a socket so that its peer sees a reset, and what was not sent is thrown away."""
     # A connection that is gone already takes no options.
     with suppress(OSError):

@@ -8,18 +8,23 @@ import socket
 import sys
 from typing import Any
 
-from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionLost
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from ..transports import PausedProtocol, was_reset
+from ..transports import was_reset
 from ..wire.codes import AddressType
 from ..wire.messages import Address
 from .poller import FAILED, INPUT_ENDED, READ_EVENTS, WRITABLE, Poller
+
+STREAM = int(socket.SOCK_STREAM)
+_IPV4, _IPV6 = AddressType.IPV4, AddressType.IPV6
+_NOTHING_TO_READ = ~READ_EVENTS
 
 
 class SocketTransport(Connection):
@@ -27,29 +32,47 @@ class SocketTransport(Connection):
     A TCP connection in the poller, which does all that Twisted's do.
 
     It costs the reactor nothing, and neither to stop reading nor to begin again
-    costs more than a question of the system. Nobody reads from it at first.
+    costs more than a question of the system. There is one class for both ends:
+    Python finds the attributes of objects of one class sooner.
 
-    :cvar is_kept_alive: its socket was made so. See `txsocksx_ext.transports.keep_alive`.
+    :param connected: the socket, non-blocking.
+    :param peer: the address of a client, as Twisted writes it; or that of the
+        target, a literal, to which we connected.
+
     :ivar poller: where its socket is watched.
     :ivar events: what the poller told of it, and what was not acted on yet.
     :ivar is_reading: whether its protocol gets what comes.
+    :ivar has_sent_all: whether it is plain and open both ways, and nothing that
+        it was given waits to be sent.
     """
 
-    connected = 1
-    is_kept_alive = True
-    is_reading = False
     logstr = "socket"
-    _is_writing = False
 
-    def __init__(self, connected: socket.socket, protocol: IProtocol, poller: Poller, events: int = 0) -> None:
-        # Connection's own would ask the system to make the socket non-blocking, which it is.
-        FileDescriptor.__init__(self, poller.reactor)
-        self.socket = connected
+    def __init__(
+        self,
+        connected: socket.SocketType,
+        protocol: IProtocol,
+        peer: IPv4Address | IPv6Address | Address,
+        poller: Poller,
+        events: int = 0,
+        is_reading: bool = False,
+    ) -> None:
+        # What the base classes' own do, but for a question of the system: the socket is non-blocking.
+        self.reactor = poller.reactor
+        self._tempDataBuffer: list[bytes] = []
+        self._tempDataLen = 0
+        self.socket = connected  # type: ignore[assignment]  # it lacks only what makes files
         self.fileno = connected.fileno
         self.protocol = protocol
         self.poller = poller
         self.events = events
-        self._input_ended = False
+        self._peer = peer
+        # What will change, at once: Python keeps attributes that come later less tightly, and finds them later.
+        self.connected = 1
+        self.disconnected = 0
+        self.is_reading = is_reading
+        self.has_sent_all = True
+        self._is_writing = self._input_ended = False
 
     def startReading(self) -> None:
         """See `FileDescriptor`."""
@@ -66,16 +89,19 @@ class SocketTransport(Connection):
         """See `FileDescriptor`."""
         if not self._is_writing:
             self._is_writing = True
+            self.has_sent_all = False
             self.poller.again(self.fileno())
 
     def stopWriting(self) -> None:
         """See `FileDescriptor`."""
         self._is_writing = False
+        is_ending = self.disconnecting or self._writeDisconnecting or self._aborting
+        self.has_sent_all = bool(self.connected) and not is_ending and not self.TLS
 
-    @property
-    def has_sent_all(self) -> bool:
-        """Whether it is plain and open both ways, and nothing that it was given waits to be sent."""
-        return bool(self.connected) and not (self._is_writing or self.TLS or self._writeDisconnected or self._aborting)
+    def startTLS(self, *arguments: Any, **keywords: Any) -> None:
+        """See `ITLSTransport`."""
+        self.has_sent_all = False
+        super().startTLS(*arguments, **keywords)
 
     def write(self, data: bytes) -> None:
         """Send at once, if nothing waits to be sent, and the rest as soon as possible. See `ITransport`."""
@@ -89,8 +115,27 @@ class SocketTransport(Connection):
         if sent < len(data):
             super().write(data[sent:])
 
+    @property
+    def _tlsClientDefault(self) -> bool:
+        return isinstance(self._peer, Address)
+
+    def getHost(self) -> IPv4Address | IPv6Address:
+        """Our end of the connection."""
+        return address_of(self.socket.getsockname())
+
+    def getPeer(self) -> IPv4Address | IPv6Address:
+        """The other end."""
+        peer = self._peer
+        return twisted_address_of(peer) if isinstance(peer, Address) else peer
+
+    def bound_address(self) -> Address:
+        """Where a connection to a target comes from, as a reply carries it."""
+        host, port, *_ = self.socket.getsockname()
+        return Address(_IPV6 if ":" in host else _IPV4, host, port)
+
     def connectionLost(self, reason: Failure) -> None:
         """See `FileDescriptor`."""
+        self.has_sent_all = False
         if self.connected:
             self.poller.forget(self.fileno())
         super().connectionLost(reason)
@@ -100,13 +145,34 @@ class SocketTransport(Connection):
         self.events |= events
         if self._is_writing and events & WRITABLE:
             self._write()
-        if not self.connected:
+            if not self.connected:
+                return
+        if not events & READ_EVENTS:
             return
-        if self.is_reading and events & READ_EVENTS:
-            self._read()
-        elif self._input_ended and events & FAILED and was_reset(self):
-            # Twisted would not see it before someone writes.
+        if not self.is_reading:
+            if self._input_ended and events & FAILED and was_reset(self):
+                # Twisted would not see it before someone writes.
+                self.connectionLost(Failure(CONNECTION_LOST))
+            return
+        size = self.bufferSize
+        try:
+            data = self.socket.recv(size)
+        except BlockingIOError:
+            self.events &= _NOTHING_TO_READ
+            return
+        except OSError:
             self.connectionLost(Failure(CONNECTION_LOST))
+            return
+        if not data:
+            self.is_reading, self._input_ended = False, True
+            self.readConnectionLost(Failure(CONNECTION_DONE))
+            return
+        if len(data) < size and not self.events & INPUT_ENDED:
+            # A short read has read all; what comes later is a new event.
+            self.events &= _NOTHING_TO_READ
+        else:
+            self.poller.again(self.fileno())
+        self.protocol.dataReceived(data)
 
     def abandon(self, why: str) -> None:
         """See `txsocksx_ext.sockets.poller.Watcher`."""
@@ -119,82 +185,33 @@ class SocketTransport(Connection):
         elif self._is_writing:
             self.poller.again(self.fileno())
 
-    def _read(self) -> None:
-        try:
-            data = self.socket.recv(self.bufferSize)
-        except BlockingIOError:
-            self.events &= ~READ_EVENTS
-            return
-        except OSError:
-            self.connectionLost(Failure(CONNECTION_LOST))
-            return
-        if not data:
-            self.is_reading, self._input_ended = False, True
-            self.readConnectionLost(Failure(CONNECTION_DONE))
-            return
-        if len(data) < self.bufferSize and not self.events & INPUT_ENDED:
-            # A short read has read all; what comes later is a new event.
-            self.events &= ~READ_EVENTS
-        else:
-            self.poller.again(self.fileno())
-        self.protocol.dataReceived(data)
+
+@implementer(IHalfCloseableProtocol)
+class _Quiet(Protocol):
+    """The protocol of connections that nobody has yet, and so nobody reads from."""
+
+    def readConnectionLost(self) -> None:
+        """Nothing is read, so no end of it is seen before the hand-over."""
+
+    def writeConnectionLost(self) -> None:
+        """Nothing is written before the hand-over."""
 
 
-class ConnectedTransport(SocketTransport):
-    """
-    A connection to a target, which is quiet until `txsocksx_ext.transports.hand_over` gives it to someone.
-
-    :param peer: the address to which it goes, a literal.
-    """
-
-    def __init__(self, connected: socket.socket, peer: Address, poller: Poller, events: int) -> None:
-        quiet = PausedProtocol()
-        super().__init__(connected, quiet, poller, events)
-        quiet.transport = self
-        self._peer = peer
-
-    def getHost(self) -> IPv4Address | IPv6Address:
-        """Where the connection comes from."""
-        return address_of(self.socket.getsockname())
-
-    def bound_address(self) -> Address:
-        """The same, as a reply carries it."""
-        host, port, *_ = self.socket.getsockname()
-        return Address(self._peer.type, host, port)
-
-    def getPeer(self) -> IPv4Address | IPv6Address:
-        """Where it goes to."""
-        return twisted_address_of(self._peer)
+QUIET = _Quiet()
+"""One for all: it keeps nothing."""
 
 
-class AcceptedTransport(SocketTransport):
-    """
-    A connection of a client, which is read from at once.
-
-    :param peer: the client's address.
-    """
-
-    def __init__(
-        self, accepted: socket.socket, protocol: IProtocol, peer: IPv4Address | IPv6Address, poller: Poller
-    ) -> None:
-        super().__init__(accepted, protocol, poller)
-        self._peer = peer
-        self.is_reading = True
-
-    def getHost(self) -> IPv4Address | IPv6Address:
-        """The server's address."""
-        return address_of(self.socket.getsockname())
-
-    def getPeer(self) -> IPv4Address | IPv6Address:
-        """The client's address."""
-        return self._peer
+_new_address = IPv4Address.__new__
 
 
 def address_of(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
     """What the system calls an end of a TCP connection, as Twisted writes it."""
     if len(name) == 2:
+        # The class's own way holds what it is given against what there is.
+        address = _new_address(IPv4Address)
         # Thousands may come from one host: then they share its name.
-        return IPv4Address("TCP", sys.intern(name[0]), name[1])
+        address.type, address.host, address.port = "TCP", sys.intern(name[0]), name[1]
+        return address
     host, port, flow, scope = name
     if scope:
         # With the name of the network interface.

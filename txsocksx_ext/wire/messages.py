@@ -20,6 +20,10 @@ SUBNEGOTIATION_VERSION = 0x01
 """The first byte of RFC 1929's and of proposal 229's messages."""
 
 
+# Members of an enumeration are found quicker by names of a module's own.
+_IPV4, _IPV6, _DOMAINNAME = AddressType.IPV4, AddressType.IPV6, AddressType.DOMAINNAME
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """
@@ -51,7 +55,7 @@ class Address:
     @property
     def is_name(self) -> bool:
         """Whether this is a domain name, which someone has to resolve."""
-        return self.type == AddressType.DOMAINNAME
+        return self.type == _DOMAINNAME
 
     @property
     def is_onion(self) -> bool:
@@ -62,9 +66,9 @@ class Address:
     def encode(self) -> bytes:
         """ATYP, ADDR, PORT."""
         port = self.port.to_bytes(2, "big")
-        if self.type == AddressType.IPV4:
+        if self.type == _IPV4:
             return b"\x01" + socket.inet_aton(self.host) + port
-        if self.type == AddressType.IPV6:
+        if self.type == _IPV6:
             return b"\x04" + socket.inet_pton(socket.AF_INET6, self.host) + port
         if self.type == AddressType.NONE:
             return b"\x00\x00\x00\x00\x00" + port

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 USERNAME = "USERNAME"
 PASSWD = "PASSWD"
@@ -89,11 +90,18 @@ class Pairs(Mapping[str, bytes]):
     def __getitem__(self, key: str) -> bytes:
         return self._values[key]
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key, or `default`."""
+        return self._values.get(key, default)
 
     def items(self) -> ItemsView[str, bytes]:
         """The pairs, in their order."""
@@ -107,6 +115,8 @@ class Pairs(Mapping[str, bytes]):
 
     def encode(self) -> bytes:
         """NR PAIRS, then KLEN KEY VLEN VALUE for each."""
+        if not self._values:
+            return b"\x00\x00"
         fields = [len(self._values).to_bytes(2, "big")]
         for key, value in self._values.items():
             fields += (

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import enum
 import socket
-import sys
 from collections.abc import Callable, Generator
 from functools import lru_cache
 from struct import Struct
@@ -35,7 +34,7 @@ from .messages import (
     UsernamePasswordResponse,
     domain_name_problem,
 )
-from .pairs import DEFAULT_PAIR_LIMITS, PairLimits, Pairs, has_key_characters
+from .pairs import DEFAULT_PAIR_LIMITS, PairLimits, Pairs, check_key, has_key_characters
 
 M = TypeVar("M")
 Decoder = Generator[int, bytes, M]
@@ -74,55 +73,59 @@ class MalformedMessage(Exception):
 
 
 class MessageReader:
-    """A buffer of bytes from a peer, from which messages are decoded one after another."""
+    """
+    A buffer of bytes from a peer, from which messages are decoded one after another.
 
-    __slots__ = ("_buffer", "_decoder", "_needed")
+    :ivar buffer: what waits to be decoded.
+    """
 
     def __init__(self) -> None:
         # What came at once stays as it came; only what comes in pieces is joined.
-        self._buffer: bytes | bytearray = b""
-        self._decoder: Decoder[object] | None = None
+        self.buffer: bytes | bytearray = b""
+        self._decoder: Decoder[Any] | None = None
         self._needed = 0
 
     def feed(self, data: bytes) -> None:
         """Add bytes that came from the peer."""
-        if not self._buffer:
-            self._buffer = data
+        if not self.buffer:
+            self.buffer = data
             return
-        if not isinstance(self._buffer, bytearray):
-            self._buffer = bytearray(self._buffer)
-        self._buffer += data
+        if not isinstance(self.buffer, bytearray):
+            self.buffer = bytearray(self.buffer)
+        self.buffer += data
 
-    def __len__(self) -> int:
-        """How many bytes wait to be decoded."""
-        return len(self._buffer)
+    @property
+    def buffered(self) -> int:
+        """How many bytes came and are not part of a message yet."""
+        return len(self.buffer)
 
-    def take_rest(self) -> bytes:
+    def take_read_ahead(self) -> bytes:
         """Remove and return the bytes after the last message."""
-        rest, self._buffer = bytes(self._buffer), b""
+        rest, self.buffer = bytes(self.buffer), b""
         return rest
 
-    def decode(self, decoder_function: Callable[..., Decoder[M]], *arguments: Any) -> M | None:
+    def decode(self, decoder_function: Callable[..., Decoder[M]], limits: PairLimits = DEFAULT_PAIR_LIMITS) -> M | None:
         """
         The next message, or ``None`` if more bytes are needed.
 
         A message that was begun is gone on with: then `decoder_function` must
         be the one that it was begun with.
 
-        :param arguments: for `decoder_function`.
+        :param limits: of pairs, if there are any in this message.
         :raises MalformedMessage: the bytes are not such a message. The reader
             is of no more use then.
         """
         decoder = self._decoder
         if decoder is None:
             whole = _WHOLE.get(decoder_function)
-            found = None if whole is None else whole(self._buffer, *arguments)
+            found = None if whole is None else whole(self.buffer, limits)
             if found is not None:
-                self._buffer = b""
+                self.buffer = b""
                 return found  # type: ignore[no-any-return]
-            decoder = self._decoder = decoder_function(*arguments)
+            takes_limits = decoder_function in _OF_PAIRS
+            decoder = self._decoder = decoder_function(limits) if takes_limits else decoder_function()
             self._needed = next(decoder)
-        buffer, position = self._buffer, 0
+        buffer, position = self.buffer, 0
         try:
             while len(buffer) >= (end := position + self._needed):
                 field = bytes(buffer[position:end])
@@ -134,7 +137,7 @@ class MessageReader:
             return message
         finally:
             if position:
-                self._buffer = buffer[position:]
+                self.buffer = buffer[position:]
         return None
 
 
@@ -244,7 +247,7 @@ def decode_datagram(data: bytes) -> Datagram:
     if header is None:
         raise MalformedMessage("Datagram", Fault.TRUNCATED)
     fragment, address = header
-    return Datagram(fragment, address, reader.take_rest())
+    return Datagram(fragment, address, reader.take_read_ahead())
 
 
 def _datagram_header() -> Decoder[tuple[int, Address]]:
@@ -314,57 +317,81 @@ def _pairs(message: type, limits: PairLimits) -> Decoder[Pairs]:
     return Pairs.checked(values)
 
 
-def _whole_greeting(data: bytes | bytearray) -> Greeting | None:
+def _whole_greeting(data: bytes | bytearray, limits: PairLimits) -> Greeting | None:
     length = len(data)
     if length > 2 and data[0] == SOCKS_VERSION and data[1] == length - 2:
         return _greeting_with(bytes(data[2:]))
     return None
 
 
-def _whole_request(data: bytes | bytearray) -> Request | None:
-    if len(data) != 10 or data[:4] != _CONNECT_TO_IPV4:
+def _whole_request(data: bytes | bytearray, limits: PairLimits) -> Request | None:
+    length, begin = len(data), data[:4]
+    if begin == _CONNECT_TO_IPV4 and length == 10:
+        return _request_to_ipv4(bytes(data[4:]))
+    if begin == _CONNECT_TO_NAME and 7 < length == data[4] + 7:
+        name = bytes(data[5:-2])
+        if domain_name_problem(name) is None:
+            return Request(_CONNECT, Address(_DOMAINNAME, str(name, "ascii"), data[-2] << 8 | data[-1]))
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _request_to_ipv4(target: bytes) -> Request:
+    """Clients go to the same targets again and again, and a server keeps a request as long as its stream."""
+    return Request(_CONNECT, Address(_IPV4, _ipv4_host(target[:4]), target[4] << 8 | target[5]))
+
+
+_ipv4_host = lru_cache(maxsize=4096)(socket.inet_ntoa)
+
+_CONNECT, _IPV4, _DOMAINNAME = Command.CONNECT, AddressType.IPV4, AddressType.DOMAINNAME
+_CONNECT_TO_IPV4 = bytes((SOCKS_VERSION, _CONNECT, 0, _IPV4))
+_CONNECT_TO_NAME = bytes((SOCKS_VERSION, _CONNECT, 0, _DOMAINNAME))
+
+
+def _whole_extended_request(data: bytes | bytearray, limits: PairLimits) -> ExtendedRequest | None:
+    length = len(data)
+    if not 2 < length <= limits.total_bytes or data[0] != SUBNEGOTIATION_VERSION:
         return None
-    # A server keeps it as long as the stream: those to one host share its name.
-    host = sys.intern(socket.inet_ntoa(data[4:8]))
-    return Request(Command.CONNECT, Address(AddressType.IPV4, host, data[8] << 8 | data[9]))
-
-
-_CONNECT_TO_IPV4 = bytes((SOCKS_VERSION, Command.CONNECT, 0, AddressType.IPV4))
-
-
-def _whole_extended_request(
-    data: bytes | bytearray, limits: PairLimits = DEFAULT_PAIR_LIMITS
-) -> ExtendedRequest | None:
-    if len(data) > limits.total_bytes or data[:1] != _BEGIN_OF_SUBNEGOTIATION:
+    count = data[1] << 8 | data[2]
+    if count > limits.pairs:
         return None
+    data = bytes(data)
     values: dict[str, bytes] = {}
+    at, most_in_key = 3, min(limits.key_bytes, _LONGEST_CACHED_KEY)
     try:
-        (count,) = _length_at(data, 1)
-        position = 3
-        for _ in range(count):
-            begin, end = position + 2, position + 2 + _length_at(data, position)[0]
-            position = end + 2 + _length_at(data, end)[0]
-            values[str(data[begin:end], "latin-1")] = bytes(data[end + 2 : position])
-    except StructError:
+        while at < length:
+            begin = at + 2
+            end = begin + _length_at(data, at)[0]
+            if end > begin + most_in_key:
+                return None
+            key, begin = _key_of(data[begin:end]), end + 2
+            at = begin + _length_at(data, end)[0]
+            if key in values:
+                return None
+            values[key] = data[begin:at]
+    except (StructError, ValueError):
         return None
-    is_whole = position == len(data) and len(values) == count <= limits.pairs
-    if not is_whole or (values and not _are_right(values, limits)):
+    if at != length or len(values) != count:
+        return None
+    if length > limits.value_bytes and max(map(len, values.values()), default=0) > limits.value_bytes:
         return None
     return ExtendedRequest(Pairs.checked(values))
 
 
-def _are_right(values: dict[str, bytes], limits: PairLimits) -> bool:
-    key_lengths = [len(key) for key in values]
-    return (
-        min(key_lengths) > 0
-        and max(key_lengths) <= limits.key_bytes
-        and max(map(len, values.values())) <= limits.value_bytes
-        and has_key_characters("".join(values))
-    )
-
-
-_BEGIN_OF_SUBNEGOTIATION = bytes((SUBNEGOTIATION_VERSION,))
 _length_at = Struct(">H").unpack_from
+
+_LONGEST_CACHED_KEY = 255
+
+
+@lru_cache(maxsize=1024)
+def _key_of(field: bytes) -> str:
+    """
+    A key, no longer than any may be. Clients have few, and say them again and again.
+
+    :raises ValueError: it is none.
+    """
+    return check_key(field.decode("latin-1"))
+
 
 _WHOLE: dict[Any, Callable[..., Any]] = {
     greeting: _whole_greeting,
@@ -377,6 +404,9 @@ The messages that most connections consist of, as they mostly come: alone, and a
 These functions return what the decoder would, without its many steps; or
 ``None``, so that the decoder says what is missing or wrong.
 """
+
+_OF_PAIRS = frozenset({extended_request, extended_response})
+"""The decoders that take limits."""
 
 
 def _check_total(name: str, total: int, limits: PairLimits) -> None:

@@ -53,7 +53,7 @@ class SharedRouteFactory(SOCKS5ExtFactory):
     def __init__(self, reactor: Any, route: IRoute, limits: Limits, log_targets: bool = False) -> None:
         super().__init__(reactor, limits=_limits_for_workers(limits))
         self._route = route
-        self._known_keys = SERVER_KEYS.union(getattr(route, "keys", ()))
+        self._know_keys_of((route,))
         self.log = _FailureLog(log_targets)
 
     def methods(self, session: Session) -> Sequence[Method]:
