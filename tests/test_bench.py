@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from bench import cases, processes, report, summary
-from bench.__main__ import measure, read_options
+from bench.__main__ import joined, measure, read_options
 from bench.generator import Generator
 from bench.running import Machinery
 from bench.servers import DIRECT, OURS, PLAIN, SERVERS, Server, python_server
@@ -152,8 +152,22 @@ def test_a_server_that_does_not_start_has_failed(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(SERVERS, "broken", broken)
     arguments = ["connections", "--row=no authentication", "--rounds=2", "--only=broken", f"--folder={tmp_path}"]
     results = measure(read_options(arguments))
-    assert results["connections"]["no authentication"]["broken"] == [{"failed": 1, "error": "does not run"}] * 2
+    assert results["connections"]["no authentication"]["broken"] == [{"failed": 4, "error": "does not run"}] * 2
     assert "no good" in capsys.readouterr().err
+
+
+def test_the_parts_of_a_measurement_are_one_sample():
+    good = {"per_second": 100.0, "cpu_us": 10.0, "failed": 0, "error": None}
+    bad = {"failed": 2, "error": "closed"}
+    assert joined([good]) is good
+    assert joined([good, {**good, "per_second": 300.0}]) == {**good, "per_second": 200.0}
+    assert joined([good, bad]) == {"failed": 2, "error": "closed"}
+    assert joined([{**good, "failed": 1, "error": "late"}, good, {**good, "failed": 1, "error": "closed"}]) == {
+        "per_second": pytest.approx(100),
+        "cpu_us": pytest.approx(10),
+        "failed": 2,
+        "error": "late",
+    }
 
 
 # What is counted.

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from bench import report
-from bench.cases import CASES, ON_REQUEST
+from bench.cases import CASES, ON_REQUEST, PART, PARTS
 from bench.chart import draw
 from bench.circumstances import circumstances
 from bench.processes import raise_descriptor_limit
@@ -74,11 +74,25 @@ def measure(options):
         for number in range(options.rounds):
             for case, row, entries in chosen:
                 began = time.monotonic()
-                for label, function in rotated(list(entries.items()), number):
-                    sample = attempt(function, machinery, SECONDS * options.scale)
-                    samples.setdefault(case, {}).setdefault(row, {}).setdefault(label, []).append(sample)
+                parts, seconds = PARTS.get(case, 1), SECONDS * options.scale
+                taken = {label: [] for label in entries}
+                for part in range(parts):
+                    for label, function in rotated(list(entries.items()), number + part):
+                        taken[label].append(attempt(function, machinery, seconds * PART if parts > 1 else seconds))
+                for label, each in taken.items():
+                    samples.setdefault(case, {}).setdefault(row, {}).setdefault(label, []).append(joined(each))
                 say(f"round {number + 1} of {options.rounds}: {case}, {row}: {time.monotonic() - began:.0f} s")
     return samples
+
+
+def joined(parts):
+    """The sample of a measurement that was made in parts: the mean of each figure that all of them have."""
+    if len(parts) == 1:
+        return parts[0]
+    errors = [part["error"] for part in parts if part["error"]]
+    figures = set.intersection(*(set(part) for part in parts)) - {"failed", "error"}
+    means = {name: sum(part[name] for part in parts) / len(parts) for name in figures}
+    return {**means, "failed": sum(part["failed"] for part in parts), "error": errors[0] if errors else None}
 
 
 def attempt(function, machinery, seconds):

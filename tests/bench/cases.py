@@ -291,5 +291,13 @@ CASES = {
 }
 """The rows of each case, by its name."""
 
+PARTS = {"connections": 4}
+"""
+Into how many parts a measurement of a case is divided, each in turn with those of the others: what a second on a shared
+machine is like says little of the next one.
+"""
+PART = 0.5
+"""Of the time of a whole measurement, that of each part."""
+
 ON_REQUEST = {"soak": soak.rows}
 """The same of those that are measured only where they are named."""
