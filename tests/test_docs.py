@@ -237,7 +237,9 @@ def meaning_of(output):
 
 def field_names(log):
     """The names of the fields in the log's lines of connections."""
-    return {tuple(re.findall(r" (\w+)=", line)) for line in log.splitlines() if "SessionLog" in line}
+    found = {tuple(re.findall(r" (\w+)=", line)) for line in log.splitlines() if " end=" in line}
+    assert found
+    return found
 
 
 # Commands and texts.
