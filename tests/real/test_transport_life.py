@@ -168,4 +168,4 @@ def test_tor_uses_our_server_as_its_transport(program, tor_network, tor_bridge):
     """As one that it does not start itself; the arguments of the bridge line come by RFC 1929."""
     server = serve(program, "obfs4", need("obfs4proxy"))
     assert bootstraps_through(tor_network, tor_bridge, f"ClientTransportPlugin obfs4 socks5 127.0.0.1:{server.port}")
-    assert "method=USERNAME_PASSWORD route=transport" in server.output
+    assert settles(lambda: "method=USERNAME_PASSWORD route=transport" in server.output)
