@@ -12,9 +12,6 @@ from __future__ import annotations
 import enum
 import socket
 from collections.abc import Callable, Generator
-from functools import lru_cache
-from struct import Struct
-from struct import error as StructError
 from typing import Any, TypeVar
 
 from .codes import AddressType, Command, Method, Status
@@ -34,7 +31,8 @@ from .messages import (
     UsernamePasswordResponse,
     domain_name_problem,
 )
-from .pairs import DEFAULT_PAIR_LIMITS, PairLimits, Pairs, check_key, has_key_characters
+from .pairs import DEFAULT_PAIR_LIMITS, PairLimits, Pairs, has_key_characters
+from .whole import greeting_with, whole_extended_request, whole_greeting, whole_request
 
 M = TypeVar("M")
 Decoder = Generator[int, bytes, M]
@@ -147,13 +145,7 @@ def greeting() -> Decoder[Greeting]:
     (count,) = yield 1
     if not count:
         raise MalformedMessage("Greeting", Fault.NO_METHODS)
-    return _greeting_with((yield count))
-
-
-@lru_cache(maxsize=128)
-def _greeting_with(methods: bytes) -> Greeting:
-    """Most clients say one of a few greetings, and all may have the same one."""
-    return Greeting(tuple(map(Method, methods)))
+    return greeting_with((yield count))
 
 
 def method_selection() -> Decoder[MethodSelection]:
@@ -317,92 +309,15 @@ def _pairs(message: type, limits: PairLimits) -> Decoder[Pairs]:
     return Pairs.checked(values)
 
 
-def _whole_greeting(data: bytes | bytearray, limits: PairLimits) -> Greeting | None:
-    length = len(data)
-    if length > 2 and data[0] == SOCKS_VERSION and data[1] == length - 2:
-        return _greeting_with(bytes(data[2:]))
-    return None
-
-
-def _whole_request(data: bytes | bytearray, limits: PairLimits) -> Request | None:
-    length, begin = len(data), data[:4]
-    if begin == _CONNECT_TO_IPV4 and length == 10:
-        return _request_to_ipv4(bytes(data[4:]))
-    if begin == _CONNECT_TO_NAME and 7 < length == data[4] + 7:
-        name = bytes(data[5:-2])
-        if domain_name_problem(name) is None:
-            return Request(_CONNECT, Address(_DOMAINNAME, str(name, "ascii"), data[-2] << 8 | data[-1]))
-    return None
-
-
-@lru_cache(maxsize=1024)
-def _request_to_ipv4(target: bytes) -> Request:
-    """Clients go to the same targets again and again, and a server keeps a request as long as its stream."""
-    return Request(_CONNECT, Address(_IPV4, _ipv4_host(target[:4]), target[4] << 8 | target[5]))
-
-
-_ipv4_host = lru_cache(maxsize=4096)(socket.inet_ntoa)
-
-_CONNECT, _IPV4, _DOMAINNAME = Command.CONNECT, AddressType.IPV4, AddressType.DOMAINNAME
-_CONNECT_TO_IPV4 = bytes((SOCKS_VERSION, _CONNECT, 0, _IPV4))
-_CONNECT_TO_NAME = bytes((SOCKS_VERSION, _CONNECT, 0, _DOMAINNAME))
-
-
-def _whole_extended_request(data: bytes | bytearray, limits: PairLimits) -> ExtendedRequest | None:
-    length = len(data)
-    if not 2 < length <= limits.total_bytes or data[0] != SUBNEGOTIATION_VERSION:
-        return None
-    count = data[1] << 8 | data[2]
-    if count > limits.pairs:
-        return None
-    data = bytes(data)
-    values: dict[str, bytes] = {}
-    at, most_in_key = 3, min(limits.key_bytes, _LONGEST_CACHED_KEY)
-    try:
-        while at < length:
-            begin = at + 2
-            end = begin + _length_at(data, at)[0]
-            if end > begin + most_in_key:
-                return None
-            key, begin = _key_of(data[begin:end]), end + 2
-            at = begin + _length_at(data, end)[0]
-            if key in values:
-                return None
-            values[key] = data[begin:at]
-    except (StructError, ValueError):
-        return None
-    if at != length or len(values) != count:
-        return None
-    if length > limits.value_bytes and max(map(len, values.values()), default=0) > limits.value_bytes:
-        return None
-    return ExtendedRequest(Pairs.checked(values))
-
-
-_length_at = Struct(">H").unpack_from
-
-_LONGEST_CACHED_KEY = 255
-
-
-@lru_cache(maxsize=1024)
-def _key_of(field: bytes) -> str:
-    """
-    A key, no longer than any may be. Clients have few, and say them again and again.
-
-    :raises ValueError: it is none.
-    """
-    return check_key(field.decode("latin-1"))
-
-
 _WHOLE: dict[Any, Callable[..., Any]] = {
-    greeting: _whole_greeting,
-    request: _whole_request,
-    extended_request: _whole_extended_request,
+    greeting: whole_greeting,
+    request: whole_request,
+    extended_request: whole_extended_request,
 }
 """
 The messages that most connections consist of, as they mostly come: alone, and all at once.
 
-These functions return what the decoder would, without its many steps; or
-``None``, so that the decoder says what is missing or wrong.
+See `txsocksx_ext.wire.whole`.
 """
 
 _OF_PAIRS = frozenset({extended_request, extended_response})
