@@ -190,9 +190,7 @@ class Conversation(reader.MessageReader):
             # The decoder's frames hold passwords and names; a traceback must not show them.
             raise violation.with_traceback(None) from None
         if message is not None:
-            self.state = turn.next or turn.state_after(message)
-            if isinstance(message, Greeting):
-                self.offered = message.methods
+            self._move(turn, message)
         return message  # type: ignore[no-any-return]
 
     def send(self, message: Message) -> bytes:
@@ -204,9 +202,7 @@ class Conversation(reader.MessageReader):
         turn = TURNS.get(self.state)
         if turn is None or turn.speaker is not self.role or type(message) is not turn.message:
             raise OutOfTurn(f"no {type(message).__name__} has a place in the state {self.state.value!r}")
-        self.state = turn.next or turn.state_after(message)
-        if isinstance(message, Greeting):
-            self.offered = message.methods
+        self._move(turn, message)
         return message.encode()
 
     def close(self) -> None:
@@ -215,3 +211,8 @@ class Conversation(reader.MessageReader):
 
     def _violated(self, violation: reader.MalformedMessage) -> None:
         """The peer said what has no meaning in this state."""
+
+    def _move(self, turn: Turn, message: Message) -> None:
+        self.state = turn.next or turn.state_after(message)
+        if isinstance(message, Greeting):
+            self.offered = message.methods
