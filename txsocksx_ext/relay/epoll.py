@@ -158,7 +158,7 @@ class _Side:
             return
         other = self.other
         if self.input_ended or other.unsent:
-            if self._has_failed(events):
+            if events & FAILED and self._has_failed():
                 self._relay.lost(self)
             return
         for _ in range(READS_IN_A_TURN):
@@ -236,8 +236,8 @@ class _Side:
         self._relay.poller.kept += len(unsent) - len(self.unsent)
         self.unsent = unsent
 
-    def _has_failed(self, events: int) -> bool:
-        return bool(events & FAILED and self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    def _has_failed(self) -> bool:
+        return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
     def _move(self) -> int:
         """Pass on much at once; how many bytes. That there were few does not mean that there are no more."""
@@ -258,7 +258,7 @@ class _Side:
     def _end_input(self, events: int) -> None:
         other = self.other
         # After an end, the system tells of a reset only to those who ask.
-        if events & FAILED and self._has_failed(events):
+        if events & FAILED and self._has_failed():
             self._relay.lost(self)
             return
         self.input_ended = True
