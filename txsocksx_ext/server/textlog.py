@@ -129,10 +129,11 @@ class LoggingService(Service):
 
     def setServiceParent(self, parent: Any) -> None:
         """See `IService`. Twistd takes an application's own observer, if it has one when it starts to log."""
-        if self.twistd_options is not None and isinstance(parent, Componentized):
+        is_application = isinstance(parent, Componentized)
+        if self.twistd_options is not None and is_application and parent.getComponent(ILogObserver) is None:
             from twisted.internet import reactor
 
             log = text_log(self.twistd_options, reactor)
-            if log is not None and parent.getComponent(ILogObserver) is None:
+            if log is not None:
                 parent.setComponent(ILogObserver, log)
         super().setServiceParent(parent)
