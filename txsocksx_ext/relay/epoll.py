@@ -233,7 +233,10 @@ class _Side:
         del self._relay, self.other
 
     def _keep(self, unsent: memoryview) -> None:
-        self._relay.poller.kept += len(unsent) - len(self.unsent)
+        poller = self._relay.poller
+        poller.kept += len(unsent) - len(self.unsent)
+        if unsent and not self.unsent:
+            poller.again(self.socket.fileno())
         self.unsent = unsent
 
     def _has_failed(self) -> bool:

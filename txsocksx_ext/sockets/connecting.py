@@ -64,6 +64,8 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
     )
     try:
         poller.watch(connecting.fileno(), watcher)
+        if problem:
+            poller.again(connecting.fileno())
     except OSError as error:
         connecting.close()
         return fail(getConnectError((error.errno, error.strerror)))

@@ -2,9 +2,8 @@
 One edge-triggered epoll descriptor, inside whatever reactor runs.
 
 A reactor of Twisted asks the system twice or more for each change of mind about
-a socket. Here a socket is registered once, for all events, and never modified:
-the system tells each change of its state once, and who watches it reads and
-writes until there is no more to do.
+a socket. Here a socket is registered once: the system tells each change of its
+state once, and who watches it reads and writes until there is no more to do.
 """
 
 from __future__ import annotations
@@ -34,16 +33,14 @@ INPUT_ENDED = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLHUP", 0)
 READ_EVENTS = READABLE | INPUT_ENDED | FAILED
 """After one of these, reading tells more."""
 
-_ALL_EVENTS = READABLE | WRITABLE | INPUT_ENDED | getattr(select, "EPOLLET", 0)
+_INPUT_EVENTS = READABLE | INPUT_ENDED | getattr(select, "EPOLLET", 0)
+_ALL_EVENTS = _INPUT_EVENTS | WRITABLE
 
 BATCH = 64
 """How many descriptors are served before it is asked again which there are."""
 
-BATCHES = 4
-"""How often that is in one turn of the reactor, at most, so that others have theirs."""
-
-WORTH_ASKING_AGAIN = 8
-"""Where so many were ready, more will be by now: a turn of the reactor takes as long as one of them."""
+MOST_IN_A_TURN = 4 * BATCH
+"""How many are in one turn of the reactor, so that others have theirs. A turn takes as long as one of them or two."""
 
 
 class Watcher(Protocol):
@@ -86,11 +83,13 @@ class Poller:
 
     def watch(self, descriptor: int, watcher: Watcher) -> None:
         """
-        Tell `watcher` of all events of a socket, and first of what it is ready for already.
+        Tell `watcher` what there is to read from a socket, and what there is already.
+
+        That it can be written to is told only after `again`: most always can.
 
         :raises OSError: the system cannot watch one more.
         """
-        self._epoll.register(descriptor, _ALL_EVENTS)
+        self._epoll.register(descriptor, _INPUT_EVENTS)
         watchers = self._watchers
         if descriptor >= len(watchers):
             watchers.extend([None] * (descriptor + 1 - len(watchers)))
@@ -106,7 +105,11 @@ class Poller:
         self._watchers[descriptor] = watcher
 
     def again(self, descriptor: int) -> None:
-        """Tell once more in a later turn, after the others, what a socket is ready for then."""
+        """
+        Tell once more, after the others, what a socket is ready for then.
+
+        From now on that includes that it can be written to.
+        """
         self._epoll.modify(descriptor, _ALL_EVENTS)
 
     def forget(self, descriptor: int) -> None:
@@ -132,8 +135,12 @@ class Poller:
     def doRead(self) -> None:
         """Tell what is new. What is more than one turn's work stays in the system's list."""
         watchers, added, poll = self._watchers, self._added, self._epoll.poll
-        for _ in range(BATCHES):
+        left = MOST_IN_A_TURN
+        while left > 0:
             ready = poll(0, BATCH)
+            if not ready:
+                return
+            left -= len(ready)
             added.clear()
             for descriptor, events in ready:
                 watcher = watchers[descriptor]
@@ -145,8 +152,6 @@ class Poller:
                 except Exception:
                     log_fault()
                     self._abandon(watcher, "fault")
-            if len(ready) < WORTH_ASKING_AGAIN:
-                return
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends, and with it all that was watched."""
