@@ -1,5 +1,6 @@
 """What a server writes in its log: one line for a connection, and never what is the client's own business."""
 
+import io
 import json
 import re
 
@@ -27,7 +28,8 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, eventAsJSON, eventAsText, globalLogPublisher
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel, eventAsJSON, eventAsText, globalLogPublisher, textFileLogObserver
 
 from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory
 from txsocksx_ext.client.methods import ClientMethods
@@ -38,6 +40,7 @@ from txsocksx_ext.route.socks import SOCKSRoute
 from txsocksx_ext.server.credentials import portal_for
 from txsocksx_ext.server.records import SessionLog
 from txsocksx_ext.server.session import Session
+from txsocksx_ext.server.textlog import TextLog
 
 
 @pytest.fixture
@@ -392,6 +395,21 @@ async def test_with_log_targets_a_line_is_still_one_line(events):
     assert "\x1b" not in line
     assert "{peer}.example:80" in line
     assert re.search(r"user='a\\+nb", line)
+
+
+@pytest.mark.parametrize("words", ["as usual", "odd {words}", "odd}", "in two\nlines"])
+def test_a_line_reads_in_twistds_log_as_in_twisteds(events, words):
+    session = Session(IPv4Address("TCP", "192.0.2.1", 1), RouteTable((), RefuseRoute()))
+    session.end = words
+    SessionLog(with_targets=False).ended(session, 0.5)
+    (event,) = ends(events)
+    ours, twisteds = io.StringIO(), io.StringIO()
+    clock = MemoryReactorClock()
+    TextLog(ours, clock)(event)
+    clock.advance(0)
+    textFileLogObserver(twisteds)(event)
+    assert f"end={words.splitlines()[0]}" in ours.getvalue()
+    assert ours.getvalue() == twisteds.getvalue()
 
 
 @pytest.mark.logs_errors

@@ -15,6 +15,7 @@ from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, textFil
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
+from txsocksx_ext.server.records import PLAIN_LINES
 from txsocksx_ext.server.textlog import LoggingService, TextLog, text_log
 
 
@@ -42,6 +43,19 @@ class Both:
         return self.written == self.expected.getvalue()
 
 
+def line(text, when=1_790_000_000.25):
+    """The event of a connection's line."""
+    return {
+        "log_logger": PLAIN_LINES,
+        "log_level": LogLevel.info,
+        "log_namespace": PLAIN_LINES.namespace,
+        "log_source": None,
+        "log_time": when,
+        "log_format": text,
+        "end": "done",
+    }
+
+
 def failure():
     try:
         raise ValueError("why")
@@ -67,6 +81,7 @@ EVENTS = {
     "of its end": {"log_format": "a line", "log_time": 1_790_000_000.999},
     "of the next": {"log_format": "a line", "log_time": 1_790_000_001.0},
     "in another script": {"log_format": "ünïcode ☃"},
+    "that looks like a connection's": {"log_format": "{end}\n{{}}", "end": "done"},
 }
 
 
@@ -90,22 +105,22 @@ def test_an_event_of_the_old_log_is_written_as_twisted_writes_it():
 
 def test_times_are_right_from_one_event_to_the_next():
     both = Both()
-    for when in (1_790_000_000.2, 1_790_000_000.7, 1_790_000_001.1, 1_790_000_000.9, 1_790_003_601.0):
-        both.publisher({"log_format": "x", "log_time": when, "log_level": LogLevel.info, "log_namespace": "a"})
+    for when in (1_790_000_000.2, 1_790_000_000.7, 1_790_000_001.1, 1_790_000_000.9, 1_790_003_601.0, -1.5):
+        both.publisher(line("x", when))
     both.clock.advance(0)
     assert both.is_right()
-    assert len(set(both.written.splitlines())) == 3
+    assert len(set(both.written.splitlines())) == 4
 
 
 def test_what_comes_in_one_turn_is_written_at_its_end_in_its_order():
     both = Both()
     for number in range(100):
-        both.logger.info(f"line {number}", end="done")
+        both.publisher(line(f"line {number}"))
     assert both.written == ""
     assert len(both.clock.getDelayedCalls()) == 1
     both.clock.advance(0)
     assert both.is_right()
-    both.logger.info("{later}", later="a later line", end="done")
+    both.publisher(line("a later line"))
     both.clock.advance(0)
     assert both.is_right()
     assert both.written.count("\n") == 101
@@ -114,7 +129,7 @@ def test_what_comes_in_one_turn_is_written_at_its_end_in_its_order():
 @pytest.mark.parametrize("level", ["debug", "info", "warn"])
 def test_what_is_no_line_of_a_connection_is_written_at_once_with_what_came_before_it(level):
     both = Both()
-    both.logger.info("first", end="done")
+    both.publisher(line("first"))
     getattr(both.logger, level)("second")
     assert both.is_right()
     assert both.written.count("\n") == 2
@@ -125,7 +140,7 @@ def test_what_is_no_line_of_a_connection_is_written_at_once_with_what_came_befor
 def test_while_no_reactor_runs_nothing_waits():
     both = Both()
     both.clock.running = False
-    both.logger.info("a line", end="done")
+    both.publisher(line("a line"))
     assert both.is_right()
     assert both.clock.getDelayedCalls() == []
 
@@ -142,12 +157,12 @@ class FullDisk(io.StringIO):
 def test_a_disk_that_was_full_gets_what_comes_later():
     clock = StoppedClock()
     disk = FullDisk()
-    logger = Logger(namespace="a", observer=TextLog(disk, clock))
-    logger.info("lost", end="done")
+    log = TextLog(disk, clock)
+    log(line("lost"))
     with pytest.raises(OSError, match="No space"):
         clock.advance(0)
     disk.is_full = False
-    logger.info("written")
+    log(line("written"))
     clock.advance(0)
     assert "written" in disk.getvalue()
     assert "lost" not in disk.getvalue()
@@ -156,12 +171,12 @@ def test_a_disk_that_was_full_gets_what_comes_later():
 def test_a_character_that_the_file_has_not_costs_no_line():
     clock = StoppedClock()
     raw = io.BytesIO()
-    logger = Logger(namespace="a", observer=TextLog(io.TextIOWrapper(raw, "ascii"), clock))
-    for line in ("before", "é☃", "after"):
-        logger.info(line, end="done")
+    log = TextLog(io.TextIOWrapper(raw, "ascii"), clock)
+    for words in ("before", "é☃", "after"):
+        log(line(words))
     clock.advance(0)
     text = raw.getvalue().decode("ascii")
-    assert [line.rpartition(" ")[2] for line in text.splitlines()] == ["before", r"\xe9\u2603", "after"]
+    assert [written.rpartition(" ")[2] for written in text.splitlines()] == ["before", r"\xe9\u2603", "after"]
 
 
 def test_what_comes_while_it_is_written_is_written_later():
@@ -171,14 +186,14 @@ def test_what_comes_while_it_is_written_is_written_later():
         def write(self, text):
             super().write(text)
             if "first" in text:
-                logger.info("second", end="done")
+                log(line("second"))
 
     file = Busy()
-    logger = Logger(namespace="a", observer=TextLog(file, clock))
-    logger.info("first", end="done")
+    log = TextLog(file, clock)
+    log(line("first"))
     clock.advance(0)
     clock.advance(0)
-    assert [line.rpartition(" ")[2] for line in file.getvalue().splitlines()] == ["first", "second"]
+    assert [written.rpartition(" ")[2] for written in file.getvalue().splitlines()] == ["first", "second"]
 
 
 def test_an_event_without_a_namespace_is_written_as_twisted_writes_it():

@@ -18,6 +18,11 @@ _NAMESPACE, _INFO = "txsocksx_ext.server", LogLevel.info
 
 _log = Logger(namespace=_NAMESPACE)
 
+PLAIN_LINES = Logger(namespace=_NAMESPACE)
+"""
+Whose events, of the level ``info``, have a format that is the line itself: without fields, and of one line.
+"""
+
 
 WRITTEN_TOGETHER = 0.02
 """Seconds in which lines are collected. To write many at once takes a third of the time, as caches are warm then."""
@@ -75,12 +80,13 @@ class SessionLog:
             f"{peer} {command}{target}{user} method={method} route={route} relay={relay} code={code}"
             f" up={up} down={down} seconds={seconds:.3f} end={end}"
         )
-        if "{" in line or "}" in line:
-            line = line.replace("{", "{{").replace("}", "}}")
+        logger = PLAIN_LINES
+        if "{" in line or "}" in line or "\n" in line:
+            logger, line = _log, line.replace("{", "{{").replace("}", "}}")
         # What `Logger.info` does; but that looks through all levels for each event, and takes as long as the rest.
-        _log.observer(
+        logger.observer(
             {
-                "log_logger": _log,
+                "log_logger": logger,
                 "log_level": _INFO,
                 "log_namespace": _NAMESPACE,
                 "log_source": None,

@@ -14,18 +14,12 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from twisted.application.service import Service
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEventAsClassicLogText, formatTime
+from twisted.logger import ILogObserver, LogEvent, formatEventAsClassicLogText, formatTime
 from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
-_NOT_PLAIN = frozenset({"log_failure", "log_flattened", "log_system"})
-"""Fields of events that Twisted itself formats here."""
-
-
-_INFO = LogLevel.info
-_END_OF_CONNECTION = "end"
-"""A field that the line of a connection has, and nothing else."""
+from .records import PLAIN_LINES
 
 
 @implementer(ILogObserver)
@@ -43,36 +37,29 @@ class TextLog:
         self._file = file
         self._reactor = reactor
         self._waiting: list[str] = []
+        # The last second in which a connection's line was written, and how its lines begin.
         self._second = -1.0
-        self._time = ""
+        self._begin = ""
 
     def __call__(self, event: LogEvent) -> None:
         """Take an event."""
-        level, when, text = event.get("log_level"), event.get("log_time"), event.get("log_format")
-        if (
-            level is _INFO
-            and type(when) is float
-            and type(text) is str
-            and text
-            and "{" not in text
-            and "}" not in text
-            and "\n" not in text
-            and _NOT_PLAIN.isdisjoint(event)
-        ):
+        waiting = self._waiting
+        if event.get("log_logger") is PLAIN_LINES:
             # Times are written in whole seconds.
-            if when // 1 != self._second:
-                self._second, self._time = when // 1, formatTime(when)
-            line: str | None = f"{self._time} [{event.get('log_namespace', '-')}#info] {text}\n"
+            second = event["log_time"] // 1
+            if second != self._second:
+                self._second, self._begin = second, f"{formatTime(second)} [{PLAIN_LINES.namespace}#info] "
+            waiting.append(f"{self._begin}{event['log_format']}\n")
+            if self._reactor.running:
+                if len(waiting) == 1:
+                    self._reactor.callLater(0, self.flush)
+                return
         else:
             line = formatEventAsClassicLogText(event)
-        if not line:
-            return
-        waiting = self._waiting
-        waiting.append(line)
-        if _END_OF_CONNECTION not in event or not self._reactor.running:
-            self.flush()
-        elif len(waiting) == 1:
-            self._reactor.callLater(0, self.flush)
+            if not line:
+                return
+            waiting.append(line)
+        self.flush()
 
     def flush(self) -> None:
         """Write what waits. Of a line that the file's encoding cannot hold, escapes are written."""
