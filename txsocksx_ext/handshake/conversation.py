@@ -34,6 +34,9 @@ class Role(enum.Enum):
     INITIATOR = "initiator"
     RESPONDER = "responder"
 
+    # There is one of each. Enum's own hash is made in Python, for each look into a table.
+    __hash__ = object.__hash__
+
 
 class State(enum.Enum):
     """Where the conversation stands: which message comes next, or that none does."""
@@ -49,7 +52,6 @@ class State(enum.Enum):
     OPEN = "open"
     CLOSED = "closed"
 
-    # There is one of each. Enum's own hash is made in Python, for each look into a table.
     __hash__ = object.__hash__
 
 
@@ -139,6 +141,10 @@ TURNS: dict[State, Turn] = {
 
 _FIRST_STATE = State.GREETING
 
+_HEARD_BY = {role: {state: turn for state, turn in TURNS.items() if turn.speaker is not role} for role in Role}
+_SAID_BY = {role: {state: turn for state, turn in TURNS.items() if turn.speaker is role} for role in Role}
+"""The turns of each end: those in which it listens, and those in which it speaks."""
+
 
 class OutOfTurn(Exception):
     """Our own side wanted to send what the conversation has no place for: a fault in the caller."""
@@ -156,7 +162,9 @@ class Conversation(reader.MessageReader):
     role: Role
 
     def __init__(self, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
-        super().__init__()
+        # Not by `super`, which makes an object each time: every connection of a server has its conversation.
+        reader.MessageReader.__init__(self)
+        self._heard, self._said = _HEARD_BY[self.role], _SAID_BY[self.role]
         self.state = _FIRST_STATE
         self.offered: tuple[Method, ...] = ()
         self._limits = limits
@@ -164,8 +172,7 @@ class Conversation(reader.MessageReader):
     @property
     def is_ours_to_speak(self) -> bool:
         """Whether the next message is ours to send."""
-        turn = TURNS.get(self.state)
-        return turn is not None and turn.speaker is self.role
+        return self.state in self._said
 
     def next_message(self) -> Message | None:
         """
@@ -177,10 +184,8 @@ class Conversation(reader.MessageReader):
         :raises MalformedMessage: the peer violated the protocol; the
             conversation is closed.
         """
-        if not self.buffer:
-            return None
-        turn = TURNS.get(self.state)
-        if turn is None or turn.speaker is self.role:
+        turn = self._heard.get(self.state) if self.buffer else None
+        if turn is None:
             return None
         try:
             message: Any = self.decode(turn.decoder, self._limits)
@@ -190,7 +195,9 @@ class Conversation(reader.MessageReader):
             # The decoder's frames hold passwords and names; a traceback must not show them.
             raise violation.with_traceback(None) from None
         if message is not None:
-            self._move(turn, message)
+            self.state = turn.next or turn.state_after(message)
+            if turn.message is Greeting:
+                self.offered = message.methods
         return message  # type: ignore[no-any-return]
 
     def send(self, message: Message) -> bytes:
@@ -199,10 +206,12 @@ class Conversation(reader.MessageReader):
 
         :raises OutOfTurn: this message has no place here.
         """
-        turn = TURNS.get(self.state)
-        if turn is None or turn.speaker is not self.role or type(message) is not turn.message:
+        turn = self._said.get(self.state)
+        if turn is None or type(message) is not turn.message:
             raise OutOfTurn(f"no {type(message).__name__} has a place in the state {self.state.value!r}")
-        self._move(turn, message)
+        self.state = turn.next or turn.state_after(message)
+        if isinstance(message, Greeting):
+            self.offered = message.methods
         return message.encode()
 
     def close(self) -> None:
@@ -211,8 +220,3 @@ class Conversation(reader.MessageReader):
 
     def _violated(self, violation: reader.MalformedMessage) -> None:
         """The peer said what has no meaning in this state."""
-
-    def _move(self, turn: Turn, message: Message) -> None:
-        self.state = turn.next or turn.state_after(message)
-        if isinstance(message, Greeting):
-            self.offered = message.methods

@@ -81,7 +81,7 @@ class Responder(Conversation):
     farewell = b""
 
     def __init__(self, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
-        super().__init__(limits)
+        Conversation.__init__(self, limits)
         self.selected = _NO_ACCEPTABLE
         self.dialect = _PROP229
         self.replied: int | None = None

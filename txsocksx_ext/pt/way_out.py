@@ -278,7 +278,8 @@ class _AdmittedAddresses(RouteTable):
         super().__init__((), direct)
         self._way_out = way_out
 
-    def _may_reach(self, address: Address, session: Session, route: IRoute) -> bool:
+    def may_reach(self, address: Address, session: Session, route: IRoute) -> bool:
+        """See `RouteTable`."""
         return self._way_out.may_reach(address)
 
 

@@ -47,10 +47,8 @@ class DirectRoute(Route):
         destination = request.destination
         if destination.type == _DOMAINNAME:
             return Deferred.fromCoroutine(self._connect_to_name(request, session))
-        try:
-            session.rules.check_reachable(destination, session, self)
-        except ConnectionNotAllowed:
-            return fail()
+        if not session.rules.may_reach(destination, session, self):
+            return fail(ConnectionNotAllowed())
         return connect_socket(self._reactor, destination)
 
     async def _connect_to_name(self, request: Request, session: Session) -> ITransport:
@@ -73,7 +71,8 @@ class DirectRoute(Route):
 
     async def _resolve(self, destination: Address, session: Session) -> Address:
         if not destination.is_name:
-            session.rules.check_reachable(destination, session, self)
+            if not session.rules.may_reach(destination, session, self):
+                raise ConnectionNotAllowed()
             return Address.of(destination.host, 0)
         _, addresses = await self._admitted(destination, session)
         # Tor asks for IPv4 first, and clients of RESOLVE expect that.
@@ -81,7 +80,8 @@ class DirectRoute(Route):
         return Address.of(first.host, 0)
 
     def _resolve_ptr(self, destination: Address, session: Session) -> Deferred[Address]:
-        session.rules.check_reachable(destination, session, self)
+        if not session.rules.may_reach(destination, session, self):
+            return fail(ConnectionNotAllowed())
         looking: Deferred[tuple[str, str]] = deferToThreadPool(
             self._reactor,
             self._reactor.getThreadPool(),

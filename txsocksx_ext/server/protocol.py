@@ -71,7 +71,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
         self._closing = self._input_ended = self._lost = self._timed_out = False
         self._decision = self._relay = self._counted_as = None
         self._responder = Responder(self.factory.limits.pairs)
-        super().connectionMade()
+        DecidingConnection.connectionMade(self)
 
     def dataReceived(self, data: bytes) -> None:
         responder = self._responder
@@ -133,7 +133,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
                 message = responder.next_message()
                 if message is None:
                     break
-                self._HEARD[type(message)](self, message)
+                _ACTS[type(message)](self, message)
         except MalformedMessage as violation:
             self.session.code = responder.replied
             self._say_and_close(responder.farewell, f"violation: {violation.fault.value}")
@@ -319,12 +319,14 @@ class SOCKS5ExtProtocol(DecidingConnection):
         self._responder.close()
         self._close_after(last_words, reason)
 
-    _HEARD: dict[type, Callable[[Any, Any], None]] = {
-        Greeting: _heard_greeting,
-        UsernamePassword: _heard_credentials,
-        ExtendedRequest: _heard_pairs,
-        Request: _heard_request,
-    }
+
+_ACTS: dict[type, Callable[[SOCKS5ExtProtocol, Any], None]] = {
+    Greeting: SOCKS5ExtProtocol._heard_greeting,
+    UsernamePassword: SOCKS5ExtProtocol._heard_credentials,
+    ExtendedRequest: SOCKS5ExtProtocol._heard_pairs,
+    Request: SOCKS5ExtProtocol._heard_request,
+}
+"""What is done about each message."""
 
 
 def _request_of(session: Session) -> Request:

@@ -162,14 +162,14 @@ class RouteTable:
             host = destination.host
             name, literal = (host, None) if is_name else (None, host)
             route = self._first(name, literal, _port_of(destination, session))
-        if not is_name:
-            self.check_reachable(destination, session, route)
+        if not is_name and not self.may_reach(destination, session, route):
+            raise ConnectionNotAllowed()
         return route
 
     def route_of_resolved(self, name: Address, address: Address, session: Session) -> IRoute | None:
         """The way to an address that a name was resolved to; ``None`` where it is refused."""
         route = self._first(name.host, address.host, _port_of(address, session))
-        if isinstance(route, RefuseRoute) or not self._may_reach(address, session, route):
+        if isinstance(route, RefuseRoute) or not self.may_reach(address, session, route):
             return None
         return route
 
@@ -189,18 +189,14 @@ class RouteTable:
             raise ConnectionNotAllowed()
         return first, [address for route, address in ways if route is first]
 
-    def check_reachable(self, address: Address, session: Session, route: IRoute) -> None:
+    def may_reach(self, address: Address, session: Session, route: IRoute) -> bool:
         """
-        Refuse the private addresses of this machine and its networks to others.
+        Whether a client may reach an address by a route.
 
-        A rule opens them that names them, and nothing wider, and only to its own route.
-
-        :raises ConnectionNotAllowed: this client may not reach the address by this route.
+        The private addresses of this machine and its networks are refused to
+        others. A rule opens them that names them, and nothing wider, and only
+        to its own route.
         """
-        if not self._may_reach(address, session, route):
-            raise ConnectionNotAllowed()
-
-    def _may_reach(self, address: Address, session: Session, route: IRoute) -> bool:
         if session.is_local or not is_protected(address.host):
             return True
         port = _port_of(address, session)
