@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass, field
-from typing import Union
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Union
 
 from .codes import AddressType, Command, Method, Status
 from .pairs import NO_PAIRS, Pairs
@@ -18,6 +19,16 @@ from .pairs import NO_PAIRS, Pairs
 SOCKS_VERSION = 0x05
 SUBNEGOTIATION_VERSION = 0x01
 """The first byte of RFC 1929's and of proposal 229's messages."""
+
+
+def _setters(message: type) -> list[Callable[[Any, Any], None]]:
+    """
+    What sets each slot of a class, for its ``__init__``.
+
+    Every connection makes some messages, and what `dataclass` writes for frozen
+    ones takes twice as long.
+    """
+    return [vars(message)[slot.name].__set__ for slot in fields(message)]
 
 
 # Members of an enumeration are found quicker by names of a module's own.
@@ -38,6 +49,11 @@ class Address:
     type: AddressType
     host: str = field(repr=False)
     port: int
+
+    def __init__(self, type: AddressType, host: str, port: int) -> None:
+        _set_type(self, type)
+        _set_host(self, host)
+        _set_port(self, port)
 
     @classmethod
     def of(cls, host: str, port: int) -> Address:
@@ -74,6 +90,9 @@ class Address:
             return b"\x00\x00\x00\x00\x00" + port
         name = self.host.encode("ascii", "surrogateescape")
         return b"\x03" + len(name).to_bytes(1, "big") + name + port
+
+
+_set_type, _set_host, _set_port = _setters(Address)
 
 
 def _type_of(host: str) -> AddressType:
@@ -230,9 +249,16 @@ class Reply:
     code: int
     bound: Address = UNSPECIFIED
 
+    def __init__(self, code: int, bound: Address = UNSPECIFIED) -> None:
+        _set_code(self, code)
+        _set_bound(self, bound)
+
     def encode(self) -> bytes:
         """The bytes of this message."""
         return bytes((SOCKS_VERSION, self.code, 0)) + self.bound.encode()
+
+
+_set_code, _set_bound = _setters(Reply)
 
 
 @dataclass(frozen=True, slots=True)
