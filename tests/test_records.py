@@ -435,5 +435,5 @@ def test_a_line_that_cannot_be_written_costs_the_others_nothing(events):
     clock.advance(1)
     assert [event["code"] for event in ends(events)] == ["00", "05"]
     (fault_event,) = [event for event in events if event["log_level"] is LogLevel.error]
-    assert fault_event["error"] == "ValueError"
+    assert fault_event["error"] == "TypeError"
     assert found([NAME], events) == []

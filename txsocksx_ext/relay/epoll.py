@@ -24,7 +24,7 @@ BUFFER_SIZE = 1 << 16
 MOST_KEPT = 64 << 20
 """Bytes that may be kept for all who do not read before streams bring no more at once than `BUFFER_SIZE`."""
 
-READS_IN_A_TURN = 2
+READS_IN_A_TURN = range(2)
 """How often one side is read from before others have their turn."""
 
 _buffer = memoryview(bytearray(BUFFER_SIZE))
@@ -161,7 +161,7 @@ class _Side:
             if events & FAILED and self._has_failed():
                 self._relay.lost(self)
             return
-        for _ in range(READS_IN_A_TURN):
+        for _ in READS_IN_A_TURN:
             if self._most > BUFFER_SIZE and self._relay.poller.kept < MOST_KEPT:
                 moved = self._move()
                 if self.socket is None or other.unsent:

@@ -23,6 +23,7 @@ PLAIN_LINES = Logger(namespace=_NAMESPACE)
 Whose events, of the level ``info``, have a format that is the line itself: without fields, and of one line.
 """
 
+_CODES = [f"{code:02X}" for code in range(0x100)]
 
 WRITTEN_TOGETHER = 0.02
 """Seconds in which lines are collected. To write many at once takes a third of the time, as caches are warm then."""
@@ -75,7 +76,7 @@ class SessionLog:
         command = "-" if request is None else request.command._name_
         method = "-" if session.method is None else session.method._name_
         route, relay, up, down, end = session.route or "-", session.relay or "-", session.up, session.down, session.end
-        code = "-" if session.code is None else f"{session.code:02X}"
+        code = "-" if session.code is None else _CODES[session.code]
         line = (
             f"{peer} {command}{target}{user} method={method} route={route} relay={relay} code={code}"
             f" up={up} down={down} seconds={seconds:.3f} end={end}"

@@ -94,13 +94,9 @@ def take_socket(transport: Any, poller: Poller, watcher: Watcher) -> tuple[socke
         transport.stopReading()
         transport.stopWriting()
     transport.connected, transport.disconnected = 0, 1
-    transport.fileno = _no_descriptor
-    del transport.socket
+    # As Twisted does when a connection is lost: what its class says is no descriptor.
+    del transport.socket, transport.fileno
     return taken, events
-
-
-def _no_descriptor() -> int:
-    return -1
 
 
 def write_now(transport: Any, data: bytes) -> None:

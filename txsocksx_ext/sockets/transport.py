@@ -25,6 +25,7 @@ from .poller import FAILED, INPUT_ENDED, READ_EVENTS, WRITABLE, Poller
 STREAM = int(socket.SOCK_STREAM)
 _IPV4, _IPV6 = AddressType.IPV4, AddressType.IPV6
 _NOTHING_TO_READ = ~READ_EVENTS
+_MOST_READ = Connection.bufferSize
 
 
 class SocketTransport(Connection):
@@ -64,6 +65,7 @@ class SocketTransport(Connection):
         self.socket = connected  # type: ignore[assignment]  # it lacks only what makes files
         self.fileno = connected.fileno
         self.protocol = protocol
+        self.producer = None
         self.poller = poller
         self.events = events
         self._peer = peer
@@ -154,9 +156,8 @@ class SocketTransport(Connection):
                 # Twisted would not see it before someone writes.
                 self.connectionLost(Failure(CONNECTION_LOST))
             return
-        size = self.bufferSize
         try:
-            data = self.socket.recv(size)
+            data = self.socket.recv(_MOST_READ)
         except BlockingIOError:
             self.events &= _NOTHING_TO_READ
             return
@@ -167,7 +168,7 @@ class SocketTransport(Connection):
             self.is_reading, self._input_ended = False, True
             self.readConnectionLost(Failure(CONNECTION_DONE))
             return
-        if len(data) < size and not self.events & INPUT_ENDED:
+        if len(data) < _MOST_READ and not self.events & INPUT_ENDED:
             # A short read has read all; what comes later is a new event.
             self.events &= _NOTHING_TO_READ
         else:
