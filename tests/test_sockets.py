@@ -524,6 +524,8 @@ async def test_a_taken_socket_is_open_and_its_transport_is_dead(connect):
         transport.write(b"lost")
         write_now(transport, b"lost")
         assert not can_take(transport)
+        assert taker.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert taker.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
         taker.socket.send(b"by hand")
         assert await end.read(7) == b"by hand"
         end.send(b"answer")

@@ -210,8 +210,8 @@ class Conversation(reader.MessageReader):
         if turn is None or type(message) is not turn.message:
             raise OutOfTurn(f"no {type(message).__name__} has a place in the state {self.state.value!r}")
         self.state = turn.next or turn.state_after(message)
-        if isinstance(message, Greeting):
-            self.offered = message.methods
+        if turn.message is Greeting:
+            self.offered = message.methods  # type: ignore[union-attr]
         return message.encode()
 
     def close(self) -> None:

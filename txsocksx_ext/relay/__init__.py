@@ -12,7 +12,6 @@ from twisted.internet.interfaces import ITransport
 
 from ..sockets.poller import poller_of
 from ..sockets.takeover import can_take
-from ..sockets.transport import SocketTransport
 from ..transports import keep_alive
 from .epoll import EpollRelay
 from .idle import idle_watch
@@ -47,12 +46,9 @@ def join(
     :param fast: false where all bytes must go through the transports.
     """
     watch = None if idle_timeout is None else idle_watch(reactor, idle_timeout)
-    # The sockets of our own transports were made so.
-    if not isinstance(client, SocketTransport):
-        keep_alive(client)
-    if not isinstance(target, SocketTransport):
-        keep_alive(target)
     poller = poller_of(reactor) if fast else None
     if poller is not None and can_take(client) and can_take(target):
         return EpollRelay(client, target, poller, ended, watch)
+    keep_alive(client)
+    keep_alive(target)
     return ProducerRelay(client, target, ended, watch)

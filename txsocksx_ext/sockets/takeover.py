@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet import tcp, unix
 
-from ..transports import is_closing
+from ..transports import is_closing, keep_alive
 from .poller import Poller, Watcher
 from .transport import SocketTransport
 
@@ -76,6 +76,8 @@ def take_socket(transport: Any, poller: Poller, watcher: Watcher) -> tuple[socke
     """
     Take the socket of a transport that `can_take` admits, and have the poller tell `watcher` of it.
 
+    The system keeps its connection alive from now on.
+
     The transport is dead then, and to close it or to write to it does nothing.
     Its protocol is told nothing, and can be replaced by `hand_over` as before.
 
@@ -90,6 +92,8 @@ def take_socket(transport: Any, poller: Poller, watcher: Watcher) -> tuple[socke
         poller.replace(taken.fileno(), watcher)
     else:
         events = 0
+        # The sockets of our own transports were made so.
+        keep_alive(transport)
         poller.watch(taken.fileno(), watcher)
         transport.stopReading()
         transport.stopWriting()
