@@ -12,6 +12,7 @@ import os
 import select
 import sys
 import traceback
+from time import monotonic
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -39,8 +40,8 @@ _ALL_EVENTS = _INPUT_EVENTS | WRITABLE
 BATCH = 64
 """How many descriptors are served before it is asked again which there are."""
 
-MOST_IN_A_TURN = 4 * BATCH
-"""How many are in one turn of the reactor, so that others have theirs. A turn takes as long as one of them or two."""
+LONGEST_TURN = 0.004
+"""Seconds after which it is not asked again in one turn of the reactor, so that others have theirs."""
 
 
 class Watcher(Protocol):
@@ -133,14 +134,17 @@ class Poller:
         return -1 if self._epoll.closed else self._epoll.fileno()
 
     def doRead(self) -> None:
-        """Tell what is new. What is more than one turn's work stays in the system's list."""
+        """
+        Tell what is new, until nothing is: a turn of the reactor takes as long as one or two of them.
+
+        What is left after the time for that stays in the system's list.
+        """
         watchers, added, poll = self._watchers, self._added, self._epoll.poll
-        left = MOST_IN_A_TURN
-        while left > 0:
+        end = monotonic() + LONGEST_TURN
+        while True:
             ready = poll(0, BATCH)
             if not ready:
                 return
-            left -= len(ready)
             added.clear()
             for descriptor, events in ready:
                 watcher = watchers[descriptor]
@@ -152,6 +156,8 @@ class Poller:
                 except Exception:
                     log_fault()
                     self._abandon(watcher, "fault")
+            if monotonic() > end:
+                return
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor ends, and with it all that was watched."""
