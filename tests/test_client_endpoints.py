@@ -11,15 +11,17 @@ from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.internet.endpoints import (
+    ProcessEndpoint,
     TCP4ClientEndpoint,
     UNIXClientEndpoint,
     connectProtocol,
     serverFromString,
     wrapClientTLS,
 )
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, ConnectionRefusedError, NoProtocol
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import Clock, deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -36,16 +38,18 @@ from txsocksx_ext import (
 from txsocksx_ext.client.endpoints import target_address
 from txsocksx_ext.errors import (
     AddressTypeNotSupported,
+    ConnectionRefused,
     HandshakeTimeout,
     HostUnreachable,
     OnionServiceNotFound,
+    ProtocolViolation,
     ProxyClosed,
     SOCKS5Error,
 )
 from txsocksx_ext.handshake import State
 from txsocksx_ext.testing import Ending, FakeProxy, HalfCloseRecorder, MemoryEndpoint, Recorder
 from txsocksx_ext.wire.codes import Command
-from txsocksx_ext.wire.messages import Address
+from txsocksx_ext.wire.messages import Address, Reply
 
 LOGIN = {"login": ("user", "word")}
 CONTENT = bytes(range(256)) * 4096
@@ -190,10 +194,18 @@ def test_a_port_that_is_none_is_refused(port):
 
 
 @pytest.mark.parametrize(
-    "options", [{"dialect": "klingon"}, {"methods": {}}, {"methods": {"login": ("", "")}}, {"methods": {"x": ()}}]
+    "options",
+    [
+        {"dialect": "klingon"},
+        {"methods": {}},
+        {"methods": {"login": ("", "")}},
+        {"methods": {"x": ()}},
+        *({"timeout": each} for each in (0, -1, "5", float("inf"), float("nan"))),
+    ],
+    ids=str,
 )
 def test_a_faulty_endpoint_is_refused_before_it_connects(options):
-    with pytest.raises(ValueError, match=r"dialect|method|user name"):
+    with pytest.raises(ValueError, match=r"dialect|method|user name|timeout"):
         SOCKS5ClientEndpoint("target.example", 443, NOWHERE, **options)
 
 
@@ -543,6 +555,79 @@ async def test_tls_to_the_proxy(authority):
         assert protocol.lost.type is ConnectionDone
 
 
+@pytest.mark.parametrize("name", ["other.example", None])
+async def test_a_certificate_that_does_not_hold_is_told_as_such(authority, name):
+    secured = TLSMemoryBIOFactory(authority.server_options("proxy.example"), False, FakeProxy())
+    trust = optionsForClientTLS("proxy.example") if name is None else authority.client_for(name)
+    async with listening(secured) as address:
+        way = wrapClientTLS(trust, way_to(address))
+        error = await failure_of(SOCKS5ClientEndpoint("target.example", 443, way, LOGIN).connect(Counting()))
+        assert type(error) is ProxyClosed
+        assert "certificate" in str(error)
+        assert error.__cause__ is not None
+
+
+async def test_tls_with_the_target_of_a_factory_that_builds_nothing(authority):
+    class Nothing(Factory):
+        def buildProtocol(self, addr):
+            return None
+
+    proxy = FakeProxy()
+    async with listening(proxy) as address:
+        creator = authority.client_for("target.example")
+        endpoint = SOCKS5ClientEndpoint("target.example", 443, way_to(address), tls=creator)
+        assert type(await failure_of(endpoint.connect(Nothing()))) is NoProtocol
+        await proxy.conversations[0].tunnel.until(lambda each: each.lost)
+
+
+CHILD = """
+import os, sys
+def hear(count):
+    heard = b""
+    while len(heard) < count:
+        more = os.read(0, count - len(heard))
+        heard += more or sys.exit()
+hear(3)
+os.write(1, bytes([5, 0]))
+hear(4 + 1 + 14 + 2)
+os.write(1, bytes.fromhex(sys.argv[1]))
+while more := os.read(0, 100):
+    os.write(1, more.upper())
+"""
+"""A proxy on its standard input and output."""
+
+
+def child(answer):
+    """A way to it, whose transport can be closed and no more."""
+    return ProcessEndpoint(reactor, sys.executable, [sys.executable, "-c", CHILD, answer.hex()])
+
+
+async def test_a_proxy_in_a_process():
+    endpoint = SOCKS5ClientEndpoint("target.example", 443, child(Reply(0).encode() + b"early"))
+    client = await endpoint.connect(Factory.forProtocol(Recorder))
+    await client.until(lambda it: it.received == b"early")
+    client.transport.write(b", late")
+    await client.until(lambda it: it.received == b"early, LATE")
+    client.transport.loseConnection()
+    await client.until(lambda it: it.lost)
+    assert client.lost.check(ConnectionDone)
+
+
+@pytest.mark.parametrize("timeout", [None, 20])
+async def test_a_failure_of_a_proxy_in_a_process(timeout):
+    endpoint = SOCKS5ClientEndpoint("target.example", 443, child(Reply(5).encode()), timeout=timeout)
+    assert type(await failure_of(endpoint.connect(Counting()))) is ConnectionRefused
+
+
+@pytest.mark.parametrize("timeout", [None, 0.5])
+async def test_a_proxy_in_a_process_that_falls_silent(timeout):
+    connecting = SOCKS5ClientEndpoint("target.example", 443, child(b""), timeout=timeout).connect(Counting())
+    if timeout is None:
+        await deferLater(reactor, 0.2)
+        connecting.cancel()
+    assert isinstance(await failure_of(connecting), CancelledError if timeout is None else HandshakeTimeout)
+
+
 async def test_tls_makes_a_proxy_elsewhere_fit_for_secrets(authority):
     proxy = FakeProxy(address=IPv4Address("TCP", "192.0.2.1", 1080))
     proxy.endpoint.server = TLSMemoryBIOFactory(authority.server_options("proxy.example"), False, proxy)
@@ -729,6 +814,11 @@ def test_a_look_up_closes_a_connection_that_its_proxy_leaves_open():
     proxy = FakeProxy(bound=Address.of("192.0.2.9", 0), stop_at=State.REPLY, stop_after=10, ending=Ending.SILENCE)
     assert look_up(proxy, resolve, "target.example") == "192.0.2.9"
     assert proxy.conversations[0].lost is not None
+
+
+def test_a_look_up_that_found_nothing_has_failed():
+    proxy = FakeProxy(instead={State.REPLY: bytes.fromhex("05000003000000")})
+    assert type(look_up(proxy, resolve, "target.example")) is ProtocolViolation
 
 
 def test_look_ups_fail_as_connections_do():

@@ -19,6 +19,7 @@ from zope.interface import implementer
 from txsocksx_ext import SOCKS5ClientEndpoint, SOCKS5ExtClientFactory, errors
 from txsocksx_ext.handshake import State
 from txsocksx_ext.testing import Ending, FakeProxy, Recorder, connect_in_memory
+from txsocksx_ext.transports import hand_over
 from txsocksx_ext.wire.codes import Method
 from txsocksx_ext.wire.messages import Address, UsernamePassword
 from txsocksx_ext.wire.pairs import Pairs
@@ -315,6 +316,20 @@ def test_data_after_tors_f0_ends_the_doubt_even_where_the_far_end_closes_with_it
 
 def test_a_part_of_tors_f0_on_a_connection_that_stays_is_a_failure():
     tried = attempt(FakeProxy(code=0xF0, stop_at=State.REPLY, stop_after=4, ending=Ending.SILENCE)).run(1)
+    assert type(tried.outcome) is errors.OnionDescriptorNotFound
+    assert tried.has_left_nothing
+
+
+def test_what_follows_a_malformed_part_of_tors_f0_is_no_stream():
+    tried = attempt(
+        FakeProxy(
+            instead={State.REPLY: bytes.fromhex("05f00063")}, stop_at=State.REPLY, stop_after=4, ending=Ending.SILENCE
+        )
+    )
+    tried.said.transport.write(bytes.fromhex("0000"))
+    tried.run()
+    tried.said.transport.write(bytes.fromhex("00017f0000010050") + b"DATA")
+    tried.run(1)
     assert type(tried.outcome) is errors.OnionDescriptorNotFound
     assert tried.has_left_nothing
 
@@ -654,6 +669,61 @@ def test_an_application_may_close_before_it_gets_what_came_with_the_reply():
     tried = attempt(FakeProxy(joined=b"data"), application=Application(Closing))
     assert tried.outcome.received == b""
     assert tried.outcome.lost.type is ConnectionDone
+
+
+class Pausing(Recorder):
+    """Pauses as soon as it can."""
+
+    def connectionMade(self):
+        self.transport.pauseProducing()
+
+
+def test_an_application_that_pauses_gets_what_came_with_the_reply_when_it_resumes():
+    tried = attempt(FakeProxy(joined=b"early"), application=Application(Pausing))
+    assert tried.outcome.received == b""
+    tried.said.tunnel.write(b", late")
+    tried.outcome.transport.resumeProducing()
+    tried.outcome.transport.pauseProducing()
+    tried.run()
+    assert tried.outcome.received == b""
+    resume = tried.outcome.transport.resumeProducing
+    resume()
+    assert tried.outcome.received == b""
+    tried.run()
+    assert tried.outcome.received == b"early, late"
+    tried.outcome.transport.pauseProducing()
+    tried.said.tunnel.write(b", later")
+    tried.run()
+    assert tried.outcome.received == b"early, late"
+    resume()
+    assert tried.run().outcome.received == b"early, late, later"
+
+
+def test_who_waits_for_the_connection_may_pause_it_too():
+    tried = Attempt(FakeProxy(joined=b"early"))
+    tried.connecting.addCallback(lambda _: tried.outcome.transport.pauseProducing())
+    tried.run()
+    assert tried.outcome.received == b""
+    tried.outcome.transport.resumeProducing()
+    assert tried.run().outcome.received == b"early"
+
+
+def test_who_takes_the_connection_over_gets_what_came_with_the_reply():
+    tried, successor = Attempt(FakeProxy(joined=b"early")), Recorder()
+    tried.connecting.addCallback(lambda _: hand_over(tried.outcome.transport, successor))
+    tried.run()
+    assert tried.outcome.received == b""
+    assert successor.received == b"early"
+
+
+@pytest.mark.parametrize("end", ["loseConnection", "abortConnection"])
+def test_an_application_that_leaves_while_it_pauses_gets_nothing_more(end):
+    tried = attempt(FakeProxy(joined=b"early"), application=Application(Pausing))
+    getattr(tried.outcome.transport, end)()
+    tried.outcome.transport.resumeProducing()
+    tried.run()
+    assert tried.outcome.received == b""
+    assert tried.outcome.lost is not None
 
 
 def test_an_application_may_abort_before_it_gets_what_came_with_the_reply():

@@ -194,6 +194,8 @@ def test_a_proxy_behind_a_proxy_behind_a_proxy():
         ("socks5ext:target.example:443:isolation=alice", "does not know isolation"),
         ("socks5ext:target.example:443:reactor=x", "does not know reactor"),
         ("socks5ext:target.example:443:self=x", "does not know self"),
+        ("socks5ext:target.example:²", "a number, not '²'"),
+        (r"socks5ext:[\:\:1:443", "brackets"),
         ("socks5ext:target.example:443:timeout=soon", "'soon'"),
         ("socks5ext:target.example:443:timeout=0", "'0'"),
         ("socks5ext:target.example:443:timeout=-1", "'-1'"),

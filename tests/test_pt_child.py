@@ -213,7 +213,7 @@ async def test_there_is_no_such_program():
     each.startService()
     with pytest.raises(TransportInternalError):
         await each.when_ready()
-    assert each.why == "there is no such program, or it may not be run"
+    assert each.why == "there is no program /no/such/program, or it may not be run"
     await each.stopService()
 
 

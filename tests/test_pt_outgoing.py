@@ -5,6 +5,7 @@ from support.vectors import byte_by_byte
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectionRefusedError as TCPRefused
+from twisted.internet.error import NoProtocol
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
@@ -204,6 +205,44 @@ def test_socks5_that_says_why(clock):
     assert isinstance(error_of(connecting), errors.ConnectionRefused)
     (conversation,) = proxy.conversations
     assert conversation.greeting.methods == (0,)
+
+
+@pytest.mark.parametrize("code", range(1, 0x100))
+def test_of_what_a_socks5_proxy_says_only_what_the_bridge_may_mean_is_passed_on(clock, code):
+    settings = UpstreamProxy("socks5", "192.0.2.99", 1080)
+    proxy = FakeProxy(clock=clock, code=code)
+    connecting = connectProtocol(Through(clock, settings, proxy.endpoint).endpoint(*IPV4), Recorder())
+    clock.advance(2)
+    assert error_of(connecting).row.number == (code if code in (3, 4, 5, 6, 8) else 1)
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
+@pytest.mark.parametrize("builds", ["nothing", "a fault"])
+def test_a_factory_that_builds_nothing_is_told_so_and_leaves_nothing(clock, scheme, builds):
+    class Fault(Exception):
+        pass
+
+    class Application(Factory):
+        def buildProtocol(self, address):
+            if builds == "a fault":
+                raise Fault
+
+    proxy = Recorder()
+    factory = Factory()
+    factory.buildProtocol = lambda address: proxy
+    way = MemoryEndpoint(factory, clock=clock)
+    settings = UpstreamProxy(scheme, "192.0.2.99", 1080)
+    connecting = Through(clock, settings, way).endpoint(*IPV4).connect(Application())
+    clock.advance(0)
+    for answer in {
+        "http": [b"HTTP/1.1 200 OK\r\n\r\n"],
+        "socks4a": [b"\0\x5a" + bytes(6)],
+        "socks5": [b"\5\0", b"\5\0\0\1" + bytes(6)],
+    }[scheme]:
+        proxy.write(answer)
+        clock.advance(0)
+    assert type(error_of(connecting)) is (Fault if builds == "a fault" else NoProtocol)
+    assert proxy.lost
 
 
 def _elsewhere():

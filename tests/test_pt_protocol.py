@@ -451,6 +451,28 @@ class TestFailures:
         clock.advance(1)
         assert len(lost) == 1
 
+    def test_what_is_done_after_failing_counts_for_nothing(self, connect):
+        class Confused(Plain):
+            def dataReceived(self, data):
+                if data == b"OK":
+                    self.ready()
+                    return
+                self.write_payload(b"before")
+                self.fail(errors.TransportProtocolFailure("not this"))
+                self.write_payload(b"after")
+                self.end_payload()
+                raise RuntimeError
+
+            def connectionLost(self, reason):
+                self.write_payload(b"later")
+                raise RuntimeError
+
+        pair = connect(client=Confused)
+        pair.bridge.write(b"data")
+        assert pair.client.lost
+        assert pair.client.received in (b"", b"before")
+        assert not pair.client.read_ended
+
     def test_failing_in_a_stream_resets_both_ends(self, connect):
         class Picky(Plain):
             def payload_received(self, payload):

@@ -209,6 +209,7 @@ async def test_checkers_close_the_door_to_others(tmp_path):
         ("nothing:at:all", "nothing"),
         ("memory:alice", ""),
         ("hashed:/nowhere/at/all", "/nowhere/at/all"),
+        ("hashed", "hashed:FILE"),
         ("anonymous", "anonymous"),
     ],
 )
@@ -304,6 +305,9 @@ def test_listeners_of_other_kinds(description, is_unsafe):
         "tcp",
         "tcp:",
         "tcp:http",
+        "tcp:65536",
+        "tcp6:port=99999",
+        "haproxy:tcp:99999",
         "nothing:1080",
         "tcp:1080:colour=red",
         "ssl:1080",

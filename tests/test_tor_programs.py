@@ -9,7 +9,7 @@ import treq
 import txtorcon
 from support.certificates import Authority
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import ConnectionRefusedError, DNSLookupError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
@@ -208,16 +208,17 @@ class TestSOCKSPort:
         found = Deferred()
         endpoint = stream_via(FakeTor(), "example.com", 80, socks_endpoint=found)
         found.errback(LookupError("none"))
+        # Whoever connects has the failure, and so the log has nothing.
         for _ in range(2):
             with pytest.raises(LookupError, match="none"):
                 await connected(endpoint)
-        found.addErrback(lambda failure: failure.trap(LookupError))
 
     async def test_not_reached(self):
         """As from any endpoint, it is Twisted's own error."""
-        proxy = FakeProxy(failure=ConnectionRefusedError("no tor"))
-        with pytest.raises(ConnectionRefusedError, match="no tor"):
-            await self.connects(FakeTor(), proxy.endpoint)
+        for error in (ConnectionRefusedError, DNSLookupError):
+            proxy = FakeProxy(failure=error("no tor"))
+            with pytest.raises(error, match="no tor"):
+                await self.connects(FakeTor(), proxy.endpoint)
 
 
 class TestStreams:
@@ -241,7 +242,11 @@ class TestStreams:
         assert "secret" not in repr(endpoint)
 
     async def test_what_the_reply_says(self, proxy):
-        for code, error in [(0xF2, errors.OnionIntroductionFailed), (0x05, errors.ConnectionRefused)]:
+        for code, error in [
+            (0xF2, errors.OnionIntroductionFailed),
+            (0x05, errors.ConnectionRefused),
+            (0x06, errors.OnionServiceNotReachable),
+        ]:
             proxy.code = code
             with pytest.raises(error) as raised:
                 await connected(stream_via(FakeTor(), ONION, 80, socks_endpoint=proxy.endpoint))
@@ -251,8 +256,9 @@ class TestStreams:
         silent = FakeProxy(hangs=True)
         with pytest.raises(errors.HandshakeTimeout):
             await connected(stream_via(FakeTor(), "example.com", 80, socks_endpoint=silent.endpoint, timeout=0.01))
-        with pytest.raises(errors.OnionServiceNotReachable):
+        with pytest.raises(errors.OnionServiceNotReachable) as raised:
             await connected(stream_via(FakeTor(), ONION, 80, socks_endpoint=silent.endpoint, timeout=0.01))
+        assert raised.value.code is None
         assert silent.endpoint.connecting == []
 
     async def test_cancelled(self):

@@ -74,8 +74,17 @@ def client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
     try:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
     except Exception as error:
-        raise ValueError(f"this is no client endpoint string that works: {type(error).__name__}: {error}") from None
+        raise ValueError(
+            f"this is no client endpoint string that works ({without_function(error)});"
+            r" one inside another string is written with backslashes, as tcp\:HOST\:PORT"
+        ) from None
     return endpoint
+
+
+def without_function(error: Exception) -> str:
+    """What a parser says of its arguments, without the name that Python gives it."""
+    text = str(error)
+    return text.partition("() ")[2] or text if isinstance(error, TypeError) else text
 
 
 def endpoint_description(arguments: Sequence[str]) -> str:
@@ -88,6 +97,6 @@ def endpoint_description(arguments: Sequence[str]) -> str:
     if len(arguments) == 1:
         return arguments[0]
     quoted = [quoteStringArgument(argument).replace("=", "\\=") for argument in arguments]
-    if len(arguments) == 2 and arguments[1].isdigit():
+    if len(arguments) == 2 and arguments[1].isascii() and arguments[1].isdigit():
         quoted.insert(0, "tcp")
     return ":".join(quoted)

@@ -14,9 +14,10 @@ from twisted.internet.endpoints import serverFromString
 from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
+from .descriptions import without_function
 from .server import Limits
 from .server.memory import keep_what_is_loaded
-from .server.service import SOCKS5ExtService, may_be_sniffed
+from .server.service import SOCKS5ExtService, may_be_sniffed, port_of
 from .server.settings import ServerSettings
 from .server.textlog import LoggingService
 from .server.workers import WorkersService
@@ -203,7 +204,12 @@ class Options(TwistedOptions, AuthOptionMixin):
             serverFromString(reactor, description)
             is_unsafe = may_be_sniffed(description)
         except Exception as error:  # parsers of plugins raise what they like
-            raise UsageError(f"--listen {description} is no server endpoint string: {error}") from None
+            raise UsageError(
+                f"--listen {description} is no server endpoint string: {without_function(error)}"
+            ) from None
+        port = port_of(description)
+        if port is not None and port > 0xFFFF:
+            raise UsageError(f"--listen {description}: there is no port {port}, but 0 to 65535")
         if is_unsafe and not self["allow-remote"]:
             raise UsageError(
                 f"--listen {description}: others could read what clients send there. Listen on loopback,"

@@ -29,7 +29,7 @@ from .wire.codes import AddressType
 from .wire.messages import UNSPECIFIED, Address
 
 
-def hand_over(transport: Any, successor: IProtocol) -> None:
+def hand_over(transport: Any, successor: IProtocol) -> bool:
     """
     Make `successor` the protocol of a connected transport, and tell it so.
 
@@ -39,18 +39,38 @@ def hand_over(transport: Any, successor: IProtocol) -> None:
     :param transport: a transport of Twisted's reactors, one of
         `twisted.protocols.policies` or TLS around one, or any other that keeps
         its protocol in ``protocol``.
+    :returns: whether that was possible. Otherwise (`twisted.internet.endpoints.ProcessEndpoint`)
+        the successor is told all the same, and its predecessor has to pass on what comes.
     """
-    holder, name = transport, "protocol"
-    # After startTLS() the transport's own protocol is the TLS layer.
-    if not isinstance(transport, ProtocolWrapper) and isinstance(transport.protocol, TLSMemoryBIOProtocol):
-        holder = transport.protocol
-    if isinstance(holder, ProtocolWrapper):
-        name = "wrappedProtocol"
-    predecessor = getattr(holder, name)
-    setattr(holder, name, successor)
+    place = place_of_protocol(transport)
+    predecessor = None
+    if place is not None:
+        predecessor = getattr(*place)
+        setattr(*place, successor)
     successor.makeConnection(transport)
     if isinstance(predecessor, PausedProtocol):
         predecessor.give_to(successor)
+    return place is not None
+
+
+def place_of_protocol(transport: Any) -> tuple[Any, str] | None:
+    """The object, and the name of its attribute, that holds the protocol which a transport serves; or ``None``."""
+    holder = transport
+    if not isinstance(transport, ProtocolWrapper):
+        if not hasattr(transport, "protocol"):
+            return None
+        # After startTLS() the transport's own protocol is the TLS layer.
+        if isinstance(transport.protocol, TLSMemoryBIOProtocol):
+            holder = transport.protocol
+    return holder, "wrappedProtocol" if isinstance(holder, ProtocolWrapper) else "protocol"
+
+
+def abort(transport: Any) -> None:
+    """Reset a connection; one that can only be closed is closed."""
+    if hasattr(transport, "abortConnection"):
+        transport.abortConnection()
+    else:
+        transport.loseConnection()
 
 
 def is_encrypted(transport: ITransport) -> bool:

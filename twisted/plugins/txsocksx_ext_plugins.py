@@ -35,6 +35,8 @@ class _HashedPasswordFileFactory:
     def generateChecker(self, argstring):
         from txsocksx_ext.server.credentials import HashedPasswordFile
 
+        if not argstring:
+            raise InvalidAuthArgumentString("it needs the path of a file, as in hashed:FILE")
         try:
             return HashedPasswordFile(argstring)
         except OSError as error:

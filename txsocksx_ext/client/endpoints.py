@@ -7,20 +7,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import idna
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import (
+    IAddress,
     IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
     IStreamClientEndpoint,
 )
 from twisted.internet.ssl import optionsForClientTLS
+from twisted.python.components import proxyForInterface
 from zope.interface import implementer
 
+from ..errors import ProtocolViolation
 from ..wire.codes import Command, Dialect
 from ..wire.messages import Address, Request
 from .factory import SOCKS5ExtClientFactory
@@ -60,6 +65,8 @@ def target_address(host: str | bytes, port: int) -> Address:
     text = host.decode("ascii", "surrogateescape") if isinstance(host, bytes) else host
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
+    elif "[" in text or "]" in text:
+        raise ValueError("an IPv6 address stands in brackets, or without any")
     if not text.isascii():
         try:
             text = idna.encode(text, uts46=True).decode("ascii")
@@ -90,7 +97,7 @@ class SOCKS5ClientEndpoint:
         neither on this machine nor behind TLS.
     :param reactor: provides time; by default the global one.
     :param proxyEndpoint: txsocksx's name of `proxy_endpoint`, for its users' calls.
-    :raises ValueError: SOCKS5 cannot carry the target, or the methods are faulty.
+    :raises ValueError: SOCKS5 cannot carry the target, or the methods or the timeout are faulty.
     """
 
     factory = SOCKS5ExtClientFactory
@@ -133,8 +140,28 @@ class SOCKS5ClientEndpoint:
         if self._tls is not None:
             tunnel = copy(self)
             tunnel._tls = None
-            return wrapClientTLS(self._tls, tunnel).connect(protocol_factory)
+            return over_tls(self._tls, tunnel, protocol_factory)
         return self._asking.begin(self.factory, protocol_factory)
+
+
+def over_tls(
+    options: IOpenSSLClientConnectionCreator, tunnel: IStreamClientEndpoint, application: IProtocolFactory
+) -> Deferred[IProtocol]:
+    """Speak TLS through a tunnel, for an application."""
+    return wrapClientTLS(options, tunnel).connect(_Building(application))
+
+
+class _Building(proxyForInterface(IProtocolFactory, "_factory")):  # type: ignore[misc]
+    """A factory that builds a protocol or says that it does not: Twisted's TLS takes ``None`` for one."""
+
+    _factory: IProtocolFactory
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol:
+        """See `IProtocolFactory`."""
+        built = self._factory.buildProtocol(addr)
+        if built is None:
+            raise NoProtocol()
+        return built
 
 
 @dataclass(slots=True)
@@ -162,6 +189,8 @@ class _Asking:
     ) -> _Asking:
         """Check what the public functions were given."""
         given = ClientMethods.of(methods)
+        if timeout is not None and (not isinstance(timeout, (int, float)) or not 0 < timeout < inf):
+            raise ValueError(f"a timeout is seconds above 0, or None, not {timeout!r}")
         return cls(request, proxy_endpoint, given, timeout, dialect_named(dialect), allow_cleartext, reactor)
 
     def begin(self, factory: type[SOCKS5ExtClientFactory], application: IProtocolFactory | None) -> Deferred[Any]:
@@ -228,4 +257,10 @@ def resolve_ptr(
 
 def _ask_for_host(asking: _Asking) -> Deferred[str]:
     found: Deferred[Address] = asking.begin(SOCKS5ExtClientFactory, None)
-    return found.addCallback(lambda address: address.host)
+    return found.addCallback(_host_of)
+
+
+def _host_of(found: Address) -> str:
+    if not found.host:
+        raise ProtocolViolation(f"{ProtocolViolation.message} (what it found is empty)")
+    return found.host

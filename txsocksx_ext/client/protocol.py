@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.error import NoProtocol
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.error import ConnectionClosed, NoProtocol
+from twisted.internet.interfaces import IDelayedCall, IProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..handshake import Initiator, State
 from ..sockets.takeover import write_now
-from ..transports import hand_over, is_closing, is_encrypted, is_local
+from ..transports import PausedProtocol, abort, hand_over, is_encrypted, is_local
 from ..wire.codes import AddressType, Dialect, Method, Status
 from ..wire.messages import (
     ExtendedRequest,
@@ -34,6 +34,7 @@ from ..wire.messages import (
 )
 from ..wire.pairs import NO_PAIRS, Pairs
 from ..wire.reader import Fault, MalformedMessage
+from .early import EarlyBytes
 
 if TYPE_CHECKING:
     from .factory import SOCKS5ExtClientFactory
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
 DOUBT = 1.0
 """Seconds in which tor has closed the connection if its F0 was a failure."""
+
+
+TLS_FAULT = "no TLS could be begun with the proxy: check its certificate, and that it is the proxy that you meant"
 
 
 class SOCKS5ExtClientProtocol(Protocol):
@@ -62,6 +66,8 @@ class SOCKS5ExtClientProtocol(Protocol):
         self._believed: Reply | None = None
         self._doubt_ends: IDelayedCall | None = None
         self._is_over = False
+        # Who has the connection, where the transport cannot be given away.
+        self._successor: IProtocol | None = None
 
     @property
     def awaits_reply_of_tor(self) -> bool:
@@ -70,23 +76,29 @@ class SOCKS5ExtClientProtocol(Protocol):
 
     def connectionMade(self) -> None:
         if self._is_over:  # whoever waited left while we connected
-            self.transport.abortConnection()
+            abort(self.transport)
             return
         self._attempt(self._begin)
 
     def dataReceived(self, data: bytes) -> None:
+        if self._successor is not None:
+            self._successor.dataReceived(data)
         if self._is_over:
             return
         self._initiator.feed(data)
         self._attempt(self._listen if self._doubted is None else self._believe_data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._successor is not None:
+            self._successor.connectionLost(reason)
         if self._is_over:
             return
         if self._doubted is not None:
             self._attempt(self._confirm)
             return
-        error = ProxyClosed()
+        # Whatever else ends a TLS connection, such as a certificate of someone else.
+        is_tls_fault = is_encrypted(self.transport) and not reason.check(ConnectionClosed)
+        error = ProxyClosed(TLS_FAULT if is_tls_fault else "")
         error.__cause__ = reason.value
         self._fail(error)
 
@@ -97,7 +109,7 @@ class SOCKS5ExtClientProtocol(Protocol):
             self._doubt_ends.cancel()
             self._doubt_ends = None
         if self.transport is not None:
-            self.transport.abortConnection()
+            abort(self.transport)
 
     def _attempt(self, step: Callable[[], object]) -> None:
         """Take a step; whatever is raised in it, by a choice or by the application, ends the conversation."""
@@ -228,10 +240,17 @@ class SOCKS5ExtClientProtocol(Protocol):
             self._fail(NoProtocol())
             return
         read_ahead = self._initiator.take_read_ahead()
-        hand_over(transport, application)
+        early = None
+        # A paused protocol keeps what comes, and is asked for it.
+        if read_ahead and not isinstance(application, PausedProtocol):
+            early = EarlyBytes(factory.reactor, transport, read_ahead)
+        if not hand_over(transport, application):
+            self._successor = application
         self._is_over = True
         factory.finish(application)
-        if read_ahead and not is_closing(transport):
+        if early is not None:
+            early.give_to(application)
+        elif read_ahead:
             application.dataReceived(read_ahead)
 
     def _fail(self, error: BaseException) -> None:

@@ -82,7 +82,7 @@ def _target(arguments: Sequence[str], settings: Mapping[str, str]) -> tuple[str,
         raise ValueError(
             f"the endpoint socks5ext has {len(given)} arguments after HOST:PORT: a colon inside a value is written \\:"
         )
-    if not port.isdigit():
+    if not (port.isascii() and port.isdigit()):
         raise ValueError(f"the port of the endpoint socks5ext is a number, not {port!r}")
     return host, int(port)
 

@@ -41,6 +41,7 @@ class Initiator(Conversation):
         super().__init__(limits)
         self._dialect = dialect
         self._confirmed_tor_errors = False
+        self._is_beyond_trust = False
         self.selected: Method | None = None
 
     @property
@@ -73,11 +74,14 @@ class Initiator(Conversation):
         Take a failing reply for a success: the server kept the connection open.
 
         :returns: the reply with its bound address, or ``None`` if its bytes are
-            not all there, so that nothing after it can be trusted.
+            not all there, or are none of a reply, so that nothing after it can be trusted.
         """
+        if self._is_beyond_trust:
+            return None
         try:
             bound = self.decode(reader.rest_of_failed_reply)
         except MalformedMessage:
+            self._is_beyond_trust = True
             return None
         if bound is None:
             return None

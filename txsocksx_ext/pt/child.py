@@ -195,7 +195,7 @@ class ManagedTransport(Service):
     async def _start_once(self) -> Life:
         program = shutil.which(self._program)
         if program is None:
-            raise ConversationFault("there is no such program, or it may not be run")
+            raise ConversationFault(f"there is no program {self._program}, or it may not be run")
         folder = self._folder()
         way_out = WayOut(self._reactor) if self._takes_proxy else None
         self._life = life = Life(self._reactor, self.transport_name, way_out)

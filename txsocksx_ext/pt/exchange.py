@@ -104,10 +104,13 @@ class ExchangeEndpoint:
 
     async def _connect(self, protocol_factory: IProtocolFactory) -> IProtocol:
         transport: Any = await open_by_exchange(self._endpoint, self._exchange(), self._closed())
-        protocol = protocol_factory.buildProtocol(transport.getPeer())
-        if protocol is None:
+        try:
+            protocol = protocol_factory.buildProtocol(transport.getPeer())
+            if protocol is None:
+                raise NoProtocol()
+        except BaseException:
             transport.abortConnection()
-            raise NoProtocol()
+            raise
         transport.resumeProducing()
         hand_over(transport, protocol)
         return protocol

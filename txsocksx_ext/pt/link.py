@@ -48,6 +48,7 @@ class Link(Protocol):
     :ivar payload: the stream of the transport's user.
     :ivar opened: fires with `payload`, paused, when the handshake is done; fails
         with the reason where it is not. Cancelling it ends the connection.
+    :ivar has_failed: whether it is over, so that nothing which the author's protocol does counts any more.
     """
 
     transport: Any
@@ -58,7 +59,7 @@ class Link(Protocol):
         self.opened: Deferred[PayloadTransport] = Deferred(lambda _: self.abort())
         self.is_lost = False
         self.input_ended = False
-        self._has_failed = False
+        self.has_failed = False
         self._was_reset = False
         self._linger: IDelayedCall | None = None
         self._side = side
@@ -93,7 +94,7 @@ class Link(Protocol):
     # What the peer does.
 
     def connectionMade(self) -> None:
-        if self._has_failed:
+        if self.has_failed:
             self.transport.abortConnection()
             return
         pass_half_close(self.transport)
@@ -109,7 +110,7 @@ class Link(Protocol):
             self.transport.abortConnection()
             return
         self.input_ended = True
-        if self.opened.called and not self._has_failed:
+        if self.opened.called and not self.has_failed:
             self.call(self.inner.peer_ended)
         else:
             self.transport.loseConnection()
@@ -126,28 +127,28 @@ class Link(Protocol):
             if self.inner.connected:
                 self.inner.connectionLost(reason)
         except Exception as error:
-            self.fail(self._telling(error))
+            self._failed_by(error)
         is_reset = self._was_reset or (reason.check(ConnectionLost) and not self.input_ended)
         kind = ConnectionRefused if is_reset else TransportProtocolFailure
         self._fail_to_open(kind("the peer closed the connection during the handshake"))
-        if not self._has_failed:
+        if not self.has_failed:
             self.payload.lost(reason)
-        self._has_failed = True
+        self.has_failed = True
 
     # What the author's protocol does.
 
     def call(self, act: Callable[..., object], *arguments: object) -> None:
         """Call something of the author's; what it raises is the reason of a failure."""
-        if self._has_failed:
+        if self.has_failed:
             return
         try:
             act(*arguments)
         except Exception as error:
-            self.fail(self._telling(error))
+            self._failed_by(error)
 
     def ready(self) -> None:
         """Begin the stream."""
-        if self.opened.called or self._has_failed:
+        if self.opened.called or self.has_failed:
             return
         # Before anyone reads it, there must not be more than what came with the handshake.
         if not self.is_lost:
@@ -161,9 +162,9 @@ class Link(Protocol):
         What the handshake has written still arrives: without it, the peer could
         not know why. A stream that fails is reset.
         """
-        if self._has_failed:
+        if self.has_failed:
             return
-        self._has_failed = True
+        self.has_failed = True
         is_to_be_heard = last_words or not self.opened.called
         if is_to_be_heard and self.transport is not None and not self.is_lost:
             self._close_after(last_words)
@@ -192,6 +193,11 @@ class Link(Protocol):
         """Reset the connection."""
         if self.transport is not None and not self.is_lost:
             self.transport.abortConnection()
+
+    def _failed_by(self, error: Exception) -> None:
+        """Fail for what the author's protocol raised, unless it has failed already: then that counts."""
+        if not self.has_failed:
+            self.fail(self._telling(error))
 
     def _fail_to_open(self, error: BaseException) -> None:
         if not self.opened.called:
@@ -309,14 +315,15 @@ class PayloadTransport:
 
     def deliver(self, data: bytes) -> None:
         """Give the user bytes."""
-        if data:
+        if data and not self._link.has_failed:
             self._held.append(data)
             self._pass_on()
 
     def end_of_input(self) -> None:
         """Tell the user that no more bytes come."""
-        self._end_is_due = True
-        self._pass_on()
+        if not self._link.has_failed:
+            self._end_is_due = True
+            self._pass_on()
 
     def lost(self, reason: Failure) -> None:
         """Tell the user that the connection to the peer is lost."""

@@ -8,14 +8,25 @@ import base64
 import re
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..client.endpoints import SOCKS5ClientEndpoint
-from ..errors import AddressTypeNotSupported, GeneralServerFailure, ProxyClosed, ProxyUnreachable, SOCKS5Error
+from ..errors import (
+    AddressTypeNotSupported,
+    ConnectionRefused,
+    GeneralServerFailure,
+    HostUnreachable,
+    NetworkUnreachable,
+    ProxyClosed,
+    ProxyUnreachable,
+    ReplyError,
+    TTLExpired,
+)
 from ..transports import is_loopback_host
 from ..wire.codes import AddressType
 from ..wire.messages import Address
@@ -85,7 +96,14 @@ class Outgoing:
             methods["login"] = (proxy.username, proxy.password)
         # The operator chose this proxy, wherever it is.
         return SOCKS5ClientEndpoint(
-            target.host, target.port, way, methods, timeout=None, allow_cleartext=True, reactor=self._reactor
+            target.host,
+            target.port,
+            way,
+            methods,
+            timeout=None,
+            dialect="plain",
+            allow_cleartext=True,
+            reactor=self._reactor,
         )
 
 
@@ -98,13 +116,28 @@ class _Proxied:
 
     def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
         connecting: Deferred[IProtocol] = self._endpoint.connect(protocol_factory)
-        return connecting.addErrback(_proxy_unreachable)
+        return connecting.addErrback(_as_told)
 
 
-def _proxy_unreachable(failure: Failure) -> Failure:
-    if failure.check(SOCKS5Error, CancelledError):
-        return failure
-    raise ProxyUnreachable()
+_PASSED_ON = (
+    GeneralServerFailure,
+    NetworkUnreachable,
+    HostUnreachable,
+    ConnectionRefused,
+    TTLExpired,
+    AddressTypeNotSupported,
+)
+"""What a proxy says of the target. Its own rules, and codes of Tor's, mean nothing to a client of the transport."""
+
+
+def _as_told(failure: Failure) -> Failure:
+    """What a failure means for a client of the transport."""
+    error = failure.value
+    if isinstance(error, (ConnectError, DNSLookupError)):
+        raise ProxyUnreachable()
+    if isinstance(error, ReplyError) and type(error) not in _PASSED_ON:
+        raise GeneralServerFailure(f"the proxy that the transport has to use refused: {error}")
+    return failure
 
 
 def http_connect(target: Address, username: str = "", password: str = "") -> Exchange:

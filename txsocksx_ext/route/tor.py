@@ -146,5 +146,9 @@ def _endpoint_descriptions(arguments: Sequence[str]) -> list[str]:
 
 
 def _control(reactor: Any, description: str, password: bytes | None, name: str) -> ControlConnection:
-    endpoint = client_endpoint(reactor, description)
-    return ControlConnection(reactor, lambda: attach(reactor, endpoint, password), f"tor at {name}")
+    try:
+        endpoint = client_endpoint(reactor, description)
+    except ValueError as error:
+        raise ValueError(f"control={description}: {error}") from None
+    shown = f"tor at {name}, by its control port {description},"
+    return ControlConnection(reactor, lambda: attach(reactor, endpoint, password), shown)

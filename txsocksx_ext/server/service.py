@@ -45,6 +45,21 @@ def _may_be_sniffed(arguments: list[str], keywords: dict[str, str]) -> bool:
     return interface != "localhost" and not is_loopback_host(interface)
 
 
+def port_of(description: str) -> int | None:
+    """
+    The port on which a listener is to be opened; ``None`` where its kind is not known here, or has none.
+
+    :param description: a Twisted server endpoint string.
+    """
+    arguments, keywords = parse_description(description)
+    while len(arguments) > 1 and arguments[0] == WRAPPER:
+        del arguments[0]
+    if arguments[0] not in ("tcp", "tcp6", "ssl"):
+        return None
+    port = arguments[1] if len(arguments) > 1 else keywords.get("port", "")
+    return int(port) if port.isascii() and port.isdigit() else None
+
+
 class SOCKS5ExtService(LoggingService, MultiService):
     """
     Listens for a factory, and lets its streams end before it stops.

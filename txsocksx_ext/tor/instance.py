@@ -105,7 +105,9 @@ class TorInstance:
             self._pass_over()
             raise
         except ReplyError as said:
-            raise await self._explained(said, request, stream) from None
+            error = await self._explained(said, request, stream)
+            error.code = said.code
+            raise error from None
         finally:
             stream.finish()
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.endpoints import clientFromString, wrapClientTLS
-from twisted.internet.error import ConnectError
+from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import (
     IOpenSSLClientConnectionCreator,
     IProtocol,
@@ -25,12 +24,12 @@ from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
-from ..client.endpoints import target_address
+from ..client.endpoints import over_tls, target_address
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable
 from ..wire.codes import Command
 from ..wire.messages import Address, Request
 from .control import ControlConnection
-from .instance import TorInstance, WatchedStream
+from .instance import PROXY_NOT_REACHED, TorInstance, WatchedStream
 from .launch import socks_listener
 
 _log = Logger(namespace="txsocksx_ext.tor")
@@ -74,10 +73,11 @@ class StreamsOfTor:
             return await asking
         except DeferredTimeout:
             error = instance.error_of_timeout(request, stream.testimony)
+            error.code = None  # none was sent
             raise (error if isinstance(error, OnionServiceError) else HandshakeTimeout()) from None
         except ProxyUnreachable as error:
             # As from any endpoint: Twisted's own error, where the proxy itself was not reached.
-            if isinstance(error.__context__, ConnectError):
+            if isinstance(error.__context__, PROXY_NOT_REACHED):
                 raise error.__context__ from None
             raise
 
@@ -105,7 +105,7 @@ class StreamEndpoint:
         if self._tls is not None:
             tunnel = copy(self)
             tunnel._tls = None
-            return wrapClientTLS(self._tls, tunnel).connect(protocol_factory)
+            return over_tls(self._tls, tunnel, protocol_factory)
         return Deferred.fromCoroutine(self._streams.connect(self._target, protocol_factory))
 
 
@@ -148,7 +148,7 @@ class _LateEndpoint:
 
     def __init__(self, tor: Any, found: Deferred[IStreamClientEndpoint] | None) -> None:
         self._tor = tor
-        self._found = found
+        self._found = None if found is None else _Shared(found)
         self._endpoint: IStreamClientEndpoint | None = None
 
     def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -157,7 +157,7 @@ class _LateEndpoint:
 
     async def _connect(self, protocol_factory: IProtocolFactory) -> IProtocol:
         if self._endpoint is None:
-            self._endpoint = await (self._look() if self._found is None else _shared(self._found))
+            self._endpoint = await (self._look() if self._found is None else self._found.wait())
         return await self._endpoint.connect(protocol_factory)
 
     async def _look(self) -> IStreamClientEndpoint:
@@ -169,17 +169,35 @@ class _LateEndpoint:
         return endpoint
 
 
-def _shared(found: Deferred[T]) -> Deferred[T]:
-    """A Deferred of one's own for a result that others wait for too."""
-    own: Deferred[T] = Deferred()
+class _Shared(Generic[T]):
+    """
+    What many wait for, each by a Deferred of their own.
 
-    def pass_on(result: Any) -> Any:
-        if not own.called:
-            own.callback(result)
-        return result
+    :param found: a failure of it is theirs from now on, and nobody else's.
+    """
 
-    found.addBoth(pass_on)
-    return own
+    def __init__(self, found: Deferred[T]) -> None:
+        self._waiting: list[Deferred[T]] = []
+        self._outcome: Any = None
+        self._has_come = False
+        found.addBoth(self._came)
+
+    def wait(self) -> Deferred[T]:
+        """Fires with the result, or fails with its failure."""
+        own: Deferred[T] = Deferred()
+        if self._has_come:
+            own.callback(self._outcome)
+        else:
+            self._waiting.append(own)
+        return own
+
+    def _came(self, outcome: Any) -> Any:
+        self._outcome, self._has_come = outcome, True
+        waiting, self._waiting = self._waiting, []
+        for own in waiting:
+            if not own.called:  # it was cancelled
+                own.callback(outcome)
+        return None if isinstance(outcome, Failure) else outcome
 
 
 class _Events(ControlConnection):
@@ -187,7 +205,8 @@ class _Events(ControlConnection):
 
     def __init__(self, reactor: Any, tor: Any) -> None:
         super().__init__(reactor, lambda: succeed(tor), "tor")
-        self.begun: Deferred[None] = Deferred()
+        self._begun: Deferred[None] = Deferred()
+        self.begun = _Shared(self._begun)
 
     def begin(self, tor: Any) -> None:
         """Listen until the connection is lost."""
@@ -197,8 +216,8 @@ class _Events(ControlConnection):
 
     def _have_begun(self, tor: Any) -> None:
         self.tor = tor
-        if not self.begun.called:
-            self.begun.callback(None)
+        if not self._begun.called:
+            self._begun.callback(None)
 
     def _cannot_begin(self, failure: Failure) -> None:
         _log.warn("tor does not show its events: {error}", error=str(failure.value))
@@ -224,5 +243,5 @@ async def events_of(tor: Any) -> ControlConnection | None:
 
         events = _events[tor] = _Events(reactor, tor)
         events.begin(tor)
-    await _shared(events.begun)
+    await events.begun.wait()
     return events

@@ -1,0 +1,71 @@
+"""
+Bytes of the target that came together with the proxy's reply.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IProtocol, IReactorTime
+
+from ..transports import is_closing, place_of_protocol
+
+
+class EarlyBytes:
+    """
+    Gives bytes that came already to whoever has a transport by then, as if they came now.
+
+    A protocol that pauses its transport gets none before it resumes: so until
+    they are given away, the transport's own methods for that go through here.
+
+    :param data: not empty.
+    """
+
+    def __init__(self, reactor: IReactorTime, transport: Any, data: bytes) -> None:
+        self._reactor = reactor
+        self._transport = transport
+        self._data = data
+        self._application: IProtocol | None = None
+        self._is_paused = self._was_paused = False
+        self._can_pause = hasattr(transport, "pauseProducing") and hasattr(transport, "resumeProducing")
+        if self._can_pause:
+            self._pause, self._resume = transport.pauseProducing, transport.resumeProducing
+            transport.pauseProducing, transport.resumeProducing = self.pause, self.resume
+
+    def pause(self) -> None:
+        """See `IPushProducer`."""
+        self._is_paused = self._was_paused = True
+        self._pause()
+
+    def resume(self) -> None:
+        """See `IPushProducer`. As with transports of Twisted's, nothing comes before the next turn."""
+        self._is_paused = False
+        if self._data:
+            self._reactor.callLater(0, self._give_unless_paused)
+        else:
+            self._resume()
+
+    def give_to(self, application: IProtocol) -> None:
+        """
+        Give the bytes away, at once or when the transport is resumed.
+
+        :param application: who gets them where the transport keeps no protocol.
+            Otherwise it is the one that it keeps by then, which may be TLS.
+        """
+        self._application = application
+        self._give_unless_paused()
+
+    def _give_unless_paused(self) -> None:
+        if self._is_paused or not self._data:
+            return
+        transport, data = self._transport, self._data
+        self._data = b""
+        if self._can_pause:
+            del transport.pauseProducing, transport.resumeProducing
+        if is_closing(transport) or not getattr(transport, "connected", True):
+            return
+        if self._was_paused:
+            self._resume()
+        place = place_of_protocol(transport)
+        receiver: Any = self._application if place is None else getattr(*place)
+        receiver.dataReceived(data)
