@@ -1,9 +1,11 @@
 """Two transports as one stream: half-close, abort, back-pressure, counts, idleness."""
 
 import hashlib
+import queue
 import random
 import resource
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -238,6 +240,29 @@ def test_bytes_that_dribble(server):
                 time.sleep(0.0003)
         client.shutdown(socket.SHUT_WR)
         assert read_to_end(client) == bytes(number % 256 for number in range(500))
+
+
+def test_what_follows_urgent_data_is_not_held_back(server):
+    """As an FTP client ends a transfer (RFC 959, section 4.1.3): the urgent byte is lost, and nothing else."""
+    accepted, is_over = queue.Queue(), threading.Event()
+
+    def hold(connection):
+        accepted.put(connection)
+        is_over.wait(60)
+
+    with Target(hold) as far, dial(server.port, "127.0.0.1", far.port) as client:
+        end = accepted.get(timeout=20)
+        for sender, receiver in ((client, end), (end, client)):
+            sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            receiver.settimeout(20)
+            for number in range(20):
+                sender.sendall(b"\xff\xf4")
+                if number % 2:
+                    time.sleep(0.001)
+                sender.send(b"\xff", socket.MSG_OOB)
+                sender.sendall(b"\xf2ABOR\r\n")
+                assert read_exactly(receiver, 9) == b"\xff\xf4\xf2ABOR\r\n"
+        is_over.set()
 
 
 def test_both_directions_at_once_in_pieces_of_all_sizes(server):

@@ -33,7 +33,7 @@ from txsocksx_ext.sockets import connecting, poller
 from txsocksx_ext.sockets.connecting import connect_socket
 from txsocksx_ext.sockets.listening import polled as accepted_by_the_poller
 from txsocksx_ext.sockets.pipe import PIPE_SIZE, Pipe
-from txsocksx_ext.sockets.poller import BATCH, READABLE, WRITABLE, poller_of
+from txsocksx_ext.sockets.poller import BATCH, READABLE, URGENT, WRITABLE, poller_of
 from txsocksx_ext.sockets.takeover import can_take, reset_socket, take_socket, write_now
 from txsocksx_ext.sockets.transport import SocketTransport
 from txsocksx_ext.transports import hand_over
@@ -736,3 +736,20 @@ async def test_a_fault_in_one_connection_leaves_no_other_waiting():
         client.close()
     await port.stopListening()
     await turn()
+
+
+async def test_what_follows_urgent_data_is_not_held_back():
+    heard = Peer()
+    port = accepted_by_the_poller(reactor.listenTCP(0, Factory.forProtocol(lambda: heard), interface="127.0.0.1"))
+    with socket.create_connection(("127.0.0.1", port.getHost().port)) as client:
+        for _ in range(10):
+            client.sendall(b"\xff\xf4")
+            client.send(b"\xff", socket.MSG_OOB)
+            client.sendall(b"\xf2")
+            # The urgent byte itself is lost, as it is with Twisted's own transports.
+            assert await heard.read(3) == b"\xff\xf4\xf2"
+        # Nor is it asked in vain from then on.
+        await until(lambda: not heard.transport.events & URGENT)
+    heard.abort()
+    await heard.lost()
+    await port.stopListening()

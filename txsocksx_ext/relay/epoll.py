@@ -12,7 +12,7 @@ from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 from ..sockets.pipe import PIPE_SIZE
-from ..sockets.poller import FAILED, INPUT_ENDED, READ_EVENTS, WRITABLE, Poller
+from ..sockets.poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, WRITABLE, Poller
 from ..sockets.takeover import reset_socket, take_socket
 from ..transports import PausedProtocol
 from .idle import IdleWatch
@@ -181,8 +181,8 @@ class _Side:
             self.received += count
             other.send(_buffer[:count])
             self._most = BUFFER_SIZE
-            # A short read has read all. If the end may have come with it, only reading on tells.
-            if count < BUFFER_SIZE and not events & INPUT_ENDED:
+            # A short read has read all, unless more was told than that there is something.
+            if count < BUFFER_SIZE and not events & MORE_MAY_FOLLOW:
                 return
             if self.socket is None or other.unsent:
                 return

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING, Any
 
-from ..addresses import IPNetwork, is_protected, is_protected_network, meanings_of
-from ..errors import ConnectionNotAllowed
+from ..addresses import IPNetwork, is_protected, is_protected_network, literal_of, meanings_of
+from ..errors import AddressTypeNotSupported, ConnectionNotAllowed, HostUnreachable
 from ..route import route_from_string
 from ..route.interface import IRoute
 from ..route.refuse import RefuseRoute
@@ -53,7 +53,7 @@ class Rule:
         :raises ValueError: it is none of these.
         """
         host, ports = _split_pattern(pattern)
-        network = _as_network(host)
+        network = _as_network(_spelt_out(host))
         if network is not None:
             return cls(route, None, network, False, ports)
         if not re.fullmatch(r"[A-Za-z0-9._*?-]+", host):
@@ -114,6 +114,23 @@ def _as_network(host: str) -> IPNetwork | None:
         if "has host bits set" in str(error):
             raise ValueError(f"{host} is no network: its address has bits beyond the prefix") from None
         return None
+
+
+def _spelt_out(host: str) -> str:
+    """
+    An address as it is usually written, since rules see targets so; anything else as it is.
+
+    :raises ValueError: it ends in a number, and is no address: nothing would ever match.
+    """
+    if not host.isascii() or any(character in host for character in "*?/"):
+        return host
+    try:
+        address = literal_of(Address(AddressType.DOMAINNAME, host, 0))
+    except AddressTypeNotSupported:
+        return host
+    except HostUnreachable:
+        raise ValueError(f"{host!r} ends in a number, and is no address") from None
+    return host if address is None else address.host
 
 
 def _folded(name: str) -> str:

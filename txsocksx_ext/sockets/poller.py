@@ -31,10 +31,16 @@ FAILED = getattr(select, "EPOLLERR", 0)
 INPUT_ENDED = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLHUP", 0)
 """The peer sends no more, or both directions are closed; bytes may be unread all the same."""
 
+URGENT = getattr(select, "EPOLLPRI", 0)
+"""There is urgent data (RFC 9293, section 3.8.5), at which a read stops short. That byte itself nobody passes on."""
+
+MORE_MAY_FOLLOW = INPUT_ENDED | URGENT
+"""After one of these, a short read may not have read all, and nothing more is told of what is left."""
+
 READ_EVENTS = READABLE | INPUT_ENDED | FAILED
 """After one of these, reading tells more."""
 
-_INPUT_EVENTS = READABLE | INPUT_ENDED | getattr(select, "EPOLLET", 0)
+_INPUT_EVENTS = READABLE | INPUT_ENDED | URGENT | getattr(select, "EPOLLET", 0)
 _ALL_EVENTS = _INPUT_EVENTS | WRITABLE
 
 BATCH = 64

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from ..transports import was_reset
 from ..wire.codes import AddressType
 from ..wire.messages import Address
-from .poller import FAILED, INPUT_ENDED, READ_EVENTS, WRITABLE, Poller
+from .poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, URGENT, WRITABLE, Poller
 
 STREAM = int(socket.SOCK_STREAM)
 _IPV4, _IPV6 = AddressType.IPV4, AddressType.IPV6
@@ -168,10 +168,11 @@ class SocketTransport(Connection):
             self.is_reading, self._input_ended = False, True
             self.readConnectionLost(Failure(CONNECTION_DONE))
             return
-        if len(data) < _MOST_READ and not self.events & INPUT_ENDED:
+        if len(data) < _MOST_READ and not self.events & MORE_MAY_FOLLOW:
             # A short read has read all; what comes later is a new event.
             self.events &= _NOTHING_TO_READ
         else:
+            self.events &= ~URGENT
             self.poller.again(self.fileno())
         self.protocol.dataReceived(data)
 
