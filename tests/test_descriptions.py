@@ -108,3 +108,8 @@ def test_yes_and_no_and_nothing_else():
     for value in ("Yes", "true", "1", ""):
         with pytest.raises(ValueError, match="tls is yes or no"):
             yes_or_no("tls", value)
+
+
+def test_a_port_beyond_the_last_is_none():
+    with pytest.raises(ValueError, match="no port 65536"):
+        endpoint_description(["127.0.0.1", "65536"])

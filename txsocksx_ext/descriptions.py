@@ -93,10 +93,14 @@ def endpoint_description(arguments: Sequence[str]) -> str:
 
     It may stand there whole, with its colons written ``\\:``; with its colons
     bare, where no other argument follows; or as HOST and PORT.
+
+    :raises ValueError: there is no such port.
     """
     if len(arguments) == 1:
         return arguments[0]
     quoted = [quoteStringArgument(argument).replace("=", "\\=") for argument in arguments]
     if len(arguments) == 2 and arguments[1].isascii() and arguments[1].isdigit():
+        if int(arguments[1]) > 0xFFFF:
+            raise ValueError(f"there is no port {arguments[1]}, but 1 to 65535")
         quoted.insert(0, "tcp")
     return ":".join(quoted)
