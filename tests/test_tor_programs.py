@@ -245,7 +245,6 @@ class TestStreams:
         for code, error in [
             (0xF2, errors.OnionIntroductionFailed),
             (0x05, errors.ConnectionRefused),
-            (0x06, errors.OnionServiceNotReachable),
         ]:
             proxy.code = code
             with pytest.raises(error) as raised:

@@ -161,7 +161,8 @@ def test_tor_uses_obfs4proxy_whose_proxy_is_our_server(program, tor_network, tor
         f"ClientTransportPlugin obfs4 exec {need('obfs4proxy')}",
         f"Socks5Proxy 127.0.0.1:{server.port}",
     )
-    assert "route=direct" in server.output
+    # The line of a connection comes when it has ended.
+    assert settles(lambda: "route=direct" in server.output)
 
 
 def test_tor_uses_our_server_as_its_transport(program, tor_network, tor_bridge):

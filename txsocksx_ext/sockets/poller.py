@@ -162,7 +162,8 @@ class Poller:
                 except Exception:
                     log_fault()
                     self._abandon(watcher, "fault")
-            if monotonic() > end:
+            # A watcher may have stopped the reactor, and with it this.
+            if monotonic() > end or self._epoll.closed:
                 return
 
     def connectionLost(self, reason: Failure) -> None:

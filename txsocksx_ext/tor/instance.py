@@ -105,9 +105,7 @@ class TorInstance:
             self._pass_over()
             raise
         except ReplyError as said:
-            error = await self._explained(said, request, stream)
-            error.code = said.code
-            raise error from None
+            raise await self._explained(said, request, stream) from None
         finally:
             stream.finish()
 
