@@ -19,12 +19,13 @@ from twisted.internet.endpoints import (
     wrapClientTLS,
 )
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, ConnectionRefusedError, NoProtocol
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocolNegotiationFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import Clock, deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from txsocksx_ext import (
@@ -578,6 +579,73 @@ async def test_tls_with_the_target_of_a_factory_that_builds_nothing(authority):
         endpoint = SOCKS5ClientEndpoint("target.example", 443, way_to(address), tls=creator)
         assert type(await failure_of(endpoint.connect(Nothing()))) is NoProtocol
         await proxy.conversations[0].tunnel.until(lambda each: each.lost)
+
+
+INJECTED = b"what nobody signed"
+BEHIND_TLS = pytest.mark.parametrize("behind_tls", [False, True], ids=["a proxy in the open", "a proxy behind TLS"])
+
+
+@asynccontextmanager
+async def injecting(authority, behind_tls):
+    """A way to a proxy that puts bytes before those of its target, which speaks TLS."""
+    site = TLSMemoryBIOFactory(authority.server_options("target.example"), False, Factory.forProtocol(Recorder))
+    proxy = FakeProxy(site, joined=INJECTED)
+    served = TLSMemoryBIOFactory(authority.server_options("proxy.example"), False, proxy) if behind_tls else proxy
+    async with listening(served) as address:
+        way = way_to(address)
+        yield wrapClientTLS(authority.client_for("proxy.example"), way) if behind_tls else way
+
+
+class PausingRecorder(Recorder):
+    def connectionMade(self):
+        self.transport.pauseProducing()
+        reactor.callLater(0.05, self.transport.resumeProducing)
+
+
+@BEHIND_TLS
+@pytest.mark.parametrize("protocol", [Recorder, PausingRecorder])
+async def test_what_comes_with_the_reply_goes_through_the_targets_tls_too(authority, behind_tls, protocol):
+    """Whoever stands between proxy and target could put it there: the certificate says nothing of it."""
+    async with injecting(authority, behind_tls) as way:
+        endpoint = SOCKS5ClientEndpoint("target.example", 443, way, tls=authority.client_for("target.example"))
+        client = await endpoint.connect(Factory.forProtocol(protocol))
+        client.write(b"secret")
+        await client.until(lambda it: it.lost)
+        assert client.received == b""
+        assert not client.lost.check(ConnectionDone)
+
+
+async def test_what_comes_with_the_reply_goes_through_tls_that_the_application_begins(authority):
+    class Beginning(Recorder):
+        def connectionMade(self):
+            self.transport.startTLS(authority.client_for("target.example"))
+
+    async with injecting(authority, False) as way:
+        client = await SOCKS5ClientEndpoint("target.example", 443, way).connect(Factory.forProtocol(Beginning))
+        await client.until(lambda it: it.lost)
+        assert client.received == b""
+        assert not client.lost.check(ConnectionDone)
+
+
+async def test_tls_with_the_target_offers_what_the_applications_factory_speaks(authority):
+    @implementer(IProtocolNegotiationFactory)
+    class Speaking(Factory):
+        protocol = Recorder
+
+        def acceptableProtocols(self):
+            return [b"h2"]
+
+    server = Speaking()
+    site = TLSMemoryBIOFactory(authority.server_options("target.example"), False, server)
+    async with listening(FakeProxy(site)) as address:
+        creator = authority.client_for("target.example")
+        endpoint = SOCKS5ClientEndpoint("target.example", 443, way_to(address), tls=creator)
+        client = await endpoint.connect(Speaking())
+        client.write(b"hello")
+        await until(lambda: client.transport.negotiatedProtocol)
+        assert client.transport.negotiatedProtocol == b"h2"
+        client.close()
+        await client.until(lambda it: it.lost)
 
 
 CHILD = """

@@ -699,6 +699,19 @@ def test_an_application_that_pauses_gets_what_came_with_the_reply_when_it_resume
     assert tried.run().outcome.received == b"early, late, later"
 
 
+@pytest.mark.logs_errors
+def test_an_application_that_fails_over_it_when_it_has_resumed_loses_its_connection(logged_errors):
+    class Failing(Pausing):
+        def dataReceived(self, data):
+            raise ZeroDivisionError
+
+    tried = attempt(FakeProxy(joined=b"early"), application=Application(Failing))
+    tried.outcome.transport.resumeProducing()
+    tried.run()
+    assert tried.outcome.lost.type is ConnectionAborted
+    assert len(logged_errors) == 1
+
+
 def test_who_waits_for_the_connection_may_pause_it_too():
     tried = Attempt(FakeProxy(joined=b"early"))
     tried.connecting.addCallback(lambda _: tried.outcome.transport.pauseProducing())

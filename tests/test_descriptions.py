@@ -110,6 +110,7 @@ def test_yes_and_no_and_nothing_else():
             yes_or_no("tls", value)
 
 
-def test_a_port_beyond_the_last_is_none():
-    with pytest.raises(ValueError, match="no port 65536"):
-        endpoint_description(["127.0.0.1", "65536"])
+@pytest.mark.parametrize("port", ["0", "65536"])
+def test_a_port_that_nobody_can_connect_to_is_none(port):
+    with pytest.raises(ValueError, match=f"no port {port}"):
+        endpoint_description(["127.0.0.1", port])

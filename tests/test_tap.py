@@ -306,6 +306,7 @@ def test_listeners_of_other_kinds(description, is_unsafe):
         "tcp:",
         "tcp:http",
         "tcp:65536",
+        "tcp:-1",
         "tcp6:port=99999",
         "haproxy:tcp:99999",
         "nothing:1080",

@@ -100,7 +100,7 @@ def endpoint_description(arguments: Sequence[str]) -> str:
         return arguments[0]
     quoted = [quoteStringArgument(argument).replace("=", "\\=") for argument in arguments]
     if len(arguments) == 2 and arguments[1].isascii() and arguments[1].isdigit():
-        if int(arguments[1]) > 0xFFFF:
+        if not 0 < int(arguments[1]) <= 0xFFFF:
             raise ValueError(f"there is no port {arguments[1]}, but 1 to 65535")
         quoted.insert(0, "tcp")
     return ":".join(quoted)

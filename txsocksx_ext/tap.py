@@ -208,7 +208,7 @@ class Options(TwistedOptions, AuthOptionMixin):
                 f"--listen {description} is no server endpoint string: {without_function(error)}"
             ) from None
         port = port_of(description)
-        if port is not None and port > 0xFFFF:
+        if port is not None and not 0 <= port <= 0xFFFF:
             raise UsageError(f"--listen {description}: there is no port {port}, but 0 to 65535")
         if is_unsafe and not self["allow-remote"]:
             raise UsageError(

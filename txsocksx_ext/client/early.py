@@ -7,13 +7,20 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.logger import Logger
 
-from ..transports import is_closing, place_of_protocol
+from ..transports import abort, is_closing, place_of_protocol
+
+_log = Logger(namespace="txsocksx_ext.client")
 
 
 class EarlyBytes:
     """
     Gives bytes that came already to whoever has a transport by then, as if they came now.
+
+    To be made before the transport is handed over: where its protocol stands
+    then is where these bytes belong. What is put there since, such as TLS with
+    the target, gets them first.
 
     A protocol that pauses its transport gets none before it resumes: so until
     they are given away, the transport's own methods for that go through here.
@@ -26,6 +33,7 @@ class EarlyBytes:
         self._transport = transport
         self._data = data
         self._application: IProtocol | None = None
+        self._place = place_of_protocol(transport)
         self._is_paused = self._was_paused = False
         self._can_pause = hasattr(transport, "pauseProducing") and hasattr(transport, "resumeProducing")
         if self._can_pause:
@@ -41,7 +49,7 @@ class EarlyBytes:
         """See `IPushProducer`. As with transports of Twisted's, nothing comes before the next turn."""
         self._is_paused = False
         if self._data:
-            self._reactor.callLater(0, self._give_unless_paused)
+            self._reactor.callLater(0, self._give_late)
         else:
             self._resume()
 
@@ -50,10 +58,17 @@ class EarlyBytes:
         Give the bytes away, at once or when the transport is resumed.
 
         :param application: who gets them where the transport keeps no protocol.
-            Otherwise it is the one that it keeps by then, which may be TLS.
         """
         self._application = application
         self._give_unless_paused()
+
+    def _give_late(self) -> None:
+        """What is raised when bytes come ends their connection: that is the transport's way."""
+        try:
+            self._give_unless_paused()
+        except Exception:
+            _log.failure("a protocol failed over what came with the proxy's reply")
+            abort(self._transport)
 
     def _give_unless_paused(self) -> None:
         if self._is_paused or not self._data:
@@ -66,6 +81,5 @@ class EarlyBytes:
             return
         if self._was_paused:
             self._resume()
-        place = place_of_protocol(transport)
-        receiver: Any = self._application if place is None else getattr(*place)
+        receiver: Any = self._application if self._place is None else getattr(*self._place)
         receiver.dataReceived(data)

@@ -22,8 +22,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.ssl import optionsForClientTLS
-from twisted.python.components import proxyForInterface
-from zope.interface import implementer
+from zope.interface import directlyProvides, implementer, providedBy
 
 from ..errors import ProtocolViolation
 from ..wire.codes import Command, Dialect
@@ -148,13 +147,20 @@ def over_tls(
     options: IOpenSSLClientConnectionCreator, tunnel: IStreamClientEndpoint, application: IProtocolFactory
 ) -> Deferred[IProtocol]:
     """Speak TLS through a tunnel, for an application."""
-    return wrapClientTLS(options, tunnel).connect(_Building(application))
+    building: Any = _Building(application)
+    return wrapClientTLS(options, tunnel).connect(building)
 
 
-class _Building(proxyForInterface(IProtocolFactory, "_factory")):  # type: ignore[misc]
+class _Building:
     """A factory that builds a protocol or says that it does not: Twisted's TLS takes ``None`` for one."""
 
-    _factory: IProtocolFactory
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+        # Twisted asks factories for more, such as what they would speak (ALPN).
+        directlyProvides(self, providedBy(factory))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._factory, name)
 
     def buildProtocol(self, addr: IAddress) -> IProtocol:
         """See `IProtocolFactory`."""

@@ -57,7 +57,10 @@ def port_of(description: str) -> int | None:
     if arguments[0] not in ("tcp", "tcp6", "ssl"):
         return None
     port = arguments[1] if len(arguments) > 1 else keywords.get("port", "")
-    return int(port) if port.isascii() and port.isdigit() else None
+    try:
+        return int(port)
+    except ValueError:
+        return None
 
 
 class SOCKS5ExtService(LoggingService, MultiService):
