@@ -87,6 +87,11 @@ def without_function(error: Exception) -> str:
     return text.partition("() ")[2] or text if isinstance(error, TypeError) else text
 
 
+def is_number(text: str) -> bool:
+    """Whether `text` is written with the digits 0 to 9 alone."""
+    return text.isascii() and text.isdigit()
+
+
 def endpoint_description(arguments: Sequence[str]) -> str:
     """
     The endpoint string in the arguments of another description.
@@ -99,7 +104,7 @@ def endpoint_description(arguments: Sequence[str]) -> str:
     if len(arguments) == 1:
         return arguments[0]
     quoted = [quoteStringArgument(argument).replace("=", "\\=") for argument in arguments]
-    if len(arguments) == 2 and arguments[1].isascii() and arguments[1].isdigit():
+    if len(arguments) == 2 and is_number(arguments[1]):
         if not 0 < int(arguments[1]) <= 0xFFFF:
             raise ValueError(f"there is no port {arguments[1]}, but 1 to 65535")
         quoted.insert(0, "tcp")

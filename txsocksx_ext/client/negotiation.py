@@ -7,11 +7,15 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from . import loopback
 from .factory import SOCKS5ExtClientFactory
+
+PROXY_NOT_REACHED = (ConnectError, DNSLookupError)
+"""What fails before anything was asked of a proxy."""
 
 
 def negotiate(

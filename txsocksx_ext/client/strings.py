@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from ..descriptions import client_endpoint, refuse_unknown, secret_from_file, yes_or_no
+from ..descriptions import client_endpoint, is_number, refuse_unknown, secret_from_file, yes_or_no
 from ..wire.pairs import OPTIONAL_MARK
 from .endpoints import DEFAULT_TIMEOUT, SOCKS5ClientEndpoint
 
@@ -82,7 +82,7 @@ def _target(arguments: Sequence[str], settings: Mapping[str, str]) -> tuple[str,
         raise ValueError(
             f"the endpoint socks5ext has {len(given)} arguments after HOST:PORT: a colon inside a value is written \\:"
         )
-    if not (port.isascii() and port.isdigit()):
+    if not is_number(port):
         raise ValueError(f"the port of the endpoint socks5ext is a number, not {port!r}")
     return host, int(port)
 
@@ -108,7 +108,7 @@ def _timeout(settings: Mapping[str, str]) -> float:
 
 def _retried(reactor: Any, endpoint: IStreamClientEndpoint, text: str) -> IStreamClientEndpoint:
     """As often at once, where the transport says so, as after a pause."""
-    if not (text.isascii() and text.isdigit()):
+    if not is_number(text):
         raise ValueError(f"the retries of the endpoint socks5ext are a number, 0 or more, not {text!r}")
     retries = int(text)
     if not retries:

@@ -188,17 +188,15 @@ class Conversation(reader.MessageReader):
         if turn is None:
             return None
         try:
-            message: Any = self.decode(turn.decoder, self._limits)
+            message: Message | None = self.decode(turn.decoder, self._limits)
         except reader.MalformedMessage as violation:
             self._violated(violation)
             self.state = State.CLOSED
             # The decoder's frames hold passwords and names; a traceback must not show them.
             raise violation.with_traceback(None) from None
         if message is not None:
-            self.state = turn.next or turn.state_after(message)
-            if turn.message is Greeting:
-                self.offered = message.methods
-        return message  # type: ignore[no-any-return]
+            self._move(turn, message)
+        return message
 
     def send(self, message: Message) -> bytes:
         """
@@ -209,9 +207,7 @@ class Conversation(reader.MessageReader):
         turn = self._said.get(self.state)
         if turn is None or type(message) is not turn.message:
             raise OutOfTurn(f"no {type(message).__name__} has a place in the state {self.state.value!r}")
-        self.state = turn.next or turn.state_after(message)
-        if turn.message is Greeting:
-            self.offered = message.methods  # type: ignore[union-attr]
+        self._move(turn, message)
         return message.encode()
 
     def close(self) -> None:
@@ -220,3 +216,8 @@ class Conversation(reader.MessageReader):
 
     def _violated(self, violation: reader.MalformedMessage) -> None:
         """The peer said what has no meaning in this state."""
+
+    def _move(self, turn: Turn, message: Message) -> None:
+        self.state = turn.next or turn.state_after(message)
+        if isinstance(message, Greeting):
+            self.offered = message.methods

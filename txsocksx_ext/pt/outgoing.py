@@ -10,12 +10,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..client.endpoints import SOCKS5ClientEndpoint
+from ..client.negotiation import PROXY_NOT_REACHED
 from ..errors import (
     AddressTypeNotSupported,
     ConnectionRefused,
@@ -133,7 +133,7 @@ _PASSED_ON = (
 def _as_told(failure: Failure) -> Failure:
     """What a failure means for a client of the transport."""
     error = failure.value
-    if isinstance(error, (ConnectError, DNSLookupError)):
+    if isinstance(error, PROXY_NOT_REACHED):
         raise ProxyUnreachable()
     if isinstance(error, ReplyError) and type(error) not in _PASSED_ON:
         raise GeneralServerFailure(f"the proxy that the transport has to use refused: {error}")

@@ -65,23 +65,22 @@ class DirectRoute(Route):
 
     def resolve(self, request: Request, session: Session) -> Deferred[Address]:
         """See `IRoute`."""
+        destination = request.destination
+        if not destination.is_name and not session.rules.may_reach(destination, session, self):
+            return fail(ConnectionNotAllowed())
         if request.command == Command.RESOLVE_PTR:
-            return self._resolve_ptr(request.destination, session)
-        return Deferred.fromCoroutine(self._resolve(request.destination, session))
+            return self._resolve_ptr(destination)
+        return Deferred.fromCoroutine(self._resolve(destination, session))
 
     async def _resolve(self, destination: Address, session: Session) -> Address:
         if not destination.is_name:
-            if not session.rules.may_reach(destination, session, self):
-                raise ConnectionNotAllowed()
             return Address.of(destination.host, 0)
         _, addresses = await self._admitted(destination, session)
         # Tor asks for IPv4 first, and clients of RESOLVE expect that.
         first = next((found for found in addresses if found.type == AddressType.IPV4), addresses[0])
         return Address.of(first.host, 0)
 
-    def _resolve_ptr(self, destination: Address, session: Session) -> Deferred[Address]:
-        if not session.rules.may_reach(destination, session, self):
-            return fail(ConnectionNotAllowed())
+    def _resolve_ptr(self, destination: Address) -> Deferred[Address]:
         looking: Deferred[tuple[str, str]] = deferToThreadPool(
             self._reactor,
             self._reactor.getThreadPool(),

@@ -27,6 +27,14 @@ _PLACE_OF_BACKLOG = {"tcp": 3, "tcp6": 3, "unix": 3, "ssl": 6}
 """Where ``backlog`` stands without its name, in each kind that takes one; the kind itself is at 0."""
 
 
+def what_listens(description: str) -> tuple[list[str], dict[str, str]]:
+    """The arguments, first of them the kind, and the keywords of a listener's description, without its wrappers."""
+    arguments, keywords = parse_description(description)
+    while len(arguments) > 1 and arguments[0] == WRAPPER:
+        del arguments[0]
+    return arguments, keywords
+
+
 def with_backlog(description: str) -> str:
     """
     A listener's description with a queue of `BACKLOG`, unless it says how long its own is.
@@ -36,9 +44,7 @@ def with_backlog(description: str) -> str:
 
     :param description: a Twisted server endpoint string.
     """
-    arguments, keywords = parse_description(description)
-    while len(arguments) > 1 and arguments[0] == WRAPPER:
-        del arguments[0]
+    arguments, keywords = what_listens(description)
     place = _PLACE_OF_BACKLOG.get(arguments[0])
     if place is None or len(arguments) > place or "backlog" in keywords:
         return description

@@ -10,10 +10,9 @@ from typing import Any
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 
-from ..descriptions import parse_description
 from ..transports import is_loopback_host
 from .factory import SOCKS5ExtFactory
-from .listeners import WRAPPER, listener_service
+from .listeners import listener_service, what_listens
 from .textlog import LoggingService
 
 _PRIVATE_KINDS = frozenset({"unix", "ssl", "tls"})
@@ -29,13 +28,7 @@ def may_be_sniffed(description: str) -> bool:
 
     :param description: a Twisted server endpoint string.
     """
-    return _may_be_sniffed(*parse_description(description))
-
-
-def _may_be_sniffed(arguments: list[str], keywords: dict[str, str]) -> bool:
-    kind, *rest = arguments
-    if kind == WRAPPER and rest:  # what counts is the listener that follows
-        return _may_be_sniffed(rest, keywords)
+    (kind, *rest), keywords = what_listens(description)
     if kind in _PRIVATE_KINDS:
         return False
     if kind not in _DEFAULT_INTERFACES:
@@ -51,9 +44,7 @@ def port_of(description: str) -> int | None:
 
     :param description: a Twisted server endpoint string.
     """
-    arguments, keywords = parse_description(description)
-    while len(arguments) > 1 and arguments[0] == WRAPPER:
-        del arguments[0]
+    arguments, keywords = what_listens(description)
     if arguments[0] not in ("tcp", "tcp6", "ssl"):
         return None
     port = arguments[1] if len(arguments) > 1 else keywords.get("port", "")

@@ -73,7 +73,7 @@ class PolledPort:
     def _accept_some(self, listening: socket.socket) -> bool:
         """Accept connections; whether there are no more."""
         # What `socket.accept` is made of: that looks up names of constants for each connection.
-        accept, port = listening._accept, self._port  # type: ignore[attr-defined]
+        accept = listening._accept  # type: ignore[attr-defined]
         for _ in range(ACCEPTS_IN_A_TURN):
             try:
                 descriptor, address = accept()
@@ -81,10 +81,10 @@ class PolledPort:
                 return True
             except OSError:
                 # There are too many open files, or the client is gone: Twisted knows what to do about it.
-                port.doRead()
+                self._port.doRead()
                 return False
             self._serve(socket.SocketType(self._family, STREAM, 0, descriptor), address)
-            if not port.connected or port.disconnecting:
+            if not self._is_listening:
                 return True
         return False
 

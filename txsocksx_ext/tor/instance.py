@@ -9,12 +9,11 @@ from typing import Any
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamClientEndpoint
 
 from ..client.factory import SOCKS5ExtClientFactory
 from ..client.methods import ClientMethods
-from ..client.negotiation import negotiate
+from ..client.negotiation import PROXY_NOT_REACHED, negotiate
 from ..client.protocol import SOCKS5ExtClientProtocol
 from ..errors import (
     OnionClientAuthRequired,
@@ -35,9 +34,6 @@ from .witness import Testimony, key_of_source, key_of_target, of_timeout, onion_
 
 EVENTS_FOLLOW_WITHIN = 0.5
 """Seconds: nothing orders tor's reply and the events of the same failure."""
-
-PROXY_NOT_REACHED = (ConnectError, DNSLookupError)
-"""What fails before anything was asked of tor."""
 
 PASSED_OVER_FOR = 5.0
 """Seconds in which a tor that could not be reached is asked only if no other can be."""

@@ -25,11 +25,12 @@ from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
 from ..client.endpoints import over_tls, target_address
+from ..client.negotiation import PROXY_NOT_REACHED
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable
 from ..wire.codes import Command
 from ..wire.messages import Address, Request
 from .control import ControlConnection
-from .instance import PROXY_NOT_REACHED, TorInstance, WatchedStream
+from .instance import TorInstance, WatchedStream
 from .launch import socks_listener
 
 _log = Logger(namespace="txsocksx_ext.tor")

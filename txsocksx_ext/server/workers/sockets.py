@@ -24,7 +24,7 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from ...descriptions import parse_description
-from ..listeners import BACKLOG, WRAPPER, prepared, set_inherited_options, with_backlog
+from ..listeners import BACKLOG, WRAPPER, prepared, set_inherited_options, what_listens, with_backlog
 
 SHAREABLE_KINDS = ("tcp", "tcp6", "unix", "ssl", "systemd")
 """Also behind ``haproxy:``."""
@@ -47,10 +47,8 @@ def kind_that_cannot_be_shared(description: str) -> str | None:
 def _kinds(description: str) -> tuple[str, str]:
     """The wrappers in a description, as they stand before the rest, and the kind that they wrap."""
     arguments, _ = parse_description(description)
-    wrappers = 0
-    while arguments[wrappers:-1] and arguments[wrappers] == WRAPPER:
-        wrappers += 1
-    return f"{WRAPPER}:" * wrappers, arguments[wrappers]
+    inner, _ = what_listens(description)
+    return f"{WRAPPER}:" * (len(arguments) - len(inner)), inner[0]
 
 
 def can_share_sockets() -> bool:
