@@ -1,0 +1,72 @@
+"""Choices of a client factory of one's own: methods, credentials, pairs and errors."""
+
+import pytest
+from support.attempts import ANONYMOUS, EXTENDED, LOGIN, Fault, attempt, choosing, raising
+
+from txsocksx_ext.testing import FakeProxy, Recorder
+from txsocksx_ext.wire.codes import Method
+from txsocksx_ext.wire.messages import UsernamePassword
+from txsocksx_ext.wire.pairs import Pairs
+
+
+def test_an_offer_of_ones_own():
+    mine = choosing(offer=lambda self: (Method.USERNAME_PASSWORD, Method(0x42), Method.NO_AUTHENTICATION))
+    tried = attempt(FakeProxy(method=0x00), LOGIN, factory=mine)
+    assert tried.said.greeting.methods == (0x02, 0x42, 0x00)
+    assert isinstance(tried.outcome, Recorder)
+
+
+def test_credentials_of_ones_own():
+    mine = choosing(credentials=lambda self: UsernamePassword(b"", b"fresh"))
+    assert attempt(FakeProxy(), LOGIN, factory=mine).said.credentials == UsernamePassword(b"", b"fresh")
+
+
+def test_pairs_of_ones_own():
+    mine = choosing(pairs=lambda self: Pairs({"tor.isolation": self.request.destination.host}))
+    assert attempt(FakeProxy(), EXTENDED, factory=mine).said.pairs == {"tor.isolation": b"target.example"}
+
+
+@pytest.mark.parametrize(
+    ("methods", "options"), [(ANONYMOUS, {"code": 5}), (LOGIN, {"status": 1}), (EXTENDED, {"status": 2})]
+)
+def test_an_error_of_ones_own(methods, options):
+    class Mine(Exception):
+        """Says what was answered."""
+
+    mine = choosing(error_for=lambda self, answer, initiator: Mine(type(answer).__name__))
+    tried = attempt(FakeProxy(**options), methods, factory=mine)
+    assert type(tried.outcome) is Mine
+    assert tried.has_left_nothing
+
+
+@pytest.mark.parametrize(
+    ("override", "methods", "options"),
+    [
+        ("offer", ANONYMOUS, {}),
+        ("credentials", LOGIN, {}),
+        ("pairs", EXTENDED, {}),
+        ("error_for", ANONYMOUS, {"code": 5}),
+        ("error_for", LOGIN, {"status": 1}),
+        ("error_for", ANONYMOUS, {"code": 0xF0}),
+        ("address", ANONYMOUS, {"joined": b"data"}),
+    ],
+)
+def test_a_choice_that_raises_ends_with_that_exception_and_nothing_hangs(override, methods, options):
+    tried = attempt(FakeProxy(**options), methods, factory=choosing(**{override: raising}))
+    assert type(tried.outcome) is Fault
+    assert tried.has_left_nothing
+
+
+@pytest.mark.parametrize(
+    ("override", "value", "methods"),
+    [
+        ("offer", (), ANONYMOUS),
+        ("offer", None, ANONYMOUS),
+        ("credentials", None, LOGIN),
+        ("pairs", {"k": b"a dict is not Pairs"}, EXTENDED),
+    ],
+)
+def test_a_choice_that_is_no_choice_fails_and_nothing_hangs(override, value, methods):
+    tried = attempt(FakeProxy(), methods, factory=choosing(**{override: lambda self: value}))
+    assert isinstance(tried.outcome, Exception)
+    assert tried.has_left_nothing
