@@ -8,6 +8,20 @@ from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, settings
 
+from txsocksx_ext.wire.codes import AddressType, Command, Method, Status
+from txsocksx_ext.wire.messages import (
+    NO_ADDRESS,
+    Address,
+    ExtendedRequest,
+    ExtendedResponse,
+    Greeting,
+    MethodSelection,
+    Reply,
+    Request,
+    UsernamePassword,
+    UsernamePasswordResponse,
+)
+from txsocksx_ext.wire.pairs import Pairs
 from txsocksx_ext.wire.reader import MessageReader
 
 unhurried = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -112,3 +126,36 @@ def decode_pieces(pieces, decoder, *limits):
         if message is None:
             message = reader.decode(decoder, *limits)
     return message, reader.take_read_ahead()
+
+
+def address_of(decoded):
+    """The address that a vector says was decoded."""
+    if decoded["addr"] is None:
+        return NO_ADDRESS
+    return Address(AddressType(decoded["atyp"]), decoded["addr"], decoded["port"])
+
+
+MESSAGES = {
+    "greeting": lambda decoded: Greeting(tuple(map(Method, decoded["methods"]))),
+    "select": lambda decoded: MethodSelection(Method(decoded["method"])),
+    "request": lambda decoded: Request(Command(decoded["cmd"]), address_of(decoded)),
+    "reply": lambda decoded: Reply(decoded["rep"], address_of(decoded)),
+    "userpass": lambda decoded: UsernamePassword(decoded["user"].encode(), decoded["passwd"].encode()),
+    "userpass_resp": lambda decoded: UsernamePasswordResponse(Status(decoded["status"])),
+    "ext_req": lambda decoded: ExtendedRequest(Pairs(decoded["pairs"])),
+    "ext_resp": lambda decoded: ExtendedResponse(Status(decoded["status"]), Pairs(decoded["pairs"])),
+}
+"""By its kind, the message of which a vector says what was decoded."""
+
+OPENINGS = {
+    "greeting": None,
+    "socks4": None,
+    "request": Method.NO_AUTHENTICATION,
+    "userpass": Method.USERNAME_PASSWORD,
+    "toruser": Method.USERNAME_PASSWORD,
+    "ptauth": Method.USERNAME_PASSWORD,
+    "ext_req": Method.EXTENDED,
+}
+"""The method on whose conversation a vector of this kind is said to a server, if any."""
+TO_SERVER = [vector for vector in vectors_of(*OPENINGS) if vector.row["direction"] in ("client->server", "tor->pt")]
+TO_CLIENT = [vector for vector in vectors_of(*MESSAGES) if vector.row["direction"] == "server->client"]
