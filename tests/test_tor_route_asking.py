@@ -12,6 +12,7 @@ from examples.raw_peers import (
     proxy,
     request,
 )
+from support.answers import table
 from support.fake_tor import (
     FOUND,
     GREETINGS,
@@ -23,7 +24,6 @@ from support.fake_tor import (
     fake_tor,
     hear,
     saying,
-    table,
     through,
 )
 from twisted.internet import reactor

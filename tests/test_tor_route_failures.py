@@ -2,6 +2,7 @@
 
 import pytest
 from examples.raw_peers import GREET_ANONYMOUS, GREET_LOGIN, RESOLVE, ReactorWith, login, proxy, request, until
+from support.answers import table
 from support.fake_tor import (
     DOUBT,
     FOUND,
@@ -21,7 +22,6 @@ from support.fake_tor import (
     same,
     saying,
     silent,
-    table,
     through,
 )
 from twisted.internet import reactor

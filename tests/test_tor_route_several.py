@@ -4,7 +4,8 @@ from collections import Counter
 from types import SimpleNamespace
 
 from examples.raw_peers import GREET_ANONYMOUS, GREET_EXTENDED, ReactorWith, pairs, proxy, request
-from support.fake_tor import FOUND, behind, codes, endless_echo, fake_tor, reply, same, saying, table, through
+from support.answers import table
+from support.fake_tor import FOUND, behind, codes, endless_echo, fake_tor, reply, same, saying, through
 from support.programs import free_port
 from twisted.internet import reactor
 from twisted.internet.task import Clock

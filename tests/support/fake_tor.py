@@ -9,7 +9,8 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.protocol import Factory
 
-from txsocksx_ext import Limits, RouteTable
+from support.answers import table
+from txsocksx_ext import Limits
 from txsocksx_ext.route.tor import TorRoute
 from txsocksx_ext.tor.control import ControlConnection
 from txsocksx_ext.tor.instance import TorInstance
@@ -133,10 +134,6 @@ def endless_echo(first=FOUND):
         peer.close()
 
     return answer
-
-
-def table(route):
-    return RouteTable((), route)
 
 
 def through(*tors, extended=None, control=None, time=reactor):

@@ -1,0 +1,191 @@
+"""Clients of the server that leave, or stop talking."""
+
+import pytest
+from examples.raw_peers import (
+    GREET_ANONYMOUS,
+    GREET_EXTENDED,
+    GREET_LOGIN,
+    RESOLVE,
+    HeldRoute,
+    ReactorWith,
+    login,
+    pairs,
+    proxy,
+    request,
+    target,
+    turn,
+    until,
+)
+from support.answers import table
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from txsocksx_ext import Limits, SOCKS5ExtFactory, open_transport
+
+# A client that leaves.
+
+
+class Held(SOCKS5ExtFactory):
+    """A server of which one decision is the test's."""
+
+    held = ""
+
+    def _hold(self, name):
+        assert name == self.held
+        self.cancelled = False
+        self.decision = Deferred(lambda _: setattr(self, "cancelled", True))
+        return self.decision
+
+    def authenticate(self, session):
+        return self._hold("authenticate") if self.held == "authenticate" else None
+
+    def route(self, session):
+        return self._hold("route") if self.held == "route" else super().route(session)
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ("authenticate", GREET_ANONYMOUS),
+        ("authenticate", GREET_LOGIN + login(b"u", b"p")),
+        ("authenticate", GREET_EXTENDED + pairs()),
+        ("route", GREET_ANONYMOUS + request("192.0.2.1", 80)),
+        ("route", GREET_ANONYMOUS + request("192.0.2.1", 80, RESOLVE)),
+    ],
+)
+async def test_a_decision_is_cancelled_when_its_client_leaves(held, said):
+    factory = Held(reactor)
+    factory.held = held
+    async with proxy(factory) as server:
+        client = await server.connect()
+        client.send(said)
+        await until(lambda: hasattr(factory, "decision"))
+        client.abort()
+        await until(lambda: not factory.sessions)
+        assert factory.cancelled
+
+
+async def test_a_connection_on_its_way_is_given_up_when_its_client_leaves():
+    route = HeldRoute()
+    async with proxy(routes=table(route)) as server:
+        client = await server.connect()
+        client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
+        await route.asked.get()
+        client.abort()
+        await until(lambda: not server.factory.sessions)
+        assert route.cancelled == 1
+
+
+@pytest.mark.deadline(10.0)
+async def test_a_reset_that_twisted_takes_for_an_end_gives_the_connection_up_too():
+    # See the test of the same in test_relay_streams.py.
+    route = HeldRoute()
+    async with proxy(routes=table(route), limits=Limits(connect_timeout=600)) as server:
+        client = await server.connect()
+        client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
+        await route.asked.get()
+        assert await client.read(2) == b"\x05\x00"
+        (session,) = server.factory.sessions
+        session.transport.stopReading()
+        client.abort()
+        await client.lost()
+        session.transport.readConnectionLost(Failure(ConnectionDone()))
+        await until(lambda: not server.factory.sessions)
+        assert route.cancelled == 1
+
+
+class StubbornRoute:
+    """A route that cannot be stopped: it connects although it was cancelled."""
+
+    def __init__(self, port):
+        self.port = port
+        self.asked = Deferred()
+        self.go_on = Deferred()
+
+    def connect(self, request, session):
+        return Deferred.fromCoroutine(self._connect())
+
+    async def _connect(self):
+        self.asked.callback(None)
+        try:
+            await Deferred()
+        except CancelledError:
+            await self.go_on
+        return await open_transport(TCP4ClientEndpoint(reactor, "127.0.0.1", self.port))
+
+
+async def test_a_connection_that_comes_too_late_is_closed():
+    async with target() as far:
+        route = StubbornRoute(far.port)
+        async with proxy(routes=table(route)) as server:
+            client = await server.connect()
+            client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
+            await route.asked
+            client.abort()
+            await until(lambda: not server.factory.sessions)
+            route.go_on.callback(None)
+            end = await far.accept()
+            await end.lost()
+
+
+# Deadlines.
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"\x05",
+        GREET_ANONYMOUS,
+        GREET_LOGIN,
+        GREET_LOGIN + b"\x01\x05use",
+        GREET_EXTENDED + b"\x01\x00\x02\x00\x08USER",
+        GREET_EXTENDED + pairs() + b"\x05\x01\x00\x03\x40",
+    ],
+)
+async def test_a_client_that_stops_talking_is_closed_at_the_deadline_and_not_before(said):
+    clock = Clock()
+    async with proxy(reactor=ReactorWith(clock=clock), limits=Limits(handshake_timeout=10)) as server:
+        client = await server.connect()
+        client.send(said)
+        await until(lambda: len(server.factory.sessions) == 1)
+        # Answers show that the server has heard all.
+        await client.until(lambda: len(said) < 3 or client.unread)
+        clock.advance(9.9)
+        await turn(3)
+        assert not client.input_ended
+        clock.advance(0.2)
+        await client.lost()
+        await until(lambda: not server.factory.sessions)
+
+
+async def test_no_byte_sets_the_deadline_back():
+    clock = Clock()
+    async with proxy(reactor=ReactorWith(clock=clock), limits=Limits(handshake_timeout=10)) as server:
+        client = await server.connect()
+        client.send(GREET_LOGIN)
+        assert await client.read(2) == b"\x05\x02"
+        for byte in login(b"a very long name", b"")[:10]:
+            client.send(bytes((byte,)))
+            await turn(3)
+            assert client.reason is None
+            clock.advance(1)
+        await client.lost()
+
+
+async def test_a_decision_before_the_request_is_within_the_deadline():
+    clock = Clock()
+    factory = Held(ReactorWith(clock=clock), limits=Limits(handshake_timeout=10))
+    factory.held = "authenticate"
+    async with proxy(factory) as server:
+        client = await server.connect()
+        client.send(GREET_LOGIN + login(b"u", b"p"))
+        await until(lambda: hasattr(factory, "decision"))
+        clock.advance(10)
+        await client.lost()
+        await until(lambda: not factory.sessions)
+        assert factory.cancelled
