@@ -13,7 +13,8 @@ TESTS = Path(__file__).parent
 @pytest.mark.parametrize("chosen", ["asyncio", "uvloop"])
 def test_relays_and_sockets_in_another_reactor(chosen):
     """The same tests, in a process of their own, with servers on the same kind of reactor."""
-    tests = [TESTS / "test_relay.py", TESTS / "test_sockets.py"]
+    tests = sorted({*TESTS.glob("test_relay_*.py"), *TESTS.glob("test_sockets_*.py")})
+    assert tests
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)],
         env={**os.environ, "TESTS_REACTOR": chosen},

@@ -40,6 +40,14 @@ PATIENCE = 20.0
 """Seconds after which a target gives a connection up, so that no thread outlives its test."""
 
 
+MEGABYTE = 1 << 20
+
+
+def content(number, size=200_000):
+    """Bytes that are those of this number alone."""
+    return hashlib.shake_256(b"%d" % number).digest(size)
+
+
 def digest(data):
     return hashlib.sha256(data).hexdigest().encode()
 

@@ -1,0 +1,42 @@
+"""What the tests of sockets share: a watcher in the poller, and addresses on this machine."""
+
+import socket
+
+from twisted.internet import reactor
+
+from txsocksx_ext.sockets.poller import poller_of
+from txsocksx_ext.wire.messages import Address
+
+
+class Watching:
+    """One end of a pair of sockets in the poller: `told` holds the events, and `then` is done at each."""
+
+    def __init__(self, ends=None):
+        self.poller = poller_of(reactor)
+        self.socket, self.peer = ends or socket.socketpair()
+        self.socket.setblocking(False)
+        self.told = []
+        self.abandoned = []
+        self.then = lambda: None
+        self.poller.watch(self.socket.fileno(), self)
+
+    def ready(self, events):
+        self.told.append(events)
+        self.then()
+
+    def abandon(self, why):
+        self.abandoned.append(why)
+        self.close()
+
+    def has_heard(self, events):
+        return any(told & events == events for told in self.told)
+
+    def close(self):
+        if self.socket.fileno() != -1:
+            self.poller.forget(self.socket.fileno())
+            self.socket.close()
+        self.peer.close()
+
+
+def loopback(port, host="127.0.0.1"):
+    return Address.of(host, port)
