@@ -107,3 +107,12 @@ def raising(*_):
 def choosing(**overrides):
     """A subclass with these."""
     return type("Mine", (SOCKS5ExtClientFactory,), overrides)
+
+
+def outcome_of(waiting):
+    """What a Deferred fired with, exceptions too; ``None`` while it waits."""
+    found = []
+    waiting.addBoth(found.append)
+    if not found:
+        return None
+    return found[0].value if isinstance(found[0], Failure) else found[0]
