@@ -2,6 +2,7 @@
 
 import pytest
 from support.programs import need
+from support.targets import web_server
 from support.tornet import start_network
 
 
@@ -13,3 +14,10 @@ def tor_network():
     network = start_network()
     yield network
     network.stop()
+
+
+@pytest.fixture(scope="module")
+def web_port():
+    """The port of a web server: see `support.targets`."""
+    with web_server() as port:
+        yield port

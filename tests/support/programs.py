@@ -148,3 +148,13 @@ def twistd(program, *options, listen=None, command="twistd", env=None, reactor=N
         env=env,
         wait=wait,
     )
+
+
+def has_written(server, text, seconds=10):
+    """Whether a program writes something within some seconds."""
+    deadline = time.monotonic() + seconds
+    while text not in server.output:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

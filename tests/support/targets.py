@@ -301,6 +301,17 @@ def talk_to(host, port, proxy, methods=ANY, **options):
     return SOCKS5ClientEndpoint(host, port, proxy, methods, **options).connect(Factory.forProtocol(Talker))
 
 
+async def echoes(proxy, methods=ANY):
+    """Whether bytes go to a target and come back."""
+    with Target(echo) as target:
+        talker = await talk_to("127.0.0.1", target.port, proxy, methods)
+        talker.transport.write(CONTENT)
+        received = await talker.has_received(len(CONTENT))
+        talker.transport.loseConnection()
+        await talker.lost
+        return received == CONTENT
+
+
 async def failure_of(asking):
     """The exception of something that has to fail."""
     from twisted.internet import reactor
