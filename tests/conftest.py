@@ -141,3 +141,16 @@ def socks5ext(program):
         return twistd(program, *options, **kwargs)
 
     return start
+
+
+@pytest.fixture
+def workers(socks5ext):
+    """Start a server with two workers that both serve."""
+    from support.workers import all_serve
+
+    def start(*options, **kwargs):
+        server = socks5ext("--workers", "2", *options, **kwargs)
+        all_serve(server)
+        return server
+
+    return start

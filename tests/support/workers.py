@@ -3,9 +3,13 @@
 import contextlib
 import os
 import re
+import socket
 from pathlib import Path
 
 from examples import raw_peers
+from examples.raw_peers import GREET_ANONYMOUS, request
+
+from support.targets import read_exactly
 
 PATIENCE = 60.0
 """Seconds: a worker is a Python that has to start, and machines are busy."""
@@ -62,3 +66,38 @@ def all_serve(server, count=2):
     """Wait until so many workers have said that they serve; their process ids."""
     assert settles(lambda: server.output.count("serves, as process") >= count), server.output
     return workers_of(server)
+
+
+SUCCEEDED = b"\x05\x00"
+
+
+def is_refused(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=20).close()
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:  # it was closing
+        return False
+    return False
+
+
+@contextlib.contextmanager
+def opened(port, target_port):
+    """A stream, whose socket is closed also where the server does not serve it."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(GREET_ANONYMOUS + request("127.0.0.1", target_port))
+        answer = read_exactly(client, 12)
+        assert answer[:4] == b"\x05\x00\x05\x00", answer
+        yield client
+
+
+@contextlib.contextmanager
+def streams(server, far, count):
+    """So many streams to a target, each of which has carried something."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(opened(server.port, far.port)) for _ in range(count)]
+        for client in clients:
+            client.sendall(b"hello")
+        for client in clients:
+            assert read_exactly(client, 5) == b"hello"
+        yield clients

@@ -1,0 +1,326 @@
+"""Several workers: how load is spread, and what happens when one of them dies, cannot start, or is told to end."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+from argon2 import PasswordHasher
+from examples.raw_peers import GREET_LOGIN, login, request
+from support.programs import free_port
+from support.targets import Target, echo, read_exactly, read_to_end
+from support.workers import SUCCEEDED, all_serve, is_alive, is_refused, opened, served_by, settles, streams, workers_of
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
+
+from txsocksx_ext import SOCKS5ExtFactory
+from txsocksx_ext.server.workers.process import Ports
+from txsocksx_ext.server.workers.slots import LIVES_LONG, Slot
+
+# Load.
+
+
+def test_load_is_spread_over_all(workers):
+    server = workers()
+    with Target(echo) as far, streams(server, far, 200) as clients:
+        shares = served_by(server, clients)
+        assert sum(map(len, shares.values())) == 200
+        assert [pid for pid, share in shares.items() if len(share) < 50] == []
+    assert settles(lambda: server.output.count("end=done") == 200)
+    server.stop()
+    assert "served 201 connections, of which 0 failed; 1000 bytes up, 1000 bytes down" in server.output
+
+
+class Load:
+    """Clients that connect, echo something, and connect again. Notes when each began, and how it ended."""
+
+    def __init__(self, port, target_port, clients=8):
+        self._address = port, target_port
+        self._is_over = threading.Event()
+        self._threads = [threading.Thread(target=self._connect_again) for _ in range(clients)]
+        self.ends = []
+
+    def __enter__(self):
+        for each in self._threads:
+            each.start()
+        return self
+
+    def __exit__(self, *_):
+        self._is_over.set()
+        for each in self._threads:
+            each.join()
+
+    def _connect_again(self):
+        port, target_port = self._address
+        while not self._is_over.is_set():
+            began = time.monotonic()
+            try:
+                with opened(port, target_port) as client:
+                    client.sendall(b"question")
+                    assert read_exactly(client, 8) == b"question"
+                end = "served"
+            except (OSError, AssertionError) as error:
+                end = repr(error)
+            self.ends.append((began, end))
+
+    def served_since(self, moment):
+        return sum(began > moment and end == "served" for began, end in self.ends)
+
+
+class Transfer(threading.Thread):
+    """Sends through a stream for as long as the test wants, and looks at all that comes back."""
+
+    def __init__(self, client):
+        super().__init__()
+        self._client = client
+        self._is_over = threading.Event()
+        self.rounds = 0
+        self.error = None
+
+    def run(self):
+        try:
+            while not self._is_over.is_set():
+                content = os.urandom(20_000)
+                self._client.sendall(content)
+                assert read_exactly(self._client, len(content)) == content
+                self.rounds += 1
+        except (OSError, AssertionError) as error:
+            self.error = error
+
+    def end(self):
+        self._is_over.set()
+        self.join()
+
+
+def test_a_worker_killed_under_load_harms_nobody_else(workers):
+    server = workers()
+    killed, other = workers_of(server)
+    with Target(echo) as far, streams(server, far, 16) as clients:
+        shares = served_by(server, clients)
+        assert shares[killed]
+        assert shares[other]
+        transfers = [Transfer(client) for client in shares[other]]
+        for each in transfers:
+            each.start()
+        with Load(server.port, far.port) as load:
+            assert settles(lambda: len(load.ends) > 20)
+            os.kill(killed, signal.SIGKILL)
+            assert settles(lambda: not is_alive(killed))
+            dead = time.monotonic()
+            # Its sockets are served before another process is there, and after that by both.
+            assert settles(lambda: load.served_since(dead) > 20)
+            all_serve(server, 3)
+            again = time.monotonic()
+            assert settles(lambda: load.served_since(again) > 100)
+        done = [each.rounds for each in transfers]
+        assert settles(lambda: all(each.rounds > before for each, before in zip(transfers, done, strict=True)))
+        for each in transfers:
+            each.end()
+        assert [each.error for each in transfers if each.error] == []
+        for client in shares[killed]:
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+    failures = [(began - dead, end) for began, end in load.ends if end != "served"]
+    assert [end for _, end in failures if "refused" in end] == []
+    # Only what the dead one served can have failed; that was begun before.
+    assert [failure for failure in failures if failure[0] > 0] == []
+    assert len(failures) <= 8
+    now = workers_of(server)
+    assert len(now) == 2
+    assert other in now
+    assert killed not in now
+    with Target(echo) as far, streams(server, far, 60) as clients:
+        assert all(served_by(server, clients).values())
+    assert "another one starts in 0.0 s" in server.output
+
+
+def test_a_worker_that_is_told_to_end_drains_and_another_takes_its_place(workers):
+    server = workers()
+    with Target(echo) as far, streams(server, far, 16) as clients:
+        (leaving, its_own), _ = served_by(server, clients).items()
+        os.kill(leaving, signal.SIGTERM)
+        all_serve(server, 3)
+        assert is_alive(leaving)
+        with streams(server, far, 30):
+            for client in clients:
+                client.sendall(b"question")
+                assert read_exactly(client, 8) == b"question"
+        for client in its_own:
+            client.close()
+        assert settles(lambda: not is_alive(leaving))
+    assert "Traceback" not in server.output
+
+
+def test_a_worker_that_cannot_start_is_tried_again_after_growing_pauses(workers, tmp_path):
+    users = tmp_path / "users"
+    line = "alice:" + PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("secret") + "\n"
+    users.write_text(line)
+    server = workers("--auth", f"hashed:{users}")
+    users.rename(tmp_path / "elsewhere")
+    first, second = workers_of(server)
+    os.kill(first, signal.SIGKILL)
+    assert settles(lambda: "another one starts in 1.0 s" in server.output), server.output
+    assert "another one starts in 0.5 s" in server.output
+    assert "a worker failed" in server.output
+    assert is_alive(second)
+    users.write_text(line)
+    all_serve(server, 3)
+    with Target(echo) as far:
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+                client.sendall(GREET_LOGIN)
+                assert read_exactly(client, 2) == b"\x05\x02"
+                client.sendall(login(b"alice", b"secret"))
+                assert read_exactly(client, 2) == b"\x01\x00"
+                client.sendall(request("127.0.0.1", far.port))
+                assert read_exactly(client, 10)[:2] == SUCCEEDED
+
+
+class Place:
+    """A slot on a clock of the test's, whose processes are none: how often one was to start, and what each heard."""
+
+    pid = 1
+
+    def __init__(self):
+        self.clock = Clock()
+        self.has_room = True
+        self.starts = []
+        self.heard = []
+        self.changes = 0
+        self.slot = Slot(self.clock, 0, self._spawn, self._changed)
+        self.slot.start()
+
+    def _spawn(self, slot, process):
+        self.starts.append(self.clock.seconds())
+        if not self.has_room:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        process.transport = self
+
+    def _changed(self, slot):
+        self.changes += 1
+
+    def writeToChild(self, descriptor, data):
+        self.heard.append(data)
+
+
+def test_a_worker_for_which_the_system_has_no_room_is_tried_again_after_growing_pauses():
+    place = Place()
+    place.slot.process.childDataReceived(1, b"ready null\n")
+    assert place.slot.is_ready
+    place.clock.advance(LIVES_LONG)
+    place.has_room = False
+    killed = place.slot.process
+    killed.processExited(Failure(RuntimeError("killed")))
+    killed.processEnded(Failure(RuntimeError("killed")))
+    place.clock.pump([0, 0.5, 1.0])
+    pauses = [after - before for before, after in zip(place.starts[1:], place.starts[2:], strict=False)]
+    assert pauses == [0.5, 1.0]
+    assert place.slot.process is None
+    place.has_room = True
+    place.clock.advance(2.0)
+    place.slot.process.childDataReceived(1, b"ready null\n")
+    assert place.slot.is_ready
+    place.slot.stop()
+    assert place.heard == [b"stop null\n"]
+    assert place.clock.getDelayedCalls() == []
+
+
+def test_a_slot_stops_whose_worker_could_not_start():
+    place = Place()
+    place.has_room = False
+    place.slot.process.processExited(Failure(RuntimeError("killed")))
+    place.clock.advance(0)
+    assert len(place.starts) == 2
+    place.slot.stop()
+    assert place.clock.getDelayedCalls() == []
+
+
+def test_a_worker_that_gets_ready_as_it_stops_takes_nothing():
+    place = Place()
+    place.slot.stop()
+    place.slot.process.childDataReceived(1, b"ready null\n")
+    assert not place.slot.is_ready
+    assert place.changes == 0
+
+
+def test_what_a_library_prints_is_logged_and_harms_nothing():
+    place, events = Place(), []
+    globalLogPublisher.addObserver(events.append)
+    try:
+        place.slot.process.childDataReceived(1, b"\nlibrary: " + b"x" * 10_000 + b"\nready null\n")
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    assert place.slot.is_ready
+    lines = [event["line"] for event in events if "line" in event]
+    assert any(line.startswith("library: x") for line in lines)
+    assert max(map(len, lines)) < 1000
+
+
+async def test_a_worker_that_has_stopped_listening_takes_nothing():
+    reactor = MemoryReactorClock()
+    descriptors = [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
+    listener = {"description": "tcp:0:interface=127.0.0.1", "family": socket.AF_INET, "descriptors": descriptors}
+    ports = Ports(reactor, SOCKS5ExtFactory(reactor), 0, [listener])
+    ports.startService()
+    await ports.stopService()
+    # The number may be a stream's by now.
+    ports.take(1)
+    assert [descriptor for descriptor, *_ in reactor.adoptedPorts] == descriptors[:1]
+
+
+# Ends.
+
+
+def test_all_workers_drain(workers, tmp_path):
+    path = tmp_path / "socks"
+    port = free_port()
+    server = workers("--drain", "60", listen=[f"tcp:{port}:interface=127.0.0.1", f"unix:{path}"])
+    server.port = port
+    pids = workers_of(server)
+    with Target(echo) as far, streams(server, far, 20) as clients:
+        assert all(served_by(server, clients).values())
+        os.kill(server.pid, signal.SIGTERM)
+        assert settles(lambda: is_refused(port))
+        assert not path.exists()
+        for client in clients:
+            client.sendall(b"question")
+            assert read_exactly(client, 8) == b"question"
+        assert is_alive(server.pid)
+        for client in clients[:-1]:
+            client.shutdown(socket.SHUT_WR)
+            assert read_to_end(client) == b""
+        assert is_alive(server.pid)
+        clients[-1].close()
+        server.process.wait(60)
+    assert [pid for pid in pids if is_alive(pid)] == []
+    assert list(tmp_path.iterdir()) == []
+    assert "Traceback" not in server.output
+
+
+def test_the_time_to_drain_holds_for_all(workers):
+    server = workers("--drain", "0.5")
+    with Target(echo) as far, streams(server, far, 10) as clients:
+        os.kill(server.pid, signal.SIGTERM)
+        for client in clients:
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        server.process.wait(60)
+    assert settles(lambda: server.output.count("end=drained") == 10)
+
+
+def test_sigterm_to_the_whole_group_is_the_same(workers):
+    """As service managers send it."""
+    server = workers("--drain", "60")
+    with Target(echo) as far, streams(server, far, 10) as clients:
+        os.killpg(server.pid, signal.SIGTERM)
+        assert settles(lambda: is_refused(server.port))
+        for client in clients:
+            client.sendall(b"question")
+            assert read_exactly(client, 8) == b"question"
+    server.process.wait(60)
+    assert "Traceback" not in server.output
