@@ -1,203 +1,29 @@
-"""The documentation: it builds, its programs run, and it says of the code what the code says."""
+"""The programs of the documentation run, and what its pages promise holds."""
 
-import configparser
-import doctest
-import importlib
 import inspect
 import re
 import shlex
 import subprocess
 import sys
 import threading
-from itertools import combinations
-from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer, ThreadingUnixStreamServer
-from xml.etree import ElementTree
 
 import pytest
-from support.programs import IN_CI, free_port, need
+from support.documentation import DOCS, EXAMPLES, PAGES, README, ROOT
+from support.programs import free_port, need
 from twisted.internet.defer import succeed
 from twisted.internet.endpoints import clientFromString, connectProtocol, quoteStringArgument
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.ssl import KeyPair
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from txsocksx_ext import Route, RouteTable, SOCKS5ExtFactory, errors, route_from_string
+from txsocksx_ext import Route, RouteTable, SOCKS5ExtFactory, route_from_string
 from txsocksx_ext.handshake import Initiator, Responder
-from txsocksx_ext.handshake.conversation import TURNS
-from txsocksx_ext.server.passwords import password_line
-from txsocksx_ext.tap import Options
 from txsocksx_ext.testing import FakeProxy, FakeRoute, Recorder, connect_to
 from txsocksx_ext.wire.codes import Command, Method
 from txsocksx_ext.wire.messages import Address, ExtendedRequest, Greeting, Request
 from txsocksx_ext.wire.pairs import Pairs
-
-ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-EXAMPLES = DOCS / "examples"
-README = ROOT / "README.rst"
-PAGES = sorted(DOCS.rglob("*.rst"))
-TEXTS = [README, *(page for page in PAGES if page.parent.name != "newsfragments")]
-
-OF_OTHER_PROGRAMS = {
-    *("--socks5-hostname", "--proxy-user"),  # curl
-    *("--bind",),  # http.server
-    *("--pidfile", "--logfile", "--logger", "--syslog", "--log-format"),  # twistd, twist
-    *("--config", "--dir", "--draft"),  # towncrier
-}
-
-
-def need_package(name):
-    """In CI a missing package is a failure; elsewhere the test is skipped."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        if IN_CI:
-            pytest.fail(f"the package {name} is missing")
-        pytest.skip(f"the package {name} is missing")
-
-
-def relative(path):
-    return str(path.relative_to(ROOT))
-
-
-# The pages.
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    """The folder of the built pages."""
-    need_package("sphinx")
-    need_package("furo")
-    folder = tmp_path_factory.mktemp("docs")
-    finished = subprocess.run(
-        [
-            *(sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-E", "-b", "html"),
-            *("-d", folder / "doctrees", DOCS, folder / "html"),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stdout
-    return folder / "html"
-
-
-def test_every_page_is_built(built):
-    expected = {page.relative_to(DOCS).with_suffix(".html") for page in TEXTS if page != README}
-    assert {page for page in expected if not (built / page).exists()} == set()
-
-
-SVG = "{http://www.w3.org/2000/svg}"
-
-
-@pytest.fixture(scope="module")
-def diagram(built):
-    """The diagram of the conversation."""
-    page = (built / "protocol.html").read_text()
-    return ElementTree.fromstring(re.search(r"<svg [^>]*The states of the conversation.*?</svg>", page, re.S)[0])
-
-
-def test_the_diagram_shows_every_state_and_outcome(diagram):
-    words = [text.text for text in diagram.iter(f"{SVG}text")]
-    reached = {to for turn in TURNS.values() for to in turn.outcomes.values()}
-    assert {state.value for state in {*TURNS, *reached}} <= set(words)
-    assert {f"{turn.speaker.value}: {turn.message.__name__}" for turn in TURNS.values()} <= set(words)
-    outcomes = [name for turn in TURNS.values() for name in turn.outcomes]
-    arrows = [path for path in diagram.iter(f"{SVG}path") if path.get("class") == "outcome"]
-    assert len(arrows) == len(outcomes)
-    assert sorted(word for word in words if word in outcomes) == sorted(name for name in outcomes if name != "sent")
-
-
-def test_no_two_boxes_of_the_diagram_overlap(diagram):
-    boxes = [[float(rect.get(name)) for name in ("x", "y", "width", "height")] for rect in diagram.iter(f"{SVG}rect")]
-    overlapping = [
-        (one, other)
-        for one, other in combinations(boxes, 2)
-        if all(one[axis] < other[axis] + other[axis + 2] and other[axis] < one[axis] + one[axis + 2] for axis in (0, 1))
-    ]
-    assert len(boxes) > len(TURNS)
-    assert overlapping == []
-
-
-def test_the_errors_page_has_every_exception(built):
-    page = (built / "errors.html").read_text()
-    exceptions = [
-        name
-        for name, value in vars(errors).items()
-        if inspect.isclass(value) and issubclass(value, Exception) and value.__module__ == errors.__name__
-    ]
-    assert len(exceptions) > 30
-    assert [name for name in exceptions if f">{name}<" not in page] == []
-
-
-def test_the_options_page_has_every_option(built):
-    page = re.sub(r"<[^>]+>", "", (built / "options.html").read_text())
-    assert [name for name in Options().longOpt if name not in ("help", "version") and f"--{name}" not in page] == []
-
-
-@pytest.mark.parametrize("module", ["txsocksx_ext", "txsocksx_ext.pt", "txsocksx_ext.testing", "txsocksx_ext.tor"])
-def test_the_reference_has_every_public_name(built, module):
-    page = (built / "api.html").read_text()
-    names = importlib.import_module(module).__all__
-    missing = [name for name in names if f'id="{module}.{name}"' not in page and name.upper() != name]
-    assert missing == []
-
-
-def test_only_options_that_exist_are_named():
-    known = {f"--{name.rstrip('=')}" for name in Options().longOpt} | OF_OTHER_PROGRAMS
-    for text in TEXTS:
-        named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text.read_text()))
-        assert named - known == set(), relative(text)
-
-
-def test_the_dependencies_page_names_exactly_what_is_required():
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    requirements = [setup["options"]["install_requires"], *setup["options.extras_require"].values()]
-    required = {re.match(r"[\w.-]+", line)[0] for lines in requirements for line in lines.split("\n") if line.strip()}
-    page = (DOCS / "dependencies.rst").read_text()
-    rows = re.findall(r"^   \* - (.*)", page, re.M)
-    named = {re.match(r"[\w.-]+", name)[0] for row in rows for name in re.findall(r"``([^`]+)``", row)}
-    assert named == required
-
-
-def test_the_changelog_takes_every_news_fragment():
-    need_package("towncrier")
-    finished = subprocess.run(
-        [
-            *(sys.executable, "-m", "towncrier", "build", "--draft", "--version", "0"),
-            *("--config", DOCS / "towncrier.toml", "--dir", ROOT),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stderr
-    fragments = list((DOCS / "newsfragments").glob("*.rst"))
-    words = finished.stdout.split()
-    assert [each.name for each in fragments if not set(each.read_text().split()) <= set(words)] == []
-
-
-# The README.
-
-
-def test_the_readme_is_plain_restructuredtext():
-    """As package indexes want it: no directive of Sphinx's, no warning."""
-    core = need_package("docutils.core")
-    said = []
-    core.publish_doctree(
-        README.read_text(),
-        settings_overrides={
-            "report_level": 1,
-            "halt_level": 5,
-            "file_insertion_enabled": False,
-            "raw_enabled": False,
-            "warning_stream": type("Warnings", (), {"write": lambda _, text: said.append(text)})(),
-        },
-    )
-    assert said == []
 
 
 def code_blocks(text, language):
@@ -240,47 +66,6 @@ def field_names(log):
     found = {tuple(re.findall(r" (\w+)=", line)) for line in log.splitlines() if " end=" in line}
     assert found
     return found
-
-
-# Commands and texts.
-
-
-def server_commands():
-    """Every command line of our server in the texts: where it stands, and its options."""
-    commands = []
-    for text in [*TEXTS, EXAMPLES / "socks5ext.service"]:
-        for line in text.read_text().splitlines():
-            found = re.match(r"\s*(?:\$ |ExecStart=)\S*twistd? (?:-\S+ )*socks5ext(.*)", line)
-            if found:
-                commands.append((relative(text), found[1].partition(" #")[0]))
-            found = re.match(r'\s+make serve OPTIONS="(.*)"$', line)
-            if found:
-                commands.append((relative(text), found[1]))
-    return commands
-
-
-@pytest.mark.parametrize(("text", "options"), server_commands())
-def test_the_command_is_one(text, options, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("users").write_text(password_line("alice", "secret"))
-    Path("password").write_text("secret\n")
-    pair = KeyPair.generate(size=2048)
-    Path("key.pem").write_bytes(pair.dump(1))
-    Path("cert.pem").write_bytes(pair.selfSignedCert(1, commonName="localhost").dumpPEM())
-    Options().parseOptions(shlex.split(options))
-
-
-def test_commands_are_found():
-    assert {relative(README), "docs/howto/server.rst", "docs/routes.rst"} <= {text for text, _ in server_commands()}
-
-
-@pytest.mark.parametrize(
-    "page", [page for page in TEXTS if re.search(r"^ +>>> ", page.read_text(), re.M)], ids=relative
-)
-def test_the_dialogues_of_the_page(page):
-    failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS)
-    assert tried
-    assert not failed
 
 
 def test_the_bytes_of_the_conversation():

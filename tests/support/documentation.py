@@ -1,0 +1,14 @@
+"""Where the documentation stands."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+EXAMPLES = DOCS / "examples"
+README = ROOT / "README.rst"
+PAGES = sorted(DOCS.rglob("*.rst"))
+TEXTS = [README, *(page for page in PAGES if page.parent.name != "newsfragments")]
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
