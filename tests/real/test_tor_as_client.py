@@ -54,7 +54,7 @@ async def ask_locked(where, address):
 
 
 class TestDirectly:
-    """A service that was killed is in ``test_txtorcon.py``."""
+    """A service that was killed is in ``test_txtorcon_network.py``."""
 
     @pytest.fixture(params=["plain_port", "extended_port", "plain_socket", "extended_socket"])
     def port(self, request, tor_network):

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[2] / "docs" / "measured"
 
 WRITING = bool(os.environ.get("WRITE_TABLES"))
@@ -46,6 +48,11 @@ class Table:
             f"{self.path.name} says something else of {title!r}: its head says how to write it anew"
         )
 
+    def hold_rows(self):
+        """With what tests hold against each cell, the whole file is what is measured."""
+        assert list(self.committed) == self.titles
+        assert self.path.read_text() == self.text(self.committed)
+
     def agrees(self, title, cells):
         """Whether the file says the same."""
         return cells == self._committed_of(title, cells)
@@ -78,3 +85,16 @@ class Table:
                 cells.append(line[7:])
         rows.pop(self.header[0], None)
         return {title: dict(zip(self.columns, cells, strict=False)) for title, cells in rows.items()}
+
+
+def each_of(tables):
+    """For a test of what is written of these tables."""
+    unwritten = pytest.mark.skipif(WRITING, reason="the tables are being written")
+    return pytest.mark.parametrize("table", [pytest.param(each, id=each.path.stem, marks=unwritten) for each in tables])
+
+
+def write(tables):
+    """Write what was measured of these, where that is wanted."""
+    if WRITING:
+        for each in tables:
+            each.write()

@@ -1,0 +1,192 @@
+"""
+Against real tor: txtorcon's own SOCKS client, ours for programs that have a `txtorcon.Tor`, and a server of ours.
+
+What is measured here stands in the documentation as tables of ``docs/measured``: a test fails where a cell says
+something else. To write them anew: ``WRITE_TABLES=1 make test TESTS=tests/real/test_txtorcon_network.py``.
+"""
+
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+import pytest_twisted
+from support.measured_tables import Table, each_of, write
+from support.programs import twistd
+from support.streams import COOKIE_IS_LEFT_OPEN, attached, endpoint_at, error_of
+from support.targets import programs
+from support.tornet import (
+    CLOSED_PORT,
+    ECHO_PORT,
+    NOT_OFFERED_PORT,
+    REFUSED_PORT,
+    VERSION_2_ADDRESS,
+    bad_checksum,
+    never_published,
+)
+from support.txtorcon_clients import HERE, words_for
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import quoteStringArgument
+from twisted.internet.threads import deferToThread
+
+from txsocksx_ext import SOCKS5ClientEndpoint
+from txsocksx_ext import tor as for_programs
+from txsocksx_ext.errors import OnionServiceNotReachable
+
+pytestmark = pytest.mark.filterwarnings(COOKIE_IS_LEFT_OPEN)
+
+NETWORK = Table(__file__, "txtorcon-network", ["Target", "txtorcon, plain port", "txtorcon, ExtendedErrors port", HERE])
+FAILURES = Table(
+    __file__,
+    "onion-failures",
+    [
+        "Target",
+        "tor, plain port",
+        "tor, ExtendedErrors port",
+        "server, to any client",
+        "server, 97 offered",
+        "server, ``tor.errors`` = ``304``",
+        "exception",
+    ],
+)
+TABLES = [NETWORK, FAILURES]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def written_tables():
+    yield
+    write(TABLES)
+
+
+NO_KEY = "client authorization, and tor has no key"
+WRONG_KEY = "client authorization, and tor has a wrong key"
+RIGHT_KEY = "client authorization, and tor has the right key"
+KILLED = "a service that was killed"
+STOPPED = "a service that is stopped, after tor's ``SocksTimeout``"
+
+TARGETS = {
+    "an onion service": lambda network: (network.onion, ECHO_PORT),
+    "no descriptor: there is no such service": lambda _: (never_published(), ECHO_PORT),
+    "an address whose checksum is wrong": lambda _: (bad_checksum(), ECHO_PORT),
+    "an address of version 2": lambda _: (VERSION_2_ADDRESS, ECHO_PORT),
+    NO_KEY: lambda network: (network.locked_onion, ECHO_PORT),
+    WRONG_KEY: lambda network: (network.locked_onion, ECHO_PORT),
+    RIGHT_KEY: lambda network: (network.locked_onion, ECHO_PORT),
+    STOPPED: lambda network: (network.mortal_onion, ECHO_PORT),
+    KILLED: lambda network: (network.mortal_onion, ECHO_PORT),
+    "a port that the service does not offer": lambda network: (network.onion, NOT_OFFERED_PORT),
+    "a port of the service whose backend does not listen": lambda network: (network.onion, CLOSED_PORT),
+    "a name that does not exist, by an exit": lambda _: ("missing.test", 80),
+    "a port that does not listen, by an exit": lambda _: ("echo.test", 1),
+    "a port that no exit allows": lambda _: ("echo.test", REFUSED_PORT),
+}
+NETWORK.titles = FAILURES.titles = list(TARGETS)
+
+TRIES = {NO_KEY: 4, KILLED: 4, STOPPED: 4}
+"""
+Where tor's answer depends on its own clocks: a table has what it usually says.
+
+When it has asked all directories about a service that it cannot decrypt, it says 04 once; two of its timers race to
+give up a service that is silent; and an introduction point may not know yet that its service is gone.
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tor_network):
+    """The port of a ``twistd socks5ext`` whose way out is the plain port of the network's client, with control."""
+    client = tor_network.client
+    socks = quoteStringArgument(f"tcp:127.0.0.1:{client.plain_port}")
+    control = quoteStringArgument(f"unix:{client.control_socket}")
+    with programs() as start:
+        process = twistd(start, "--route", f"*=tor:{socks}:control={control}")
+        deadline = time.monotonic() + 20
+        while "is under control" not in process.output:
+            assert time.monotonic() < deadline, process.output
+            time.sleep(0.05)
+        yield process.port
+
+
+@pytest.fixture(scope="module")
+def tor(tor_network):
+    context = attached(tor_network.client)
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(context.__aenter__()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(context.__aexit__(None, None, None)))
+
+
+def ways(network, server, tor):
+    """How each column asks for a target."""
+    plain, extended, through_server = (
+        endpoint_at(each) for each in (network.client.plain_port, network.client.extended_port, server)
+    )
+
+    def endpoint(socks, methods):
+        return lambda *target: SOCKS5ClientEndpoint(*target, socks, methods)
+
+    return {
+        "tor, plain port": endpoint(plain, {"isolated": None}),
+        "tor, ExtendedErrors port": endpoint(extended, {"isolated": None}),
+        "server, to any client": endpoint(through_server, {"anonymous": ()}),
+        "server, 97 offered": endpoint(through_server, {"extended": {}, "anonymous": ()}),
+        "server, ``tor.errors`` = ``304``": endpoint(through_server, {"extended": {"tor.errors": "304"}}),
+        "txtorcon, plain port": lambda *target: tor.stream_via(*target, socks_endpoint=plain),
+        "txtorcon, ExtendedErrors port": lambda *target: tor.stream_via(*target, socks_endpoint=extended),
+        # Its port is the first that this tor listens on: the plain one.
+        HERE: lambda *target: for_programs.stream_via(tor, *target),
+    }
+
+
+@asynccontextmanager
+async def prepared(network, title):
+    """Bring about what the target's title says."""
+    client = network.client
+    if title in (WRONG_KEY, RIGHT_KEY):
+        key = network.wrong_key if title == WRONG_KEY else network.right_key
+        client.add_key(network.locked_onion, key.private)
+    elif title == KILLED:
+        await deferToThread(network.revive_service)
+        await deferToThread(network.kill_service)
+    elif title == STOPPED:
+        await deferToThread(network.revive_service)
+        client.control.set_conf(SocksTimeout=2)
+        network.stop_service()
+    try:
+        yield
+    finally:
+        if title in (WRONG_KEY, RIGHT_KEY):
+            client.remove_key(network.locked_onion)
+        elif title == STOPPED:
+            network.continue_service()
+            client.control.command("RESETCONF SocksTimeout")
+
+
+@pytest.mark.deadline(180)
+@pytest.mark.parametrize("title", TARGETS)
+async def test_why_a_target_was_not_reached(title, tor_network, server, tor):
+    """All ask at once: each gets an answer of its own."""
+    for tries_left in reversed(range(TRIES.get(title, 1))):
+        async with prepared(tor_network, title):
+            asked = ways(tor_network, server, tor)
+            target = TARGETS[title]
+            asking = [Deferred.fromCoroutine(error_of(way(*target(tor_network)))) for way in asked.values()]
+            errors = dict(zip(asked, await gatherResults(asking, consumeErrors=True), strict=True))
+        if title == STOPPED:
+            errors = {way: without_finer_reason(error) for way, error in errors.items()}
+        names = {way: "connects" if error is None else words_for(error) for way, error in errors.items()}
+        codes = {way: "``00``" if error is None else f"``{error.code:02X}``" for way, error in errors.items()}
+        network = {column: names[column] for column in NETWORK.columns}
+        failures = {**{column: codes[column] for column in FAILURES.columns[:-1]}, "exception": names[HERE]}
+        if NETWORK.agrees(title, network) and FAILURES.agrees(title, failures):
+            break
+        if not tries_left:
+            NETWORK.hold(title, network)
+            FAILURES.hold(title, failures)
+
+
+def without_finer_reason(error):
+    """How far tor had come when it gave up a silent service varies, and with it the finer reason."""
+    finer = isinstance(error, OnionServiceNotReachable) and type(error) is not OnionServiceNotReachable
+    return OnionServiceNotReachable() if finer else error
+
+
+@each_of(TABLES)
+def test_the_table_has_these_rows_and_no_others(table):
+    table.hold_rows()
