@@ -15,7 +15,6 @@ from twisted.python.failure import Failure
 
 from ..errors import SOCKS5Error
 from .connection import ClientConnection
-from .session import Session
 
 EXPECTED = (
     SOCKS5Error,
@@ -29,25 +28,34 @@ EXPECTED = (
 """What a decision may fail with without being a fault in a program."""
 
 
+Question = tuple[
+    Callable[[Any, Any], Any],
+    Callable[[Any, Any], None],
+    Callable[[Any, Failure], None],
+]
+"""
+What to ask about a message, what to do with the answer, and what where there is none.
+
+These are functions of the connection, and of the message, the answer or the
+failure: methods that are looked up for each connection take longer.
+"""
+
+
 class DecidingConnection(ClientConnection):
     """A connection that asks for one decision at a time, and acts on it."""
 
     _decision: Deferred[Any] | None = None
     _lost = False
 
-    def _decide(
-        self,
-        decision: Callable[[Session], Any],
-        made: Callable[[Any], None],
-        failed: Callable[[Failure], None],
-    ) -> None:
+    def _decide(self, question: Question, message: Any) -> None:
         """
-        Ask for a decision, which may take as long as its deadline allows, and act on it.
+        Ask for a decision on a message, which may take as long as its deadline allows, and act on it.
 
         Where it is there at once, no Deferred is needed.
         """
+        ask, made, failed = question
         try:
-            result = decision(self.session)
+            result = ask(self, message)
         except Exception:
             result = Failure()
         # To ask whether something is a Deferred takes long if it is not.
@@ -64,18 +72,18 @@ class DecidingConnection(ClientConnection):
                 return
         act = failed if isinstance(result, Failure) else made
         try:
-            act(result)
+            act(self, result)
         except Exception:
             self._failed_unexpectedly()
 
-    def _decided(self, result: Any, act: Callable[[Any], None]) -> None:
+    def _decided(self, result: Any, act: Callable[[Any, Any], None]) -> None:
         self._decision = None
         if self._lost:
             # The client is gone: what was opened for it is closed.
             close_result(result)
             return
         try:
-            act(result)
+            act(self, result)
         except Exception:
             self._failed_unexpectedly()
         self._go_on()

@@ -14,18 +14,19 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from ..errors import AuthenticationFailed, InvalidArguments
+from ..errors import AuthenticationFailed
 from ..failures import row_of
 from ..handshake.responder import DEFAULT_PREFERENCE
 from ..route.direct import DirectRoute
-from ..route.interface import IRoute, is_among
+from ..route.interface import IRoute
 from ..wire.codes import Method, ReplyCode
-from ..wire.pairs import OPTIONAL_MARK, SERVER_KEYS, Pairs
+from ..wire.pairs import SERVER_KEYS, Pairs
 from .connection import ClientConnection
 from .counters import Counters
 from .credentials import ISOCKSUser, SOCKSCredentials
 from .deadlines import Deadlines
 from .draining import Draining
+from .keys import meaning_of
 from .limits import Limits
 from .protocol import SOCKS5ExtProtocol
 from .records import SessionLog
@@ -151,7 +152,6 @@ class SOCKS5ExtFactory(Factory):
 
     def _know_keys_of(self, routes: Iterable[IRoute]) -> None:
         self._known_keys = SERVER_KEYS.union(*(getattr(route, "keys", ()) for route in routes))
-        self._knows_spaces = any(key.endswith(".") for key in self._known_keys)
 
     def sift(self, pairs: Pairs) -> tuple[Pairs, frozenset[str]]:
         """
@@ -161,26 +161,8 @@ class SOCKS5ExtFactory(Factory):
             optional ones that are unknown; and the keys that the route must honour.
         :raises InvalidArguments: another key is unknown, or a key stands twice.
         """
-        known: dict[str, bytes] = {}
-        required: list[str] = []
-        for key, value in pairs.items():
-            is_servers = key in SERVER_KEYS
-            name = key if is_servers else key.removeprefix(OPTIONAL_MARK)
-            if is_servers or self.knows(name):
-                if name in known:
-                    raise InvalidArguments(f"the key {name} stands twice")
-                known[name] = value
-                if not is_servers and name == key and name not in self.keys:
-                    required.append(name)
-            elif name == key:
-                raise InvalidArguments(f"unknown key: {key}")
-        return Pairs.checked(known), frozenset(required)
-
-    def knows(self, key: str) -> bool:
-        """Whether a key means something to this server or to one of its routes."""
-        if key in self._known_keys or key in self.keys:
-            return True
-        return self._knows_spaces and is_among(key, self._known_keys)
+        kept, required = meaning_of(tuple(pairs.keys()), self._known_keys, frozenset(self.keys))
+        return pairs.renamed(kept), required
 
     def buildProtocol(self, addr: IAddress | None) -> SOCKS5ExtProtocol | None:  # type: ignore[override]
         """Build a protocol, or ``None`` where there are too many."""

@@ -5,7 +5,6 @@ The server's protocol: it carries the conversation, asks for decisions, and star
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from types import CoroutineType
 from typing import Any
 
@@ -43,7 +42,7 @@ from ..wire.messages import (
 )
 from ..wire.pairs import ERROR, NO_PAIRS, TOR_ERRORS, Pairs
 from ..wire.reader import MalformedMessage
-from .decisions import DecidingConnection, close_result
+from .decisions import DecidingConnection, Question, close_result
 from .session import Session
 
 _GREETING, _REPLY, _SUCCESS = State.GREETING, State.REPLY, Status.SUCCESS
@@ -145,7 +144,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
         if method == _NO_AUTHENTICATION:
             # Nothing follows by which the client could be refused later.
             session.method = method
-            self._decide(self.factory.authenticate, self._admit, self._refuse_method)
+            self._decide(_ADMISSION, greeting)
         elif method in DEFAULT_PREFERENCE:
             session.method = method
             write_now(self.transport, self._responder.select(method))
@@ -165,13 +164,17 @@ class SOCKS5ExtProtocol(DecidingConnection):
 
     def _heard_credentials(self, credentials: UsernamePassword) -> None:
         self.session.credentials = credentials
-        self._decide(self.factory.authenticate, self._accept, self._refuse)
+        self._decide(_LOGIN, credentials)
 
     def _heard_pairs(self, request: ExtendedRequest) -> None:
-        self._decide(partial(self._authenticate_pairs, request.pairs), self._accept, self._refuse)
+        self._decide(_LOGIN_WITH_PAIRS, request)
 
-    def _authenticate_pairs(self, pairs: Pairs, session: Session) -> Any:
-        session.take_pairs(*self.factory.sift(pairs))
+    def _authenticate(self, message: Greeting | UsernamePassword) -> Any:
+        return self.factory.authenticate(self.session)
+
+    def _authenticate_pairs(self, request: ExtendedRequest) -> Any:
+        session = self.session
+        session.take_pairs(*self.factory.sift(request.pairs))
         wanted = session.pairs.get(TOR_ERRORS)
         if wanted is not None:
             if wanted not in DIALECT_OF_TOR_ERRORS:
@@ -205,27 +208,29 @@ class SOCKS5ExtProtocol(DecidingConnection):
     def _heard_request(self, request: Request) -> None:
         self.session.request = request
         if request.command is _CONNECT:
-            self._decide(self._connect, self._connected, self._failed)
+            self._decide(_CONNECTION, request)
         else:
-            self._decide(self._resolve, self._resolved, self._failed)
+            self._decide(_RESOLUTION, request)
         if self._decision is not None:
             factory = self.factory
             factory.deadlines.start(self, factory.limits.connect_timeout, self._request_expired)
 
-    def _connect(self, session: Session) -> Any:
-        if not _request_of(session).destination.port:
+    def _connect(self, request: Request) -> Any:
+        request = _note_literal(request, self.session)
+        if not request.destination.port:
             raise GeneralServerFailure("port 0 is no port to connect to")
-        return self._ask_route(_connect_by, session)
+        return self._ask_route(_connect_by)
 
-    def _resolve(self, session: Session) -> Any:
-        request = _request_of(session)
+    def _resolve(self, request: Request) -> Any:
+        request = _note_literal(request, self.session)
         if request.command not in (Command.RESOLVE, Command.RESOLVE_PTR):
             raise CommandNotSupported()
         if request.command == Command.RESOLVE_PTR and request.destination.is_name:
             raise AddressTypeNotSupported()
-        return self._ask_route(_resolve_by, session)
+        return self._ask_route(_resolve_by)
 
-    def _ask_route(self, ask: Callable[[IRoute, Session], Any], session: Session) -> Any:
+    def _ask_route(self, ask: Callable[[IRoute, Session], Any]) -> Any:
+        session = self.session
         route = self.factory.route(session)
         # To ask whether something is a Deferred takes long if it is not.
         if not isinstance(route, Route) and isinstance(route, (Deferred, CoroutineType)):
@@ -328,11 +333,35 @@ _ACTS: dict[type, Callable[[SOCKS5ExtProtocol, Any], None]] = {
 }
 """What is done about each message."""
 
+_ADMISSION: Question = (
+    SOCKS5ExtProtocol._authenticate,
+    SOCKS5ExtProtocol._admit,
+    SOCKS5ExtProtocol._refuse_method,
+)
+_LOGIN: Question = (
+    SOCKS5ExtProtocol._authenticate,
+    SOCKS5ExtProtocol._accept,
+    SOCKS5ExtProtocol._refuse,
+)
+_LOGIN_WITH_PAIRS: Question = (
+    SOCKS5ExtProtocol._authenticate_pairs,
+    SOCKS5ExtProtocol._accept,
+    SOCKS5ExtProtocol._refuse,
+)
+_CONNECTION: Question = (
+    SOCKS5ExtProtocol._connect,
+    SOCKS5ExtProtocol._connected,
+    SOCKS5ExtProtocol._failed,
+)
+_RESOLUTION: Question = (
+    SOCKS5ExtProtocol._resolve,
+    SOCKS5ExtProtocol._resolved,
+    SOCKS5ExtProtocol._failed,
+)
 
-def _request_of(session: Session) -> Request:
+
+def _note_literal(request: Request, session: Session) -> Request:
     """The request, in which an address that was sent as a name is an address: rules must see it."""
-    request = session.request
-    assert request is not None
     if request.destination.type == _DOMAINNAME:
         literal = literal_of(request.destination)
         if literal is not None:

@@ -113,8 +113,9 @@ class Session:
         """Keep what method 97 carried; USERNAME and PASSWD are credentials as RFC 1929's are."""
         self.pairs = pairs
         self.required_keys = required_keys
-        if USERNAME in pairs or PASSWD in pairs:
-            self.credentials = PairCredentials(pairs.get(USERNAME, b""), pairs.get(PASSWD, b""))
+        username, password = pairs.get(USERNAME), pairs.get(PASSWD)
+        if username is not None or password is not None:
+            self.credentials = PairCredentials(username or b"", password or b"")
 
 
 class PairCredentials(UsernamePassword):

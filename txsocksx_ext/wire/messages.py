@@ -11,6 +11,8 @@ import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from socket import inet_aton
+from struct import Struct
 from typing import Any, Union
 
 from .codes import AddressType, Command, Method, Status
@@ -81,9 +83,9 @@ class Address:
 
     def encode(self) -> bytes:
         """ATYP, ADDR, PORT."""
-        port = self.port.to_bytes(2, "big")
         if self.type == _IPV4:
-            return b"\x01" + socket.inet_aton(self.host) + port
+            return _ipv4_fields(0x01, inet_aton(self.host), self.port)
+        port = self.port.to_bytes(2, "big")
         if self.type == _IPV6:
             return b"\x04" + socket.inet_pton(socket.AF_INET6, self.host) + port
         if self.type == AddressType.NONE:
@@ -93,6 +95,7 @@ class Address:
 
 
 _set_type, _set_host, _set_port = _setters(Address)
+_ipv4_fields = Struct(">B4sH").pack
 
 
 def _type_of(host: str) -> AddressType:

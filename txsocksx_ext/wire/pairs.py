@@ -8,7 +8,7 @@ are ``space.name`` in lower case. A leading ``?`` on the key in a request marks
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,9 +103,22 @@ class Pairs(Mapping[str, bytes]):
         """The value of a key, or `default`."""
         return self._values.get(key, default)
 
+    def keys(self) -> KeysView[str]:
+        """The keys, in their order."""
+        return self._values.keys()
+
     def items(self) -> ItemsView[str, bytes]:
         """The pairs, in their order."""
         return self._values.items()
+
+    def renamed(self, names: Iterable[tuple[str, str]]) -> Pairs:
+        """
+        The values of some keys under other names.
+
+        :param names: each new name, one that may stand in a message, and the key.
+        """
+        values = self._values
+        return Pairs.checked({name: values[key] for name, key in names})
 
     def __hash__(self) -> int:
         return hash(frozenset(self._values.items()))

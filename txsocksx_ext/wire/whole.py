@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import socket
 from functools import lru_cache
-from struct import Struct
-from struct import error as StructError
 
 from .codes import AddressType, Command, Method
 from .messages import (
@@ -65,7 +63,7 @@ _CONNECT_TO_NAME = bytes((SOCKS_VERSION, _CONNECT, 0, _DOMAINNAME))
 
 
 def whole_extended_request(data: bytes | bytearray, limits: PairLimits) -> ExtendedRequest | None:
-    """Pairs within `limits`."""
+    """Pairs within `limits`, with keys of less than 256 bytes."""
     length = len(data)
     if not 2 < length <= limits.total_bytes or data[0] != SUBNEGOTIATION_VERSION:
         return None
@@ -74,30 +72,31 @@ def whole_extended_request(data: bytes | bytearray, limits: PairLimits) -> Exten
         return None
     data = bytes(data)
     values: dict[str, bytes] = {}
-    at, most_in_key = 3, min(limits.key_bytes, _LONGEST_CACHED_KEY)
+    at = 3
     try:
         while at < length:
-            begin = at + 2
-            end = begin + _length_at(data, at)[0]
-            if end > begin + most_in_key:
+            if data[at]:
                 return None
+            begin = at + 2
+            end = begin + data[at + 1]
             key, begin = _key_of(data[begin:end]), end + 2
-            at = begin + _length_at(data, end)[0]
+            at = begin + (data[end] << 8 | data[end + 1])
             if key in values:
                 return None
             values[key] = data[begin:at]
-    except (StructError, ValueError):
+    except (IndexError, ValueError):
         return None
     if at != length or len(values) != count:
+        return None
+    if limits.key_bytes < _LONGEST_KEY and max(map(len, values), default=0) > limits.key_bytes:
         return None
     if length > limits.value_bytes and max(map(len, values.values()), default=0) > limits.value_bytes:
         return None
     return ExtendedRequest(Pairs.checked(values))
 
 
-_length_at = Struct(">H").unpack_from
-
-_LONGEST_CACHED_KEY = 255
+_LONGEST_KEY = 255
+"""Bytes of a key that is read here, so that none is kept that takes much memory."""
 
 
 @lru_cache(maxsize=1024)

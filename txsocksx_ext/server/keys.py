@@ -1,0 +1,56 @@
+"""
+Which of a client's keys mean something to a server.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from ..errors import InvalidArguments
+from ..route.interface import is_among
+from ..wire.pairs import OPTIONAL_MARK, SERVER_KEYS
+
+
+class Meaning(NamedTuple):
+    """
+    What the keys of one message mean.
+
+    :ivar kept: the keys that mean something, without the marks of optional ones,
+        and as they stand in the message.
+    :ivar required: those that the route must honour: all but the optional ones,
+        and those that are the server's own business.
+    """
+
+    kept: tuple[tuple[str, str], ...]
+    required: frozenset[str]
+
+
+@lru_cache(maxsize=256)
+def meaning_of(keys: tuple[str, ...], known: frozenset[str], own: frozenset[str]) -> Meaning:
+    """
+    Hold the keys of a message against those that mean something.
+
+    Clients say the same few keys again and again.
+
+    :param keys: those of the message, in its order.
+    :param known: those of the server and its routes; a name that ends in a dot
+        stands for all that begin with it.
+    :param own: those that the server's `authenticate` understands, besides its
+        own business.
+    :raises InvalidArguments: another key is unknown, or a key stands twice.
+    """
+    kept: dict[str, str] = {}
+    required: list[str] = []
+    for key in keys:
+        is_servers = key in SERVER_KEYS
+        name = key if is_servers else key.removeprefix(OPTIONAL_MARK)
+        if name in own or is_among(name, known):
+            if name in kept:
+                raise InvalidArguments(f"the key {name} stands twice")
+            kept[name] = key
+            if not is_servers and name == key and name not in own:
+                required.append(name)
+        elif name == key:
+            raise InvalidArguments(f"unknown key: {key}")
+    return Meaning(tuple(kept.items()), frozenset(required))
