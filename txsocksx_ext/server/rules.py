@@ -58,6 +58,9 @@ class Rule:
             return cls(route, None, network, False, ports)
         if not re.fullmatch(r"[A-Za-z0-9._*?-]+", host):
             raise ValueError(f"{pattern!r} is no pattern: a host name with wildcards, an address or a network")
+        if _NUMBERS_WITH_WILDCARDS.fullmatch(host):
+            # It would match no address, and perhaps should have kept one closed.
+            raise ValueError(f"{pattern!r} is no pattern: addresses are written as a network, such as 10.0.0.0/8")
         name = re.compile(translate(_folded(host)))
         return cls(route, name, None, host == "*", ports)
 
@@ -82,6 +85,10 @@ class Rule:
 
 ANY_PORT = range(0x10000)
 _CONNECT, _DOMAINNAME = Command.CONNECT, AddressType.DOMAINNAME
+
+
+# Names do not end in a number, and no address is matched by wildcards.
+_NUMBERS_WITH_WILDCARDS = re.compile(r"(?=.*\d)[\d.*?]+|.*\.\d+\.?")
 
 
 def _split_pattern(pattern: str) -> tuple[str, range]:
