@@ -16,7 +16,7 @@ from examples.raw_peers import (
     turn,
     until,
 )
-from support.answers import table
+from support.answers import reply, table
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -24,7 +24,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from txsocksx_ext import Limits, SOCKS5ExtFactory, open_transport
+from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory, open_transport
 
 # A client that leaves.
 
@@ -130,6 +130,72 @@ async def test_a_connection_that_comes_too_late_is_closed():
             route.go_on.callback(None)
             end = await far.accept()
             await end.lost()
+
+
+class FaultyCancelRoute(HeldRoute):
+    """A route whose connection fails to be cancelled."""
+
+    def _cancel(self, pending):
+        super()._cancel(pending)
+        raise ZeroDivisionError
+
+
+@pytest.mark.logs_errors
+async def test_a_connection_that_fails_to_be_cancelled_is_forgotten_all_the_same():
+    route = FaultyCancelRoute()
+    async with proxy(routes=table(route)) as server:
+        client = await server.connect()
+        client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
+        await route.asked.get()
+        client.abort()
+        await until(lambda: not server.factory.sessions)
+        assert server.factory.counters.now == 0
+
+
+@pytest.mark.logs_errors
+async def test_a_connection_that_fails_to_be_cancelled_does_not_keep_the_others_from_stopping():
+    faulty, held = FaultyCancelRoute(), HeldRoute()
+    clock = Clock()
+    factory = SOCKS5ExtFactory(ReactorWith(clock=clock), routes=RouteTable([("192.0.2.1", faulty)], held))
+    async with proxy(factory) as server:
+        clients = []
+        for host, route in (("192.0.2.1", faulty), ("192.0.2.2", held)):
+            client = await server.connect()
+            client.send(GREET_ANONYMOUS + request(host, 80))
+            await route.asked.get()
+            await turn()
+            clients.append(client)
+        drained = factory.drain(10)
+        assert (faulty.cancelled, held.cancelled) == (1, 1)
+        assert await clients[1].read_to_end() == b"\x05\x00" + reply(0x01)
+        clock.advance(10)
+        await drained
+        await clients[0].lost()
+
+
+@pytest.mark.parametrize("kind", ["one that cannot be stopped", "one that fails to be cancelled"])
+@pytest.mark.logs_errors
+async def test_a_client_is_answered_in_time_by_whatever_route(kind):
+    clock = Clock()
+    async with target() as far:
+        stubborn = StubbornRoute(far.port)
+        route = FaultyCancelRoute() if kind == "one that fails to be cancelled" else stubborn
+        limits = Limits(connect_timeout=20, linger=5)
+        async with proxy(reactor=ReactorWith(clock=clock), routes=table(route), limits=limits) as server:
+            client = await server.connect()
+            client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
+            await (route.asked if route is stubborn else route.asked.get())
+            await turn()
+            clock.advance(20)
+            assert await client.read_to_end() == b"\x05\x00" + reply(0x06)
+            if route is stubborn:
+                # What it connects at last is for nobody.
+                stubborn.go_on.callback(None)
+                end = await far.accept()
+                await end.lost()
+            client.half_close()
+            await until(lambda: not server.factory.sessions)
+            assert server.factory.counters.failed == 1
 
 
 # Deadlines.

@@ -245,6 +245,19 @@ async def test_methods_of_ones_own():
         assert await talk(server, b"\x05\x03\x97\x02\x00", None) == b"\x05\xff"
 
 
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("answer", ["an exception", None, 7])
+async def test_a_fault_in_methods_lets_nobody_in(answer):
+    class Mine(SOCKS5ExtFactory):
+        def methods(self, session):
+            if answer == "an exception":
+                raise ZeroDivisionError
+            return answer
+
+    async with proxy(Mine(reactor)) as server:
+        assert await talk(server, GREET_ANONYMOUS, None) == b"\x05\xff"
+
+
 async def test_a_decision_that_never_comes_is_not_needed_to_build_the_next_connection():
     undecided = Deferred()
     async with proxy(Deciding(lambda session: undecided if session.credentials else None)) as server:

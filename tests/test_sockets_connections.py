@@ -187,6 +187,27 @@ async def test_what_a_producer_writes_when_it_is_stopped_is_not_sent():
         end.close()
 
 
+async def test_nothing_is_read_after_an_abort():
+    async with target() as far:
+        transport = await connect_socket(reactor, loopback(far.port))
+        end = await far.accept()
+
+        class Hasty(Peer):
+            heard = 0
+
+            def dataReceived(self, data):
+                self.heard += 1
+                self.transport.abortConnection()
+                self.transport.resumeProducing()
+
+        peer = Hasty()
+        hand_over(transport, peer)
+        end.send(b"x" * MEGABYTE)
+        transport.resumeProducing()
+        await peer.lost()
+        assert peer.heard == 1
+
+
 async def test_a_producer_of_its_is_paused_and_resumed():
     class Producer:
         def __init__(self):

@@ -20,9 +20,10 @@ from twisted.internet.interfaces import (
     ISystemHandle,
     ITransport,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
 from .wire.codes import AddressType
@@ -83,9 +84,11 @@ def can_half_close(transport: Any) -> bool:
     Whether only the sending side of the transport can be closed.
 
     TLS in Twisted closes both, and a wrapper around it would close the TCP
-    connection under it.
+    connection under it. Standard input and output, which cannot be reset, are
+    never closed altogether after a half of them was.
     """
-    return hasattr(transport, "loseWriteConnection") and not is_encrypted(transport)
+    is_divisible = hasattr(transport, "loseWriteConnection") and hasattr(transport, "abortConnection")
+    return is_divisible and not is_encrypted(transport)
 
 
 def pass_half_close(transport: Any) -> None:
@@ -161,7 +164,10 @@ def bound_address(transport: Any) -> Address:
     through = getattr(getattr(transport, "protocol", None), "bound", None)
     if through is not None:
         return UNSPECIFIED if through.type == AddressType.NONE else through
-    host = transport.getHost()
+    try:
+        host = transport.getHost()
+    except NotImplementedError:  # a process
+        return UNSPECIFIED
     if isinstance(host, IPv4Address):
         return Address(AddressType.IPV4, host.host, host.port)
     if isinstance(host, IPv6Address):
@@ -218,8 +224,11 @@ class PausedProtocol(Protocol):
     _successor: IProtocol | None = None
 
     def connectionMade(self) -> None:
-        assert self.transport is not None
-        self.transport.pauseProducing()  # type: ignore[attr-defined]
+        transport: Any = self.transport
+        if place_of_protocol(transport) is None:
+            # A process tells only us: here `hand_over` finds us, and we pass on what it says.
+            transport.protocol = self
+        transport.pauseProducing()
 
     def dataReceived(self, data: bytes) -> None:
         # Whoever made the connection may hand it over before it gives us what it had read.
@@ -234,6 +243,10 @@ class PausedProtocol(Protocol):
         early, self.early = self.early, b""
         if early:
             successor.dataReceived(early)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._successor is not None:
+            self._successor.connectionLost(reason)
 
     def readConnectionLost(self) -> None:
         """Nothing is read, so no end of it is seen before the hand-over."""

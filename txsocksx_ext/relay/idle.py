@@ -49,24 +49,28 @@ class IdleWatch:
 
     def _check(self) -> None:
         self._next = None
-        for relay, (moved_before, quiet_checks) in list(self._seen.items()):
-            if relay not in self._seen:  # another's end has ended it
-                continue
-            moved = relay.moved
-            quiet_checks = quiet_checks + 1 if moved == moved_before else 0
-            self._seen[relay] = (moved, quiet_checks)
-            if quiet_checks >= CHECKS:
-                relay.abort("idle")
-        if self._seen and self._next is None:
-            self._schedule()
+        try:
+            for relay, (moved_before, quiet_checks) in list(self._seen.items()):
+                if relay not in self._seen:  # another's end has ended it
+                    continue
+                moved = relay.moved
+                quiet_checks = quiet_checks + 1 if moved == moved_before else 0
+                self._seen[relay] = (moved, quiet_checks)
+                if quiet_checks >= CHECKS:
+                    relay.abort("idle")
+        finally:
+            # Also after a fault, which must not keep the others open for ever.
+            if self._seen and self._next is None:
+                self._schedule()
 
 
-_watches: WeakValueDictionary[tuple[IReactorTime, float], IdleWatch] = WeakValueDictionary()
+# By the clock's identity, since what wraps a reactor may have no hash; a watch keeps its clock, so it stays its own.
+_watches: WeakValueDictionary[tuple[int, float], IdleWatch] = WeakValueDictionary()
 
 
 def idle_watch(clock: IReactorTime, timeout: float) -> IdleWatch:
     """The one that looks after all streams with this time-out, in seconds."""
-    watch = _watches.get((clock, timeout))
+    watch = _watches.get((id(clock), timeout))
     if watch is None:
-        watch = _watches[clock, timeout] = IdleWatch(clock, timeout)
+        watch = _watches[id(clock), timeout] = IdleWatch(clock, timeout)
     return watch

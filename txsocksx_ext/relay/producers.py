@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ProcessDone
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..transports import can_half_close, hand_over, was_reset
+from ..transports import abort, can_half_close, hand_over, was_reset
 from .idle import IdleWatch
 from .interface import IRelay, RelayEnded
 
@@ -76,7 +76,7 @@ class ProducerRelay:
         self._note(reason)
         for end in (self._client, self._target):
             if not end.is_lost:
-                end.transport.abortConnection()
+                abort(end.transport)
 
     def end_of_input(self, end: _RelayEnd) -> None:
         """One side sends no more."""
@@ -98,7 +98,7 @@ class ProducerRelay:
     def lost(self, end: _RelayEnd, reason: Failure) -> None:
         """One side is gone altogether."""
         other = end.other
-        orderly = reason.check(ConnectionDone) is not None
+        orderly = reason.check(ConnectionDone, ProcessDone) is not None
         self._note(f"{end.side} closed" if orderly else f"{end.side} aborted")
         if other.is_lost:
             self._end()
@@ -108,7 +108,7 @@ class ProducerRelay:
         if orderly:
             other.transport.loseConnection()
         else:
-            other.transport.abortConnection()
+            abort(other.transport)
 
     def _note(self, reason: str) -> None:
         """Keep the first reason: what follows is its consequence."""
@@ -148,7 +148,7 @@ class _RelayEnd(Protocol):
 
     def readConnectionLost(self) -> None:
         if was_reset(self.transport):
-            self.transport.abortConnection()
+            abort(self.transport)
         elif not self.input_ended:
             self._relay.end_of_input(self)
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Protocol
 from twisted.protocols.policies import ProtocolWrapper
 
-from ..transports import can_half_close, pass_half_close, peer_group
+from ..transports import abort, can_half_close, pass_half_close, peer_group
 from .session import Session
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class ClientConnection(Protocol):
     def abort(self, reason: str) -> None:
         """End the connection at once."""
         self._end(reason)
-        self.transport.abortConnection()
+        abort(self.transport)
 
     def stop(self) -> None:
         """End the connection because the server stops."""
@@ -73,11 +73,14 @@ class ClientConnection(Protocol):
             self.transport.write(last_words)
         # A client that sent more than could be kept is paused; now its input is thrown away.
         self.transport.resumeProducing()
-        self.factory.deadlines.start(self, self.factory.limits.linger, self.transport.abortConnection)
+        self.factory.deadlines.start(self, self.factory.limits.linger, self._lingered)
         if can_half_close(self.transport) and not self._input_ended:
             self.transport.loseWriteConnection()
         else:
             self.transport.loseConnection()
+
+    def _lingered(self) -> None:
+        abort(self.transport)
 
     def _end(self, reason: str) -> None:
         """Keep the first reason: what follows is its consequence."""

@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.python.failure import Failure
 
 from ..errors import SOCKS5Error
+from ..transports import abort
 from .connection import ClientConnection
 
 EXPECTED = (
@@ -78,8 +79,8 @@ class DecidingConnection(ClientConnection):
 
     def _decided(self, result: Any, act: Callable[[Any, Any], None]) -> None:
         self._decision = None
-        if self._lost:
-            # The client is gone: what was opened for it is closed.
+        if self._lost or self._closing:
+            # The client is gone, or was told that it takes too long: what was opened for it is closed.
             close_result(result)
             return
         try:
@@ -87,6 +88,14 @@ class DecidingConnection(ClientConnection):
         except Exception:
             self._failed_unexpectedly()
         self._go_on()
+
+    def _cancel_decision(self) -> None:
+        """Give up the decision that is pending, if there is one. Its canceller may be someone else's, and fail."""
+        if self._decision is not None:
+            try:
+                self._decision.cancel()
+            except Exception:
+                self.factory.log.unexpected(Failure(), self.session)
 
     def _failed_unexpectedly(self) -> None:
         self.factory.log.unexpected(Failure(), self.session)
@@ -103,6 +112,5 @@ class DecidingConnection(ClientConnection):
 
 def close_result(result: object) -> None:
     """Close what a route connected, if it did."""
-    abort = getattr(result, "abortConnection", None)
-    if abort is not None:
-        abort()
+    if hasattr(result, "abortConnection") or hasattr(result, "loseConnection"):
+        abort(result)

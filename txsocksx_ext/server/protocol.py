@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import CoroutineType
 from typing import Any
 
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import connectionDone
@@ -29,7 +29,7 @@ from ..handshake.responder import DEFAULT_PREFERENCE, LONGEST_REASON
 from ..relay import IRelay, join
 from ..route.interface import IRoute, Route
 from ..sockets.takeover import write_now
-from ..transports import bound_address, was_reset
+from ..transports import abort, bound_address, was_reset
 from ..wire import codes
 from ..wire.codes import AddressType, Command, Dialect, Method, ReplyCode, Status
 from ..wire.messages import (
@@ -85,7 +85,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
     def readConnectionLost(self) -> None:
         """The client sends no more; what it sent before still counts."""
         if was_reset(self.transport):
-            self.transport.abortConnection()
+            abort(self.transport)
             return
         self._input_ended = True
         if self._closing or self._decision is None:
@@ -101,8 +101,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
         self._lost = True
         self.factory.deadlines.stop(self)
         self._end("the client left")
-        if self._decision is not None:
-            self._decision.cancel()
+        self._cancel_decision()
         self._closed()
 
     def stop(self) -> None:
@@ -111,7 +110,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
             return
         self._end("stopped")
         if self._decision is not None and self._responder.state is _REPLY:
-            self._decision.cancel()
+            self._cancel_decision()
         else:
             super().stop()
 
@@ -140,7 +139,11 @@ class SOCKS5ExtProtocol(DecidingConnection):
     def _heard_greeting(self, greeting: Greeting) -> None:
         session = self.session
         session.offered = greeting.methods
-        method = self._responder.preferred_method(self.factory.methods(session))
+        try:
+            method = self._responder.preferred_method(self.factory.methods(session))
+        except Exception:
+            self._refuse_method(Failure())
+            return
         if method == _NO_AUTHENTICATION:
             # Nothing follows by which the client could be refused later.
             session.method = method
@@ -316,8 +319,10 @@ class SOCKS5ExtProtocol(DecidingConnection):
 
     def _request_expired(self) -> None:
         self._timed_out = True
+        self._cancel_decision()
         if self._decision is not None:
-            self._decision.cancel()
+            # A route of someone's own goes on all the same; its client waits no longer.
+            self._failed(Failure(CancelledError()))
 
     def _say_and_close(self, last_words: bytes, reason: str) -> None:
         """Say what ends the conversation."""

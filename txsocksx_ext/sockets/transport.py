@@ -43,8 +43,8 @@ class SocketTransport(Connection):
     :ivar poller: where its socket is watched.
     :ivar events: what the poller told of it, and what was not acted on yet.
     :ivar is_reading: whether its protocol gets what comes.
-    :ivar has_sent_all: whether it is plain and open both ways, and nothing that
-        it was given waits to be sent.
+    :ivar has_sent_all: whether it is plain, our sending side is open, and nothing
+        that it was given waits to be sent.
     """
 
     logstr = "socket"
@@ -78,7 +78,7 @@ class SocketTransport(Connection):
 
     def startReading(self) -> None:
         """See `FileDescriptor`."""
-        if not self.is_reading and not self._input_ended:
+        if not self.is_reading and not self._input_ended and not self._aborting:
             self.is_reading = True
             if self.events & READ_EVENTS:
                 self.poller.again(self.fileno())
