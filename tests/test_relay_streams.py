@@ -257,7 +257,7 @@ async def test_a_stream_without_a_byte_is_closed(relay):
 
 def test_a_stream_that_fails_to_end_does_not_keep_the_others_open():
     class Quiet:
-        moved = 0
+        progress = (0, 0)
         aborted = 0
 
         def abort(self, reason):
@@ -306,6 +306,30 @@ async def test_a_byte_either_way_keeps_a_stream(speaker, relay):
             assert await other.read(1) == b"."
             clock.pump([15] * 3)
         assert (client.reason, end.reason) == (None, None)
+
+
+async def test_a_stream_whose_reader_is_slow_is_not_idle(relay):
+    clock = Clock()
+    async with (
+        target() as far,
+        proxy(reactor=ReactorWith(clock=clock), limits=Limits(idle_timeout=60)) as server,
+    ):
+        client, end = await stream(server, far)
+        client.transport.pauseProducing()
+        end.send(bytes(16 * MEGABYTE))
+        await turn(50)
+        for _ in range(12):
+            # The system tells that there is room for more only when a third of it is free.
+            read_before = client.total
+            client.transport.resumeProducing()
+            await client.until(lambda read=read_before: client.total >= read + MEGABYTE // 4)
+            client.transport.pauseProducing()
+            await turn(3)
+            clock.pump([15, 15])
+            assert client.reason is None
+        clock.pump([15] * 6)
+        client.transport.resumeProducing()
+        await client.lost()
 
 
 async def test_a_stream_is_never_idle_unless_a_time_is_given(relay):

@@ -25,6 +25,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory, open_transport
+from txsocksx_ext.route.refuse import RefuseRoute
 
 # A client that leaves.
 
@@ -196,6 +197,48 @@ async def test_a_client_is_answered_in_time_by_whatever_route(kind):
             client.half_close()
             await until(lambda: not server.factory.sessions)
             assert server.factory.counters.failed == 1
+
+
+@pytest.mark.parametrize("said", [GREET_LOGIN + login(b"u", b"p"), GREET_EXTENDED + pairs()], ids=["a login", "pairs"])
+async def test_a_client_that_says_no_more_before_it_is_let_in_gives_up_its_place(said):
+    factory = Held(reactor)
+    factory.held = "authenticate"
+    async with proxy(factory) as server:
+        client = await server.connect()
+        client.send(said)
+        client.half_close()
+        await until(lambda: hasattr(factory, "decision"))
+        await until(lambda: not factory.sessions)
+        assert factory.cancelled
+
+
+async def test_a_client_that_has_said_all_before_it_is_let_in_is_served():
+    factory = Held(reactor, routes=table(RefuseRoute()))
+    factory.held = "authenticate"
+    async with proxy(factory) as server:
+        client = await server.connect()
+        client.send(GREET_LOGIN + login(b"u", b"p") + request("192.0.2.1", 80))
+        client.half_close()
+        await until(lambda: hasattr(factory, "decision"))
+        await turn(3)
+        assert not factory.cancelled
+        factory.decision.callback(None)
+        assert await client.read_to_end() == b"\x05\x02\x01\x00" + reply(0x02)
+
+
+async def test_the_time_of_day_may_be_set_back_while_a_client_is_served(monkeypatch):
+    clock = Clock()
+    clock.advance(7200)
+    async with proxy(reactor=ReactorWith(clock=clock), routes=table(RefuseRoute())) as server:
+        seconds = []
+        monkeypatch.setattr(server.factory.log, "ended", lambda session, lasted: seconds.append(lasted))
+        client = await server.connect()
+        client.send(b"\x05")
+        await until(lambda: server.factory.sessions)
+        clock.rightNow = 0.0
+        client.abort()
+        await until(lambda: seconds)
+        assert seconds == [0.0]
 
 
 # Deadlines.

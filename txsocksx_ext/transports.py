@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import sys
+from fcntl import ioctl
 from functools import lru_cache
+from termios import TIOCOUTQ
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -208,6 +211,21 @@ def keep_alive(transport: Any) -> None:
     if is_tcp and isinstance(transport.getPeer(), (IPv4Address, IPv6Address)):
         transport.setTcpKeepAlive(True)
         transport.setTcpNoDelay(True)
+
+
+def unacknowledged(transport: Any) -> int:
+    """
+    Bytes that the system has for a peer and that the peer has not taken; 0 where that cannot be asked.
+
+    :param transport: a socket, or a transport of one, perhaps with wrappers around it.
+    """
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    try:
+        answer = ioctl(transport.fileno(), TIOCOUTQ, bytes(4))
+    except (AttributeError, OSError, ValueError):  # no descriptor, or none of a socket
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
 
 
 @implementer(IHalfCloseableProtocol)

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from ..sockets.pipe import PIPE_SIZE
 from ..sockets.poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, WRITABLE, Poller
 from ..sockets.takeover import reset_socket, take_socket
-from ..transports import PausedProtocol
+from ..transports import PausedProtocol, unacknowledged
 from .idle import IdleWatch
 from .interface import IRelay, RelayEnded
 
@@ -68,9 +68,9 @@ class EpollRelay:
         return self._target.received
 
     @property
-    def moved(self) -> int:
+    def progress(self) -> tuple[int, int]:
         """See `IRelay`."""
-        return self.up + self.down - len(self._client.unsent) - len(self._target.unsent)
+        return self.up + self.down, self._client.waiting + self._target.waiting
 
     def start(self, read_ahead: bytes = b"", client_has_ended: bool = False) -> None:
         """
@@ -140,6 +140,11 @@ class _Side:
         self.input_ended = False
         # How many bytes the next read may bring.
         self._most = BUFFER_SIZE
+
+    @property
+    def waiting(self) -> int:
+        """Bytes for this side that it has not taken."""
+        return 0 if self.socket is None else len(self.unsent) + unacknowledged(self.socket)
 
     def succeed(self, transport: Any) -> None:
         """Get what the paused protocol of a transport whose socket was taken had kept, or is given later."""

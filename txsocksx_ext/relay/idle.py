@@ -28,12 +28,12 @@ class IdleWatch:
         self._clock = clock
         self._timeout = timeout
         self._next: IDelayedCall | None = None
-        # Of each relay the bytes that had moved at the last check, and how many checks found no more.
-        self._seen: dict[IRelay, tuple[int, int]] = {}
+        # Of each relay how far it was at the last check, and how many checks found it there.
+        self._seen: dict[IRelay, tuple[tuple[int, int] | None, int]] = {}
 
     def add(self, relay: IRelay) -> None:
         """Look after a relay that starts."""
-        self._seen[relay] = (-1, 0)
+        self._seen[relay] = (None, 0)
         if self._next is None:
             self._schedule()
 
@@ -50,12 +50,12 @@ class IdleWatch:
     def _check(self) -> None:
         self._next = None
         try:
-            for relay, (moved_before, quiet_checks) in list(self._seen.items()):
+            for relay, (progress_before, quiet_checks) in list(self._seen.items()):
                 if relay not in self._seen:  # another's end has ended it
                     continue
-                moved = relay.moved
-                quiet_checks = quiet_checks + 1 if moved == moved_before else 0
-                self._seen[relay] = (moved, quiet_checks)
+                progress = relay.progress
+                quiet_checks = quiet_checks + 1 if progress == progress_before else 0
+                self._seen[relay] = (progress, quiet_checks)
                 if quiet_checks >= CHECKS:
                     relay.abort("idle")
         finally:

@@ -24,7 +24,10 @@ class IRelay(Interface):
     name: str = Attribute("What logs call this kind of relay (str).")
     up: int = Attribute("Bytes that came from the client (int).")
     down: int = Attribute("Bytes that came from the target (int).")
-    moved: int = Attribute("Bytes that have been through, as far as is known here (int).")
+    progress: tuple[int, int] = Attribute(
+        "Bytes that came from either side, and those that wait until they are taken, as far as is known here"
+        " (two int): while neither changes, nothing moves."
+    )
 
     def start(read_ahead: bytes = b"", client_has_ended: bool = False) -> None:
         """

@@ -12,7 +12,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..transports import abort, can_half_close, hand_over, was_reset
+from ..transports import abort, can_half_close, hand_over, unacknowledged, was_reset
 from .idle import IdleWatch
 from .interface import IRelay, RelayEnded
 
@@ -49,9 +49,9 @@ class ProducerRelay:
         return self._target.received
 
     @property
-    def moved(self) -> int:
-        """See `IRelay`: what its transports still hold, they do not tell."""
-        return self.up + self.down
+    def progress(self) -> tuple[int, int]:
+        """See `IRelay`. What its transports still hold, they do not tell, but the system does."""
+        return self.up + self.down, sum(unacknowledged(end.transport) for end in (self._client, self._target))
 
     def start(self, read_ahead: bytes = b"", client_has_ended: bool = False) -> None:
         """See `IRelay`."""

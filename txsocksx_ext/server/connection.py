@@ -88,11 +88,15 @@ class ClientConnection(Protocol):
 
     def _closed(self) -> None:
         factory, session = self.factory, self.session
+        if self._is_wrapped and self.transport is not None:
+            # A balancer's header may have come without a byte of the client's.
+            session.peer = self.transport.getPeer()
         if self._counted_as is not None:
             factory.discount_peer(self._counted_as)
         if session.logout is not None:
             maybeDeferred(session.logout).addErrback(factory.log.unexpected, session)
-        factory.log.ended(session, factory.reactor.seconds() - self._began)
+        # Reactors go by the time of day, which may be set back.
+        factory.log.ended(session, max(0.0, factory.reactor.seconds() - self._began))
         factory.closed(self)
 
     # Limits for each peer.

@@ -88,7 +88,9 @@ class SOCKS5ExtProtocol(DecidingConnection):
             abort(self.transport)
             return
         self._input_ended = True
-        if self._closing or self._decision is None:
+        responder = self._responder
+        if self._closing or self._decision is None or not (responder.buffer or responder.state is _REPLY):
+            # Also where one waits to be let in who has not said for what: it never will.
             self._end("the client left")
             self.transport.loseConnection()
 
