@@ -199,9 +199,10 @@ async def test_a_client_is_answered_in_time_by_whatever_route(kind):
             assert server.factory.counters.failed == 1
 
 
+@pytest.mark.deadline(10.0)
 @pytest.mark.parametrize("said", [GREET_LOGIN + login(b"u", b"p"), GREET_EXTENDED + pairs()], ids=["a login", "pairs"])
 async def test_a_client_that_says_no_more_before_it_is_let_in_gives_up_its_place(said):
-    factory = Held(reactor)
+    factory = Held(reactor, limits=Limits(handshake_timeout=600))
     factory.held = "authenticate"
     async with proxy(factory) as server:
         client = await server.connect()
