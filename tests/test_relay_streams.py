@@ -53,6 +53,29 @@ async def test_an_abort_of_the_client_is_an_abort_for_the_target(relay):
     assert [(session.relay, session.end) for session in factory.ended] == [(relay, "client aborted")]
 
 
+async def test_an_abort_is_seen_while_the_other_side_does_not_read(relay):
+    clock = Clock()
+    factory = Remembering(ReactorWith(clock=clock))
+    async with target() as far, proxy(factory) as server:
+        client, end = await stream(server, far)
+        end.transport.pauseProducing()
+        client.send(bytes(32 * MEGABYTE))
+        (protocol,) = factory.sessions
+        up = -1
+        while up != protocol._relay.up:
+            up = protocol._relay.up
+            await turn(20)
+        client.abort()
+        await client.lost()
+        await turn(3)
+        clock.advance(15)
+        await until(lambda: factory.ended)
+        end.transport.resumeProducing()
+        assert isinstance(await end.lost(), ConnectionLost)
+    assert [session.end for session in factory.ended] == ["client aborted"]
+    assert clock.getDelayedCalls() == []
+
+
 async def test_an_abort_of_the_target_is_an_abort_for_the_client(relay):
     factory = Remembering(reactor)
     async with target() as far, proxy(factory) as server:

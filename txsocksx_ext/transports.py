@@ -213,16 +213,21 @@ def keep_alive(transport: Any) -> None:
         transport.setTcpNoDelay(True)
 
 
+def socket_transport(transport: Any) -> Any:
+    """What is under the wrappers around a transport, such as TLS."""
+    while isinstance(transport, ProtocolWrapper):
+        transport = transport.transport
+    return transport
+
+
 def unacknowledged(transport: Any) -> int:
     """
     Bytes that the system has for a peer and that the peer has not taken; 0 where that cannot be asked.
 
     :param transport: a socket, or a transport of one, perhaps with wrappers around it.
     """
-    while isinstance(transport, ProtocolWrapper):
-        transport = transport.transport
     try:
-        answer = ioctl(transport.fileno(), TIOCOUTQ, bytes(4))
+        answer = ioctl(socket_transport(transport).fileno(), TIOCOUTQ, bytes(4))
     except (AttributeError, OSError, ValueError):  # no descriptor, or none of a socket
         return 0
     return int.from_bytes(answer, sys.byteorder)

@@ -16,6 +16,7 @@ from ..transports import keep_alive
 from .epoll import EpollRelay
 from .idle import idle_watch
 from .interface import IRelay, RelayEnded
+from .paused import paused_watch
 from .producers import ProducerRelay
 
 __all__ = ["IRelay", "RelayEnded", "join"]
@@ -51,4 +52,4 @@ def join(
         return EpollRelay(client, target, poller, ended, watch)
     keep_alive(client)
     keep_alive(target)
-    return ProducerRelay(client, target, ended, watch)
+    return ProducerRelay(client, target, ended, watch, paused_watch(reactor))

@@ -12,9 +12,10 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..transports import abort, can_half_close, hand_over, unacknowledged, was_reset
+from ..transports import abort, can_half_close, hand_over, socket_transport, unacknowledged, was_reset
 from .idle import IdleWatch
 from .interface import IRelay, RelayEnded
+from .paused import PausedWatch
 
 
 @implementer(IRelay)
@@ -29,7 +30,9 @@ class ProducerRelay:
         target: ITransport,
         ended: RelayEnded,
         idle_watch: IdleWatch | None,
+        paused_watch: PausedWatch,
     ) -> None:
+        self.paused_watch = paused_watch
         self._client = _RelayEnd(self, "client", client)
         self._target = _RelayEnd(self, "target", target)
         self._client.other = self._target
@@ -157,13 +160,21 @@ class _RelayEnd(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.is_lost = True
+        self._relay.paused_watch.discard(self)
         self._relay.lost(self, reason)
 
     def pauseProducing(self) -> None:
         if not self.is_lost:
             self.transport.pauseProducing()
+            self._relay.paused_watch.add(self)
+
+    def end_if_reset(self) -> None:
+        """See `Pausable`."""
+        if was_reset(socket_transport(self.transport)):
+            abort(self.transport)
 
     def resumeProducing(self) -> None:
+        self._relay.paused_watch.discard(self)
         # Reading again after the end of input would only find that end again.
         if not self.is_lost and not self.input_ended:
             self.transport.resumeProducing()
