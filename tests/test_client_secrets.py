@@ -2,9 +2,13 @@
 
 import pytest
 from support.attempts import ANONYMOUS, EXTENDED, LOGIN, Application, attempt, choosing
+from support.certificates import Authority
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.endpoints import ProcessEndpoint, clientFromString, quoteStringArgument, wrapClientTLS
 from twisted.internet.task import Clock
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
+from txtorcon.socks import TorSocksEndpoint
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors
 from txsocksx_ext.testing import FakeProxy, Recorder
@@ -49,13 +53,24 @@ def test_this_machine_is_no_place_where_others_read(address):
     assert attempt(FakeProxy(address=address), EXTENDED).said.pairs == {"tor.isolation": b"alice"}
 
 
+def own_tunnel(host, way, clock):
+    return SOCKS5ClientEndpoint(host, 1080, way, reactor=clock)
+
+
+def txtorcons_tunnel(host, way, clock):
+    return TorSocksEndpoint(way, host, 1080)
+
+
+each_tunnel = pytest.mark.parametrize("tunnel_to", [own_tunnel, txtorcons_tunnel])
+
+
+@each_tunnel
 @pytest.mark.parametrize("methods", [LOGIN, EXTENDED])
-def test_a_proxy_behind_a_proxy_is_not_on_this_machine(methods):
+def test_a_proxy_behind_a_proxy_is_not_on_this_machine(methods, tunnel_to):
     clock = Clock()
     far = FakeProxy(clock=clock)
     near = FakeProxy(far, clock=clock)
-    tunnel = SOCKS5ClientEndpoint("far.example", 1080, near.endpoint, reactor=clock)
-    far.endpoint = tunnel
+    tunnel = tunnel_to("far.example", near.endpoint, clock)
     tried = []
     connecting = SOCKS5ClientEndpoint("target.example", 443, tunnel, methods, reactor=clock).connect(Application())
     connecting.addBoth(tried.append)
@@ -63,6 +78,71 @@ def test_a_proxy_behind_a_proxy_is_not_on_this_machine(methods):
     assert isinstance(tried[0], Failure)
     assert tried[0].type is errors.CleartextRefused
     assert far.conversations[0].greeting is None
+
+
+@each_tunnel
+@pytest.mark.parametrize("inner", [True, False], ids=["tls in the tunnel", "tls to the near proxy alone"])
+async def test_of_tls_only_what_begins_inside_a_tunnel_counts(inner, tunnel_to):
+    authority = Authority()
+
+    def secured(proxy, host):
+        return TLSMemoryBIOFactory(authority.server_options(host), False, proxy)
+
+    far = FakeProxy()
+    near = FakeProxy(secured(far, "far.example") if inner else far)
+    # With TLS to the near proxy in either case: it does not stand in the way of another inside.
+    near.endpoint.server = secured(near, "near.example")
+    way = wrapClientTLS(authority.client_for("near.example"), near.endpoint)
+    tunnel = tunnel_to("far.example", way, None)
+    if inner:
+        tunnel = wrapClientTLS(authority.client_for("far.example"), tunnel)
+    connecting = SOCKS5ClientEndpoint("target.example", 443, tunnel, LOGIN).connect(Application())
+    if not inner:
+        with pytest.raises(errors.CleartextRefused):
+            await connecting
+        assert far.conversations[0].greeting is None
+        return
+    protocol = await connecting
+    assert far.conversations[0].credentials.password == b"word"
+    protocol.abort()
+    await protocol.until(lambda it: it.lost)
+
+
+async def test_the_string_of_a_tunnel_of_another_package():
+    from twisted.internet import reactor
+
+    far = FakeProxy()
+    near = reactor.listenTCP(0, FakeProxy(far), interface="127.0.0.1")
+    way = f"tor:far.example:1080:socksHostname=127.0.0.1:socksPort={near.getHost().port}"
+    login = "username=user:password=word"
+    endpoint = clientFromString(reactor, f"socks5ext:target.example:443:{login}:proxy={quoteStringArgument(way)}")
+    with pytest.raises(errors.CleartextRefused):
+        await endpoint.connect(Application())
+    assert far.conversations[0].greeting is None
+    await near.stopListening()
+
+
+@pytest.mark.parametrize("way", ["tcp:127.0.0.1:{port}", "tcp:localhost:{port}", "unix:{path}"])
+async def test_a_proxy_on_this_machine_gets_them(way, tmp_path):
+    from twisted.internet import reactor
+
+    proxy, path = FakeProxy(), str(tmp_path / "proxy")
+    ports = [reactor.listenTCP(0, proxy, interface="127.0.0.1"), reactor.listenUNIX(path, proxy)]
+    proxy_endpoint = clientFromString(reactor, way.format(port=ports[0].getHost().port, path=path))
+    protocol = await SOCKS5ClientEndpoint("target.example", 443, proxy_endpoint, LOGIN).connect(Application())
+    assert proxy.conversations[0].credentials.password == b"word"
+    protocol.abort()
+    await protocol.until(lambda it: it.lost)
+    for port in ports:
+        await port.stopListening()
+
+
+async def test_where_a_process_leads_is_not_seen():
+    from twisted.internet import reactor
+
+    way = ProcessEndpoint(reactor, "/bin/cat", ["cat"])
+    with pytest.raises(errors.CleartextRefused):
+        await SOCKS5ClientEndpoint("target.example", 443, way, LOGIN).connect(Application())
 
 
 @pytest.mark.parametrize(

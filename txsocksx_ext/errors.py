@@ -329,11 +329,13 @@ class CleartextRefused(SOCKS5Error):
     """
     The connection to the proxy can be read by others, so no secret was sent.
 
+    That a proxy at the end of a tunnel is on this machine cannot be seen: there only TLS inside the tunnel counts.
+
     Proposal 229, section 4, forbids the protocol where sniffing is possible.
     """
 
     message = (
-        "the proxy is neither on this machine nor behind TLS, so neither password nor pairs were sent: "
+        "the proxy is not seen to be on this machine or behind TLS, so neither password nor pairs were sent: "
         "use TLS, or allow_cleartext if you must"
     )
 

@@ -93,7 +93,7 @@ class SOCKS5ClientEndpoint:
     :param tls: whether to speak TLS with the target through the proxy; or an
         `IOpenSSLClientConnectionCreator` to do it with.
     :param allow_cleartext: whether password and pairs may go to a proxy that is
-        neither on this machine nor behind TLS.
+        not seen to be on this machine or behind TLS, as behind another tunnel.
     :param reactor: provides time; by default the global one.
     :param proxyEndpoint: txsocksx's name of `proxy_endpoint`, for its users' calls.
     :raises ValueError: SOCKS5 cannot carry the target, or the methods or the timeout are faulty.

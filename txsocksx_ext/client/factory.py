@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocolFactory, ITransport
+from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -39,10 +39,7 @@ class SOCKS5Address:
     :ivar bound: the address that the proxy says it used.
     :ivar method: the authentication method that the proxy selected.
     :ivar pairs: what the proxy answered to our pairs.
-    :ivar carrier: the transport of the connection to the proxy, which is now the target's.
     """
-
-    carrier: ITransport | None = None
 
     def __init__(
         self,
@@ -75,11 +72,11 @@ class SOCKS5ExtClientFactory(Factory):
         where the reply is the result, as for RESOLVE.
     :param dialect: how to read extended codes; ``None`` decides by what the
         proxy selects and confirms.
-    :param allow_cleartext: whether secrets may go to a proxy that is neither on
-        this machine nor behind TLS.
+    :param allow_cleartext: whether secrets may go to a proxy that is not seen to
+        be on this machine or behind TLS.
     :param limits: how much the proxy may answer.
     :param reactor: provides time; by default the global one.
-    :ivar tunnel: the address of the way to the proxy, where that leads through another proxy.
+    :ivar proxy_address: what the proxy's endpoint says it connected to; ``None`` before that.
     :ivar was_built: whether the proxy's endpoint has asked for a protocol.
     :ivar result: fires with the application's protocol, or with the address
         that the reply holds; or fails with an exception of `txsocksx_ext.errors`.
@@ -109,7 +106,7 @@ class SOCKS5ExtClientFactory(Factory):
         self._dialect = dialect
         self._limits = limits
         self.result: Deferred[Any] = Deferred(lambda _: self._cancel())
-        self.tunnel: SOCKS5Address | None = None
+        self.proxy_address: IAddress | None = None
         self.was_built = False
         self._connection: SOCKS5ExtClientProtocol | None = None
 
@@ -190,7 +187,7 @@ class SOCKS5ExtClientFactory(Factory):
         """Build the protocol, unless nobody waits for it any more."""
         if self.result.called:
             return None
-        self.tunnel = addr if isinstance(addr, SOCKS5Address) else None
+        self.proxy_address = addr
         connection: SOCKS5ExtClientProtocol = self.protocol(Initiator(self._dialect, self._limits))
         connection.factory = self
         self._connection = connection

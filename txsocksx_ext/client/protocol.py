@@ -65,6 +65,7 @@ class SOCKS5ExtClientProtocol(Protocol):
         self._doubted: Reply | None = None
         self._believed: Reply | None = None
         self._doubt_ends: IDelayedCall | None = None
+        self._is_private = False
         self._is_over = False
         # Who has the connection, where the transport cannot be given away.
         self._successor: IProtocol | None = None
@@ -123,6 +124,7 @@ class SOCKS5ExtClientProtocol(Protocol):
             self._fail(error)
 
     def _begin(self) -> None:
+        self._is_private = self._only_the_proxy_reads()
         if self.factory.methods.has_secrets:
             self._check_privacy()
         self._say(self._initiator.offer(self.factory.offer()))
@@ -178,16 +180,18 @@ class SOCKS5ExtClientProtocol(Protocol):
 
     def _check_privacy(self) -> None:
         """Raise `CleartextRefused` where others could read what goes to the proxy."""
-        if self.factory.allow_cleartext:
-            return
-        tunnel = self.factory.tunnel
-        if tunnel is None:
-            is_private = is_local(self.transport.getPeer()) or is_encrypted(self.transport)
-        else:
-            # Behind another proxy, only TLS inside the tunnel reaches to the end.
-            is_private = is_encrypted(self.transport) and self.transport is not tunnel.carrier
-        if not is_private:
+        if not self._is_private and not self.factory.allow_cleartext:
             raise CleartextRefused()
+
+    def _only_the_proxy_reads(self) -> bool:
+        """Whether nobody on the way can read what is said; to be asked before anything is."""
+        transport, address = self.transport, self.factory.proxy_address
+        is_tls = is_encrypted(transport)
+        # TLS that begins with us ends at the proxy. Older TLS may end at one whose tunnel we are in.
+        if is_tls and transport.getPeerCertificate() is None:
+            return True
+        # A tunnel, whoever's it is, tells another address than that of its near end.
+        return bool((is_tls or is_local(address)) and address == transport.getPeer())
 
     # A failing reply that may be none.
 
@@ -232,7 +236,6 @@ class SOCKS5ExtClientProtocol(Protocol):
             return
         assert self._initiator.selected is not None
         address = factory.address(reply.bound, self._initiator.selected, self._answered_pairs)
-        address.carrier = transport
         application = factory.application.buildProtocol(address)
         if self._is_over:  # cancelled by the application's own factory
             return
