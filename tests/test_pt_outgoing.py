@@ -1,6 +1,7 @@
 """The ways out of a transport: source addresses and proxies."""
 
 import pytest
+from support.attempts import LOGIN, Application
 from support.vectors import byte_by_byte
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import connectProtocol
@@ -9,7 +10,7 @@ from twisted.internet.error import NoProtocol
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
-from txsocksx_ext import errors
+from txsocksx_ext import SOCKS5Address, SOCKS5ClientEndpoint, errors
 from txsocksx_ext.pt.outgoing import Outgoing
 from txsocksx_ext.pt.upstream import UpstreamProxy
 from txsocksx_ext.testing import FakeProxy, MemoryEndpoint, Recorder
@@ -216,24 +217,20 @@ def test_of_what_a_socks5_proxy_says_only_what_the_bridge_may_mean_is_passed_on(
     assert error_of(connecting).row.number == (code if code in (3, 4, 5, 6, 8) else 1)
 
 
-@pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
-@pytest.mark.parametrize("builds", ["nothing", "a fault"])
-def test_a_factory_that_builds_nothing_is_told_so_and_leaves_nothing(clock, scheme, builds):
-    class Fault(Exception):
-        pass
-
-    class Application(Factory):
-        def buildProtocol(self, address):
-            if builds == "a fault":
-                raise Fault
-
+def through(scheme, clock, application, target=IPV4, **options):
+    """A proxy in the test's hand, and an application's factory that connects through it."""
     proxy = Recorder()
     factory = Factory()
     factory.buildProtocol = lambda address: proxy
-    way = MemoryEndpoint(factory, clock=clock)
     settings = UpstreamProxy(scheme, "192.0.2.99", 1080)
-    connecting = Through(clock, settings, way).endpoint(*IPV4).connect(Application())
+    way = MemoryEndpoint(factory, clock=clock, **options)
+    connecting = Through(clock, settings, way).endpoint(*target).connect(application)
     clock.advance(0)
+    return proxy, connecting
+
+
+def agree(scheme, clock, proxy):
+    """Have the proxy say that it has connected."""
     for answer in {
         "http": [b"HTTP/1.1 200 OK\r\n\r\n"],
         "socks4a": [b"\0\x5a" + bytes(6)],
@@ -241,6 +238,71 @@ def test_a_factory_that_builds_nothing_is_told_so_and_leaves_nothing(clock, sche
     }[scheme]:
         proxy.write(answer)
         clock.advance(0)
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
+def test_the_applications_factory_starts_and_stops_with_the_connection(clock, scheme):
+    application = Application()
+    proxy, connecting = through(scheme, clock, application)
+    agree(scheme, clock, proxy)
+    assert connecting.called
+    assert application.events == ["start", "build"]
+    proxy.close()
+    clock.advance(0)
+    assert application.events == ["start", "build", "stop"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
+@pytest.mark.parametrize("failing", ["unreachable", "closed", "cancelled"])
+def test_the_applications_factory_stops_where_there_is_no_connection(clock, scheme, failing):
+    application = Application()
+    proxy, connecting = through(scheme, clock, application, failure=TCPRefused() if failing == "unreachable" else None)
+    if failing == "closed":
+        proxy.close()
+    elif failing == "cancelled":
+        connecting.cancel()
+    error_of(connecting)
+    clock.advance(0)
+    assert application.events == ["start", "stop"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
+@pytest.mark.parametrize("target", [IPV4, NAME])
+def test_the_application_is_told_the_target_and_not_the_proxy(clock, scheme, target):
+    application = Application()
+    proxy, _ = through(scheme, clock, application, target)
+    agree(scheme, clock, proxy)
+    (address,) = application.addresses
+    host = address.host if isinstance(address, SOCKS5Address) else address.hostname.decode()
+    assert (host, address.port) == target
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
+def test_behind_a_proxy_on_this_machine_there_is_no_place_for_secrets(clock, scheme):
+    settings = UpstreamProxy(scheme, "127.0.0.1", 1080)
+    proxy = Recorder()
+    factory = Factory()
+    factory.buildProtocol = lambda address: proxy
+    tunnel = Through(clock, settings, MemoryEndpoint(factory, clock=clock)).endpoint(*IPV4)
+    connecting = SOCKS5ClientEndpoint("target.example", 443, tunnel, LOGIN, reactor=clock).connect(Application())
+    clock.advance(0)
+    agree(scheme, clock, proxy)
+    assert type(error_of(connecting)) is errors.CleartextRefused
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
+@pytest.mark.parametrize("builds", ["nothing", "a fault"])
+def test_a_factory_that_builds_nothing_is_told_so_and_leaves_nothing(clock, scheme, builds):
+    class Fault(Exception):
+        pass
+
+    class Builder(Factory):
+        def buildProtocol(self, address):
+            if builds == "a fault":
+                raise Fault
+
+    proxy, connecting = through(scheme, clock, Builder())
+    agree(scheme, clock, proxy)
     assert type(error_of(connecting)) is (Fault if builds == "a fault" else NoProtocol)
     assert proxy.lost
 

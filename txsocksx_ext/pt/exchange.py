@@ -13,8 +13,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import NoProtocol
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint, ITransport
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IStreamClientEndpoint, ITransport
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -30,11 +30,12 @@ def open_by_exchange(endpoint: IStreamClientEndpoint, exchange: Exchange, closed
 
     :param closed: what it fails with where the other side closes before the end.
     """
-    return Deferred.fromCoroutine(_open(endpoint, _Exchanger(exchange, closed)))
+    exchanger = _Exchanger(exchange, closed)
+    return Deferred.fromCoroutine(_opened(connectProtocol(endpoint, exchanger), exchanger))
 
 
-async def _open(endpoint: IStreamClientEndpoint, exchanger: _Exchanger) -> ITransport:
-    await connectProtocol(endpoint, exchanger)
+async def _opened(connecting: Deferred[Any], exchanger: _Exchanger) -> ITransport:
+    await connecting
     return await exchanger.ended
 
 
@@ -81,20 +82,45 @@ class _Exchanger(Protocol):
         self.ended.callback(self.transport)
 
 
+class _ExchangeFactory(Factory):
+    """Builds one exchanger. The application's factory starts and stops with this one."""
+
+    noisy = False
+
+    def __init__(self, exchanger: _Exchanger, application: IProtocolFactory) -> None:
+        self._exchanger = exchanger
+        self._application = application
+
+    def startFactory(self) -> None:
+        self._application.doStart()
+
+    def stopFactory(self) -> None:
+        self._application.doStop()
+
+    def buildProtocol(self, addr: IAddress | None) -> _Exchanger:
+        return self._exchanger
+
+
 @implementer(IStreamClientEndpoint)
 class ExchangeEndpoint:
     """
     An endpoint whose connections begin with an exchange.
 
     :param endpoint: how to connect.
+    :param target: where a connection leads after the exchange: the address that applications are told.
     :param exchange: begins an exchange, for each connection.
     :param closed: as `open_by_exchange` takes it.
     """
 
     def __init__(
-        self, endpoint: IStreamClientEndpoint, exchange: Callable[[], Exchange], closed: type[SOCKS5Error]
+        self,
+        endpoint: IStreamClientEndpoint,
+        target: IAddress,
+        exchange: Callable[[], Exchange],
+        closed: type[SOCKS5Error],
     ) -> None:
         self._endpoint = endpoint
+        self._target = target
         self._exchange = exchange
         self._closed = closed
 
@@ -103,9 +129,12 @@ class ExchangeEndpoint:
         return Deferred.fromCoroutine(self._connect(protocol_factory))
 
     async def _connect(self, protocol_factory: IProtocolFactory) -> IProtocol:
-        transport: Any = await open_by_exchange(self._endpoint, self._exchange(), self._closed())
+        exchanger = _Exchanger(self._exchange(), self._closed())
+        connecting = self._endpoint.connect(_ExchangeFactory(exchanger, protocol_factory))
+        transport: Any = await _opened(connecting, exchanger)
         try:
-            protocol = protocol_factory.buildProtocol(transport.getPeer())
+            # Not the transport's peer, by which a client would take the proxy for the target.
+            protocol = protocol_factory.buildProtocol(self._target)
             if protocol is None:
                 raise NoProtocol()
         except BaseException:

@@ -8,6 +8,7 @@ import base64
 import re
 from typing import Any
 
+from twisted.internet.address import HostnameAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
@@ -87,10 +88,13 @@ class Outgoing:
 
     def _through(self, proxy: UpstreamProxy, target: Address) -> IStreamClientEndpoint:
         way = self._direct(proxy.host, proxy.port)
+        address = HostnameAddress(target.host.encode("ascii"), target.port)
         if proxy.scheme == "http":
-            return ExchangeEndpoint(way, lambda: http_connect(target, proxy.username, proxy.password), ProxyClosed)
+            return ExchangeEndpoint(
+                way, address, lambda: http_connect(target, proxy.username, proxy.password), ProxyClosed
+            )
         if proxy.scheme == "socks4a":
-            return ExchangeEndpoint(way, lambda: socks4a_connect(target, proxy.username), ProxyClosed)
+            return ExchangeEndpoint(way, address, lambda: socks4a_connect(target, proxy.username), ProxyClosed)
         methods: dict[str, Any] = {"anonymous": ()}
         if proxy.username:
             methods["login"] = (proxy.username, proxy.password)
