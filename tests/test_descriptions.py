@@ -10,6 +10,7 @@ from txsocksx_ext.descriptions import (
     parse_description,
     refuse_unknown,
     secret_from_file,
+    shown_endpoint,
     yes_or_no,
 )
 
@@ -114,3 +115,19 @@ def test_yes_and_no_and_nothing_else():
 def test_a_port_that_nobody_can_connect_to_is_none(port):
     with pytest.raises(ValueError, match=f"no port {port}"):
         endpoint_description(["127.0.0.1", port])
+
+
+@pytest.mark.parametrize(
+    ("description", "shown"),
+    [
+        ("tcp:127.0.0.1:9050", "tcp:127.0.0.1:9050"),
+        ("tcp:127.0.0.1:9050:timeout=7", "tcp:127.0.0.1:9050"),
+        ("unix:/run/so\\:cks", "unix:/run/so:cks"),
+        ("tls:proxy.example:443:privateKey=SECRET", "tls:proxy.example:443"),
+        ("socks5ext:target.example:80:username=user:password=SECRET", "socks5ext"),
+        # Of kinds that others make, nothing is known.
+        ("other:SECRET", "other"),
+    ],
+)
+def test_no_secret_of_an_endpoint_string_is_shown(description, shown):
+    assert shown_endpoint(description) == shown

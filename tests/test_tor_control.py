@@ -14,7 +14,7 @@ from examples.raw_peers import proxy, target, turn, until
 from support.programs import free_port
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, quoteStringArgument
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
@@ -258,6 +258,22 @@ def test_a_tor_that_says_nothing_once_it_has_let_us_in_is_given_up():
     assert tor.is_lost
     assert not attempts.control.is_live
     attempts.stop()
+
+
+async def test_no_password_of_a_way_to_tor_is_logged(log):
+    way = quoteStringArgument("socks5ext:far.example:9050:username=u:password=SECRET:proxy=unix\\:/nowhere")
+    unix, tcp = quoteStringArgument("unix:/nowhere"), quoteStringArgument("tcp:127.0.0.1:2")
+    # Only before the first keyword an equals sign has to be quoted too.
+    first = way.replace("=", "\\=")
+    route = route_from_string(reactor, f"tor:{first}:{tcp}:control={way},{unix}")
+    route.service.startService()
+    await until(lambda: len(log) == 2)
+    await route.service.stopService()
+    assert sorted(line.partition(" cannot be controlled")[0] for line in log) == [
+        "tor 1 at socks5ext, by its control port socks5ext,",
+        "tor 2 at tcp:127.0.0.1:2, by its control port unix:/nowhere,",
+    ]
+    assert "SECRET" not in "".join(log)
 
 
 # The end.

@@ -78,6 +78,14 @@ def test_what_is_wrong_with_a_description_is_said(description, told):
     assert told in str(caught.value)
 
 
+def test_of_several_control_ports_the_faulty_one_is_named_and_no_password_in_it():
+    faulty = "socks5ext\\:far.example\\:9051\\:username=user\\:password=SECRET\\:timeout=x"
+    description = f"tor:tcp\\:127.0.0.1\\:1:tcp\\:127.0.0.1\\:2:control=tcp\\:127.0.0.1\\:3,{faulty}"
+    with pytest.raises(ValueError, match=r"control=, endpoint 2 in it: .*timeout") as caught:
+        route_from_string(reactor, description)
+    assert "SECRET" not in str(caught.value)
+
+
 def test_an_empty_password_file_is_named(tmp_path):
     (tmp_path / "password").write_bytes(b"\n")
     with pytest.raises(ValueError, match="is empty"):

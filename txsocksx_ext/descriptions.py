@@ -81,6 +81,20 @@ def client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
     return endpoint
 
 
+_SHOWN_KINDS = frozenset({"tcp", "tls", "ssl", "unix"})
+"""Client endpoints of Twisted's own, whose arguments without a name are hosts, ports and paths."""
+
+
+def shown_endpoint(description: str) -> str:
+    """
+    A client endpoint string as logs may show it: no value in it can be a secret.
+
+    :param description: one of which `client_endpoint` makes an endpoint.
+    """
+    (kind, *arguments), _ = parse_description(description)
+    return ":".join([kind, *arguments]) if kind.lower() in _SHOWN_KINDS else kind
+
+
 def without_function(error: Exception) -> str:
     """What a parser says of its arguments, without the name that Python gives it."""
     text = str(error)

@@ -13,7 +13,14 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory, ITransport
 
-from ..descriptions import client_endpoint, endpoint_description, refuse_unknown, secret_from_file, yes_or_no
+from ..descriptions import (
+    client_endpoint,
+    endpoint_description,
+    refuse_unknown,
+    secret_from_file,
+    shown_endpoint,
+    yes_or_no,
+)
 from ..errors import ProxyUnreachable
 from ..tor.control import ControlConnection, attach
 from ..tor.instance import TorInstance, WatchedStream
@@ -121,19 +128,14 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
     if "control-password-file" in keywords and not controls:
         raise ValueError("the route tor takes control-password-file only together with control=")
     password = secret_from_file(keywords["control-password-file"]) if "control-password-file" in keywords else None
-    return TorRoute(
-        [
-            TorInstance(
-                reactor,
-                client_endpoint(reactor, description),
-                _control(reactor, controls[number], password, description) if controls else None,
-                extended,
-                name=description,
-            )
-            for number, description in enumerate(descriptions)
-        ],
-        TOKENS,
-    )
+    tors = []
+    for number, description in enumerate(descriptions):
+        endpoint, control = client_endpoint(reactor, description), None
+        if controls:
+            shown = f"tor {number + 1} at {shown_endpoint(description)}"
+            control = _control(reactor, controls[number], password, number + 1, shown)
+        tors.append(TorInstance(reactor, endpoint, control, extended, name=description))
+    return TorRoute(tors, TOKENS)
 
 
 def _endpoint_descriptions(arguments: Sequence[str]) -> list[str]:
@@ -145,10 +147,11 @@ def _endpoint_descriptions(arguments: Sequence[str]) -> list[str]:
     return [endpoint_description(arguments)]
 
 
-def _control(reactor: Any, description: str, password: bytes | None, name: str) -> ControlConnection:
+def _control(reactor: Any, description: str, password: bytes | None, number: int, tor: str) -> ControlConnection:
     try:
         endpoint = client_endpoint(reactor, description)
     except ValueError as error:
-        raise ValueError(f"control={description}: {error}") from None
-    shown = f"tor at {name}, by its control port {description},"
+        # Not the string itself, which may hold a password.
+        raise ValueError(f"control=, endpoint {number} in it: {error}") from None
+    shown = f"{tor}, by its control port {shown_endpoint(description)},"
     return ControlConnection(reactor, lambda: attach(reactor, endpoint, password), shown)
