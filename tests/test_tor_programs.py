@@ -149,6 +149,22 @@ def test_the_signature_is_that_of_txtorcon(ours, theirs):
     assert all(each.kind is each.KEYWORD_ONLY and each.default is not each.empty for each in added)
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "5"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda **options: stream_via(FakeTor(), "example.com", 80, **options),
+        lambda **options: web_agent(FakeTor(), **options),
+        lambda **options: resolve(FakeTor(), "example.com", **options),
+        lambda **options: resolve_ptr(FakeTor(), "192.0.2.1", **options),
+    ],
+    ids=["stream_via", "web_agent", "resolve", "resolve_ptr"],
+)
+def test_a_timeout_that_is_none_is_refused(function, timeout):
+    with pytest.raises(ValueError, match="timeout is seconds above 0"):
+        function(timeout=timeout)
+
+
 class TestSOCKSPort:
     async def connects(self, tor, socks_endpoint=None):
         client = await connected(stream_via(tor, "example.com", 80, socks_endpoint=socks_endpoint))

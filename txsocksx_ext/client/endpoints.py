@@ -52,6 +52,18 @@ def dialect_named(name: str) -> Dialect | None:
         raise ValueError(f"there is no dialect {name!r}: there are {known}") from None
 
 
+def checked_timeout(timeout: float | None) -> float | None:
+    """
+    A timeout as it was given.
+
+    :param timeout: seconds; ``None`` for no deadline.
+    :raises ValueError: it is neither ``None`` nor a finite number above 0.
+    """
+    if timeout is not None and (not isinstance(timeout, (int, float)) or not 0 < timeout < inf):
+        raise ValueError(f"a timeout is seconds above 0, or None, not {timeout!r}")
+    return timeout
+
+
 def target_address(host: str | bytes, port: int) -> Address:
     """
     A target as SOCKS5 carries it. Nothing is resolved here.
@@ -194,10 +206,8 @@ class _Asking:
         reactor: Any,
     ) -> _Asking:
         """Check what the public functions were given."""
-        given = ClientMethods.of(methods)
-        if timeout is not None and (not isinstance(timeout, (int, float)) or not 0 < timeout < inf):
-            raise ValueError(f"a timeout is seconds above 0, or None, not {timeout!r}")
-        return cls(request, proxy_endpoint, given, timeout, dialect_named(dialect), allow_cleartext, reactor)
+        given, seconds = ClientMethods.of(methods), checked_timeout(timeout)
+        return cls(request, proxy_endpoint, given, seconds, dialect_named(dialect), allow_cleartext, reactor)
 
     def begin(self, factory: type[SOCKS5ExtClientFactory], application: IProtocolFactory | None) -> Deferred[Any]:
         reactor = self.reactor

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ..descriptions import client_endpoint, is_number, refuse_unknown, secret_from_file, yes_or_no
 from ..wire.pairs import OPTIONAL_MARK
-from .endpoints import DEFAULT_TIMEOUT, SOCKS5ClientEndpoint
+from .endpoints import DEFAULT_TIMEOUT, SOCKS5ClientEndpoint, checked_timeout
 
 DEFAULT_PROXY = "tcp:127.0.0.1:1080"
 
@@ -95,15 +95,12 @@ def _password(settings: Mapping[str, str]) -> str | bytes:
     return secret_from_file(settings["password-file"])
 
 
-def _timeout(settings: Mapping[str, str]) -> float:
+def _timeout(settings: Mapping[str, str]) -> float | None:
     text = settings.get("timeout", str(DEFAULT_TIMEOUT))
     try:
-        timeout = float(text)
+        return checked_timeout(float(text))
     except ValueError:
-        timeout = 0.0
-    if not 0 < timeout < float("inf"):
-        raise ValueError(f"the timeout of the endpoint socks5ext is seconds above 0, not {text!r}")
-    return timeout
+        raise ValueError(f"the timeout of the endpoint socks5ext is seconds above 0, not {text!r}") from None
 
 
 def _retried(reactor: Any, endpoint: IStreamClientEndpoint, text: str) -> IStreamClientEndpoint:

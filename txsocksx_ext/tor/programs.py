@@ -25,7 +25,7 @@ from txtorcon import socks as txtorcon_socks
 
 from ..addresses import is_protected
 from ..client import endpoints
-from ..client.endpoints import DEFAULT_TIMEOUT, target_address
+from ..client.endpoints import DEFAULT_TIMEOUT, checked_timeout, target_address
 from ..client.methods import ClientMethods
 from ..errors import reply_error
 from ..wire.codes import Dialect
@@ -68,7 +68,7 @@ def stream_via(
     :param timeout: seconds until the target is connected; ``None`` for no deadline.
     :returns: an endpoint whose failures are those of `SOCKS5ClientEndpoint`.
     :raises ValueError: the target is an address that Tor cannot reach, or SOCKS5
-        cannot carry it.
+        cannot carry it; or the isolation or the timeout is faulty.
     """
     target = target_address(host, port)
     if not target.is_name and is_protected(target.host):
@@ -95,6 +95,7 @@ def web_agent(
     :param tls_context_factory: decides how to speak TLS; by default as browsers do.
     :param isolation: the agent's token; by default one of its own.
     :param timeout: seconds until a target is connected; ``None`` for no deadline.
+    :raises ValueError: the isolation or the timeout is faulty.
     """
     from twisted.internet import reactor
 
@@ -207,7 +208,7 @@ def _streams(
 ) -> StreamsOfTor:
     # The token is made once, so that an endpoint or agent keeps the one that it has.
     token = ClientMethods.of(_methods(isolation)).isolation
-    return StreamsOfTor(tor, socks_port(tor, socks_endpoint), token, timeout)
+    return StreamsOfTor(tor, socks_port(tor, socks_endpoint), token, checked_timeout(timeout))
 
 
 def _service_id(address: str) -> str:
