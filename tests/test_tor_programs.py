@@ -145,7 +145,9 @@ def test_the_signature_is_that_of_txtorcon(ours, theirs):
     positional = {name: each for name, each in parameters.items() if each.kind is each.POSITIONAL_OR_KEYWORD}
     added = [each for name, each in parameters.items() if name not in positional]
     assert named(positional, skip=1) == named(inspect.signature(theirs).parameters, skip=1)
-    assert {each.name for each in added} == {"isolation", "timeout"}
+    # txtorcon's look-ups take no SOCKS port, and so need a control connection.
+    assert {each.name for each in added} - {"socks_endpoint"} == {"isolation", "timeout"}
+    assert "socks_endpoint" in parameters
     assert all(each.kind is each.KEYWORD_ONLY and each.default is not each.empty for each in added)
 
 
@@ -203,12 +205,30 @@ class TestSOCKSPort:
         assert control.asked_for == ["net/listeners/socks"]
 
     async def test_none(self):
-        with pytest.raises(LookupError, match="listens on no SOCKS port"):
+        with pytest.raises(errors.ProxyUnreachable, match="listens on no SOCKS port"):
             await self.connects(FakeTor(FakeControl("")))
 
     async def test_nobody_can_be_asked(self):
-        with pytest.raises(LookupError, match="give socks_endpoint"):
+        for looking in (resolve(FakeTor(), "example.com"), resolve_ptr(FakeTor(), "192.0.2.1")):
+            with pytest.raises(errors.ProxyUnreachable, match="give socks_endpoint"):
+                await looking
+        with pytest.raises(errors.ProxyUnreachable, match="give socks_endpoint"):
             await self.connects(FakeTor())
+
+    async def test_a_control_connection_that_is_lost(self):
+        control = FakeControl()
+        control.get_info = lambda key: fail(txtorcon.TorDisconnectError("gone", ConnectionRefusedError()))
+        with pytest.raises(errors.ProxyUnreachable, match="give socks_endpoint"):
+            await resolve(FakeTor(control), "example.com")
+        with pytest.raises(errors.ProxyUnreachable, match="give socks_endpoint"):
+            await self.connects(FakeTor(control))
+
+    @pytest.mark.parametrize("is_late", [False, True])
+    async def test_given_for_look_ups(self, proxy, is_late):
+        proxy.bound = Address.of("192.0.2.7", 0)
+        for function, argument in ((resolve, "example.com"), (resolve_ptr, "192.0.2.1")):
+            given = succeed(proxy.endpoint) if is_late else proxy.endpoint
+            assert await function(FakeTor(), argument, socks_endpoint=given) == "192.0.2.7"
 
     async def test_given_late_for_several(self, proxy):
         found = Deferred()
@@ -235,6 +255,23 @@ class TestSOCKSPort:
             proxy = FakeProxy(failure=error("no tor"))
             with pytest.raises(error, match="no tor"):
                 await self.connects(FakeTor(), proxy.endpoint)
+
+    async def test_what_an_endpoint_says_of_itself_is_told_whatever_it_tried_before(self):
+        class Stubborn:
+            def connect(self, factory):
+                try:
+                    raise ConnectionRefusedError("a first try")
+                except ConnectionRefusedError:
+                    return fail(self.own_words())
+
+            def own_words(self):
+                try:
+                    raise errors.ProxyUnreachable("both failed")
+                except errors.ProxyUnreachable as error:
+                    return error
+
+        with pytest.raises(errors.ProxyUnreachable, match="both failed"):
+            await self.connects(FakeTor(), Stubborn())
 
 
 class TestStreams:

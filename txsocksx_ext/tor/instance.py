@@ -81,7 +81,7 @@ class TorInstance:
         :param application: builds what gets the stream; ``None`` for a look-up.
         :param stream: is told what is seen of it.
         :returns: the application's protocol, or the address that was found.
-        :raises ProxyUnreachable: this tor could not be reached.
+        :raises ProxyUnreachable: this tor could not be reached; its cause is Twisted's own error, if there is one.
         :raises ReplyError: tor's answer, as exact as can be said.
         """
         if self.socks is None:
@@ -94,9 +94,9 @@ class TorInstance:
         stream.begin(self, request, token)
         try:
             return await negotiate(self._reactor, self.socks, factory, timeout=None)
-        except PROXY_NOT_REACHED:
+        except PROXY_NOT_REACHED as error:
             self._pass_over()
-            raise ProxyUnreachable("tor could not be reached: check that it runs, and its SOCKS port") from None
+            raise ProxyUnreachable("tor could not be reached: check that it runs, and its SOCKS port") from error
         except ProxyClosed:
             self._pass_over()
             raise

@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..errors import ProxyUnreachable
 from .control import ControlConnection, attach
 from .instance import TorInstance
 
@@ -204,13 +205,13 @@ async def socks_listener(tor: Any) -> str:
     A client endpoint string for the first SOCKS port that a tor listens on.
 
     :param tor: a `txtorcon.Tor`.
-    :raises LookupError: it listens on none.
+    :raises ProxyUnreachable: it listens on none.
     """
     answer = await tor.protocol.get_info("net/listeners/socks")
     # Each stands in quotation marks, of which txtorcon takes the outermost away.
     first = str(answer["net/listeners/socks"]).strip('"').split('" "')[0]
     if not first:
-        raise LookupError("this tor listens on no SOCKS port")
+        raise ProxyUnreachable("this tor listens on no SOCKS port: its torrc needs a SocksPort")
     if first.startswith("unix:"):
         return f"unix:{quoteStringArgument(first.removeprefix('unix:'))}"
     host, _, port = first.rpartition(":")

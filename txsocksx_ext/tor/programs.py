@@ -66,7 +66,9 @@ def stream_via(
         default the first that it listens on.
     :param isolation: the endpoint's token; by default one of its own.
     :param timeout: seconds until the target is connected; ``None`` for no deadline.
-    :returns: an endpoint whose failures are those of `SOCKS5ClientEndpoint`.
+    :returns: an endpoint whose failures are those of `SOCKS5ClientEndpoint`, and
+        `~txsocksx_ext.errors.ProxyUnreachable` where no SOCKS port was given and
+        `tor` has none, or cannot be asked for it.
     :raises ValueError: the target is an address that Tor cannot reach, or SOCKS5
         cannot carry it; or the isolation or the timeout is faulty.
     """
@@ -106,31 +108,47 @@ def web_agent(
 
 
 def resolve(
-    tor: Any, hostname: str | bytes, *, isolation: Isolation = None, timeout: float | None = DEFAULT_TIMEOUT
+    tor: Any,
+    hostname: str | bytes,
+    *,
+    socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None,
+    isolation: Isolation = None,
+    timeout: float | None = DEFAULT_TIMEOUT,
 ) -> Deferred[str]:
     """
     Have Tor resolve a name, as ``txtorcon.Tor.dns_resolve`` does.
 
-    :returns: fires with an address, or fails with an exception of `txsocksx_ext.errors`.
+    :param hostname: a name, which is never resolved here.
+    :param socks_endpoint: see `stream_via`.
+    :param isolation: the look-up's token; by default one of its own.
+    :param timeout: seconds until the answer is there; ``None`` for no deadline.
+    :returns: fires with an address, or fails as the endpoints of `stream_via` do.
+    :raises ValueError: SOCKS5 cannot carry the name; or the isolation or the timeout is faulty.
     """
-    return endpoints.resolve(
-        hostname,
-        socks_port(tor),
-        _methods(isolation),
-        timeout=timeout,
-        dialect="tor",
-    )
+    port, methods = socks_port(tor, socks_endpoint), _methods(isolation)
+    return endpoints.resolve(hostname, port, methods, timeout=timeout, dialect="tor")
 
 
 def resolve_ptr(
-    tor: Any, ip: str | bytes, *, isolation: Isolation = None, timeout: float | None = DEFAULT_TIMEOUT
+    tor: Any,
+    ip: str | bytes,
+    *,
+    socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None,
+    isolation: Isolation = None,
+    timeout: float | None = DEFAULT_TIMEOUT,
 ) -> Deferred[str]:
     """
     Have Tor find an address's name, as ``txtorcon.Tor.dns_resolve_ptr`` does.
 
-    :returns: fires with a name, or fails with an exception of `txsocksx_ext.errors`.
+    :param ip: an IPv4 or IPv6 address.
+
+    The other parameters are those of `resolve`.
+
+    :returns: fires with a name, or fails as the endpoints of `stream_via` do.
+    :raises ValueError: `ip` is no address; or the isolation or the timeout is faulty.
     """
-    return endpoints.resolve_ptr(ip, socks_port(tor), _methods(isolation), timeout=timeout, dialect="tor")
+    port, methods = socks_port(tor, socks_endpoint), _methods(isolation)
+    return endpoints.resolve_ptr(ip, port, methods, timeout=timeout, dialect="tor")
 
 
 def teach_txtorcon() -> Callable[[], None]:

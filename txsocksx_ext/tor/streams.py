@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import (
@@ -26,7 +26,7 @@ from zope.interface import implementer
 
 from ..client.endpoints import over_tls, target_address
 from ..client.negotiation import PROXY_NOT_REACHED
-from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable
+from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
 from ..wire.codes import Command
 from ..wire.messages import Address, Request
 from .control import ControlConnection
@@ -78,8 +78,8 @@ class StreamsOfTor:
             raise (error if isinstance(error, OnionServiceError) else HandshakeTimeout()) from None
         except ProxyUnreachable as error:
             # As from any endpoint: Twisted's own error, where the proxy itself was not reached.
-            if isinstance(error.__context__, PROXY_NOT_REACHED):
-                raise error.__context__ from None
+            if isinstance(error.__cause__, PROXY_NOT_REACHED):
+                raise error.__cause__ from None
             raise
 
 
@@ -165,8 +165,14 @@ class _LateEndpoint:
         from twisted.internet import reactor
 
         if self._tor.protocol is None:
-            raise LookupError("nobody controls this tor, so its SOCKS port is not known: give socks_endpoint")
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, await socks_listener(self._tor))
+            raise ProxyUnreachable("nobody controls this tor, so its SOCKS port is not known: give socks_endpoint")
+        try:
+            listener = await socks_listener(self._tor)
+        except (CancelledError, SOCKS5Error):
+            raise
+        except Exception as error:  # txtorcon's, of which there are many
+            raise ProxyUnreachable("tor does not say where its SOCKS port is: give socks_endpoint") from error
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, listener)
         return endpoint
 
 
