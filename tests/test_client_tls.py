@@ -187,6 +187,24 @@ async def test_tls_with_the_target(authority, host):
         assert protocol.lost.type is ConnectionDone
 
 
+async def test_an_overridden_connect_is_called_once_with_tls_too(authority):
+    connecting = []
+
+    class Telling(SOCKS5ClientEndpoint):
+        def connect(self, factory):
+            connecting.append(factory)
+            return super().connect(factory)
+
+    site = TLSMemoryBIOFactory(authority.server_options("target.example"), False, Factory.forProtocol(Recorder))
+    async with listening(FakeProxy(site)) as address:
+        application = Factory.forProtocol(Recorder)
+        tls = authority.client_for("target.example")
+        protocol = await Telling("target.example", 443, way_to(address), tls=tls).connect(application)
+        assert connecting == [application]
+        protocol.close()
+        await protocol.until(lambda each: each.lost)
+
+
 async def test_tls_trusts_by_default_what_the_platform_trusts(authority):
     site = TLSMemoryBIOFactory(authority.server_options("target.example"), False, Factory.forProtocol(Recorder))
     async with listening(FakeProxy(site)) as address:

@@ -4,8 +4,7 @@ Client endpoints, and the look-ups that a proxy does for us.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from copy import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -149,18 +148,38 @@ class SOCKS5ClientEndpoint:
             closes the socket, and builds nothing later.
         """
         if self._tls is not None:
-            tunnel = copy(self)
-            tunnel._tls = None
-            return over_tls(self._tls, tunnel, protocol_factory)
+            return over_tls(self._tls, self._connect_plainly, protocol_factory)
+        return self._connect_plainly(protocol_factory)
+
+    def _connect_plainly(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
         return self._asking.begin(self.factory, protocol_factory)
 
 
 def over_tls(
-    options: IOpenSSLClientConnectionCreator, tunnel: IStreamClientEndpoint, application: IProtocolFactory
+    options: IOpenSSLClientConnectionCreator,
+    connect_plainly: Callable[[IProtocolFactory], Deferred[IProtocol]],
+    application: IProtocolFactory,
 ) -> Deferred[IProtocol]:
-    """Speak TLS through a tunnel, for an application."""
+    """
+    Speak TLS through a tunnel, for an application.
+
+    :param connect_plainly: makes the tunnel; not the ``connect`` of an endpoint
+        that comes here itself, which a subclass may have overridden.
+    """
     building: Any = _Building(application)
-    return wrapClientTLS(options, tunnel).connect(building)
+    return wrapClientTLS(options, _Tunnel(connect_plainly)).connect(building)
+
+
+@implementer(IStreamClientEndpoint)
+class _Tunnel:
+    """What TLS takes for an endpoint."""
+
+    def __init__(self, connect_plainly: Callable[[IProtocolFactory], Deferred[IProtocol]]) -> None:
+        self._connect_plainly = connect_plainly
+
+    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See `IStreamClientEndpoint`."""
+        return self._connect_plainly(protocol_factory)
 
 
 class _Building:

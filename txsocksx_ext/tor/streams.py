@@ -4,7 +4,6 @@ Streams through the tor of a program that has a `txtorcon.Tor`.
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -104,9 +103,10 @@ class StreamEndpoint:
     def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect to the target; see `SOCKS5ClientEndpoint`."""
         if self._tls is not None:
-            tunnel = copy(self)
-            tunnel._tls = None
-            return over_tls(self._tls, tunnel, protocol_factory)
+            return over_tls(self._tls, self._connect_plainly, protocol_factory)
+        return self._connect_plainly(protocol_factory)
+
+    def _connect_plainly(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
         return Deferred.fromCoroutine(self._streams.connect(self._target, protocol_factory))
 
 
