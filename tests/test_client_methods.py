@@ -152,4 +152,5 @@ def test_no_error_and_no_repr_shows_a_secret():
     assert "someone" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
     shown = repr(ClientMethods.of({"login": ("someone", "hunter2"), "extended": {"tor.isolation": "alice"}}))
-    assert not any(secret in shown for secret in ("someone", "hunter2", "alice"))
+    shown += repr(ClientMethods.of({"isolated": "bob"}))
+    assert not any(secret in shown for secret in ("someone", "hunter2", "alice", "bob"))

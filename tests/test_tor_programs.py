@@ -34,6 +34,7 @@ from txsocksx_ext.tor import (
     web_agent,
 )
 from txsocksx_ext.tor import streams as streams_module
+from txsocksx_ext.tor.streams import StreamsOfTor
 from txsocksx_ext.wire.codes import Method
 from txsocksx_ext.wire.messages import Address
 
@@ -293,6 +294,9 @@ class TestStreams:
         endpoint = stream_via(FakeTor(), "secret.example", 80, socks_endpoint=proxy.endpoint)
         assert verifyObject(IStreamClientEndpoint, endpoint)
         assert "secret" not in repr(endpoint)
+
+    def test_its_parts_show_no_token(self, proxy):
+        assert "hunter2" not in repr(StreamsOfTor(FakeTor(), proxy.endpoint, b"hunter2", None))
 
     async def test_what_the_reply_says(self, proxy):
         for code, error in [

@@ -22,6 +22,13 @@ OTHER = "djz2pvvqsmdpmjfz6lxxzpxyqwkdr5vifwnyhwyjr2pesvrlr7x7prid"
 UNIX = "/run/tor/socks:0"
 
 
+def test_no_repr_shows_the_token_or_the_target():
+    scene = Scene()
+    for key in (key_of_target(b"hunter2", SERVICE, 443), key_of_source("192.0.2.7", 4711)):
+        shown = repr(scene.witness.expect(key))
+        assert not any(secret in shown for secret in ("hunter2", SERVICE, "192.0.2.7"))
+
+
 # Windows.
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..wire.codes import Method
@@ -29,7 +29,7 @@ class ClientMethods:
     anonymous: bool = False
     login: UsernamePassword | None = None
     pairs: Pairs | None = None
-    isolation: bytes | None = None
+    isolation: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, methods: Mapping[str, Any] | ClientMethods) -> ClientMethods:

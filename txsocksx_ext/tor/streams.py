@@ -4,7 +4,7 @@ Streams through the tor of a program that has a `txtorcon.Tor`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -50,7 +50,7 @@ class StreamsOfTor:
 
     tor: Any
     socks_port: IStreamClientEndpoint
-    token: bytes | None
+    token: bytes | None = field(repr=False)
     timeout: float | None
 
     async def connect(self, target: Address, application: IProtocolFactory) -> IProtocol:

@@ -67,7 +67,7 @@ class Testimony:
     :ivar ended: fires when its last event came.
     """
 
-    key: StreamKey
+    key: StreamKey = field(repr=False)
     stream: str = ""
     fetch: Fetch | None = None
     reason: str = ""
