@@ -319,8 +319,13 @@ async def test_an_endpoint_factory_for_an_agent_of_ones_own():
 
 @pytest.mark.parametrize(
     ("methods", "options", "told"),
-    [({"login": ("", "")}, {}, "user name"), ({"unknown": ()}, {}, "unknown"), ({}, {}, "method")],
+    [
+        ({"login": ("", "")}, {}, "user name"),
+        ({"unknown": ()}, {}, "unknown"),
+        ({}, {}, "method"),
+        ({"anonymous": ()}, {"timeout": -1}, "timeout"),
+    ],
 )
-def test_faulty_methods_are_refused_before_any_request(methods, options, told):
+def test_what_is_faulty_is_refused_before_any_request(methods, options, told):
     with pytest.raises(ValueError, match=told):
         web_agent(reactor, FakeProxy().endpoint, methods, **options)

@@ -7,14 +7,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
-from .endpoints import ANONYMOUS, DEFAULT_TIMEOUT, SOCKS5ClientEndpoint
+from .endpoints import ANONYMOUS, DEFAULT_TIMEOUT, SOCKS5ClientEndpoint, checked_timeout
 from .methods import ClientMethods
 
 
@@ -27,7 +26,7 @@ class SOCKS5AgentEndpointFactory:
     :param proxy_endpoint: how to reach the proxy.
     :param methods: see `SOCKS5ClientEndpoint`.
     :param policy: decides how to speak TLS with a host.
-    :param options: further keywords of `SOCKS5ClientEndpoint`.
+    :param options: further keywords of `SOCKS5ClientEndpoint`, but ``tls``.
     """
 
     def __init__(
@@ -51,14 +50,29 @@ class SOCKS5AgentEndpointFactory:
 
         :raises SchemeNotSupported: it is neither http nor https.
         """
-        if uri.scheme not in (b"http", b"https"):
-            raise SchemeNotSupported(f"no agent here speaks {uri.scheme!r}: http and https alone")
-        endpoint = SOCKS5ClientEndpoint(
-            uri.host, uri.port, self._proxy_endpoint, self._methods, reactor=self._reactor, **self._options
+        return SOCKS5ClientEndpoint(
+            uri.host,
+            uri.port,
+            self._proxy_endpoint,
+            self._methods,
+            tls=tls_for(uri, self._policy) or False,
+            reactor=self._reactor,
+            **self._options,
         )
-        if uri.scheme == b"http":
-            return endpoint
-        return wrapClientTLS(self._policy.creatorForNetloc(uri.host, uri.port), endpoint)
+
+
+def tls_for(uri: URI, policy: IPolicyForHTTPS) -> IOpenSSLClientConnectionCreator | None:
+    """
+    How to speak TLS with the host of a URI; ``None`` for http.
+
+    :raises SchemeNotSupported: it is neither http nor https.
+    """
+    if uri.scheme not in (b"http", b"https"):
+        raise SchemeNotSupported(f"no agent here speaks {uri.scheme!r}: http and https alone")
+    if uri.scheme == b"http":
+        return None
+    creator: IOpenSSLClientConnectionCreator = policy.creatorForNetloc(uri.host, uri.port)
+    return creator
 
 
 def web_agent(
@@ -82,13 +96,15 @@ def web_agent(
     :param pool: keeps connections; by default none is kept.
 
     The other parameters are those of `SOCKS5ClientEndpoint`.
+
+    :raises ValueError: the methods or the timeout are faulty.
     """
     endpoints = SOCKS5AgentEndpointFactory(
         reactor,
         proxy_endpoint,
         methods,
         policy,
-        timeout=timeout,
+        timeout=checked_timeout(timeout),
         dialect=dialect,
         allow_cleartext=allow_cleartext,
     )

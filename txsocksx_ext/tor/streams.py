@@ -19,12 +19,12 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import URI
-from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
 from ..client.endpoints import over_tls, target_address
 from ..client.negotiation import PROXY_NOT_REACHED
+from ..client.web import tls_for
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
 from ..wire.codes import Command
 from ..wire.messages import Address, Request
@@ -124,9 +124,7 @@ class AgentEndpoints:
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """See `twisted.web.iweb.IAgentEndpointFactory`."""
-        if uri.scheme not in (b"http", b"https"):
-            raise SchemeNotSupported(f"no agent here speaks {uri.scheme!r}: http and https alone")
-        tls = self._policy.creatorForNetloc(uri.host, uri.port) if uri.scheme == b"https" else None
+        tls = tls_for(uri, self._policy)
         return StreamEndpoint(self._streams, target_address(uri.host, uri.port), tls)
 
 
