@@ -131,7 +131,7 @@ class SOCKS5ClientEndpoint:
         if proxy is None or (proxy_endpoint is not None and proxyEndpoint is not None):
             raise TypeError("SOCKS5ClientEndpoint needs one proxy_endpoint")
         request = Request(Command.CONNECT, target_address(host, port))
-        self._asking = _Asking.of(request, proxy, methods, timeout, dialect, allow_cleartext, reactor)
+        self._query = _ProxyQuery.of(request, proxy, methods, timeout, dialect, allow_cleartext, reactor)
         self._tls = optionsForClientTLS(request.destination.host) if tls is True else tls or None
 
     def __repr__(self) -> str:
@@ -152,7 +152,7 @@ class SOCKS5ClientEndpoint:
         return self._connect_plainly(protocol_factory)
 
     def _connect_plainly(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
-        return self._asking.begin(self.factory, protocol_factory)
+        return self._query.begin(self.factory, protocol_factory)
 
 
 def over_tls(
@@ -202,7 +202,7 @@ class _Building:
 
 
 @dataclass(slots=True)
-class _Asking:
+class _ProxyQuery:
     """What is asked of which proxy, and how: what endpoints and look-ups have in common."""
 
     request: Request
@@ -223,7 +223,7 @@ class _Asking:
         dialect: str,
         allow_cleartext: bool,
         reactor: Any,
-    ) -> _Asking:
+    ) -> _ProxyQuery:
         """Check what the public functions were given."""
         given, seconds = ClientMethods.of(methods), checked_timeout(timeout)
         return cls(request, proxy_endpoint, given, seconds, dialect_named(dialect), allow_cleartext, reactor)
@@ -262,7 +262,7 @@ def resolve(
     :raises ValueError: the name is one that SOCKS5 cannot carry.
     """
     request = Request(Command.RESOLVE, target_address(host, 0))
-    return _ask_for_host(_Asking.of(request, proxy_endpoint, methods, timeout, dialect, allow_cleartext, reactor))
+    return _ask_for_host(_ProxyQuery.of(request, proxy_endpoint, methods, timeout, dialect, allow_cleartext, reactor))
 
 
 def resolve_ptr(
@@ -287,11 +287,11 @@ def resolve_ptr(
     if target.is_name:
         raise ValueError("resolve_ptr takes an IPv4 or IPv6 address")
     request = Request(Command.RESOLVE_PTR, target)
-    return _ask_for_host(_Asking.of(request, proxy_endpoint, methods, timeout, dialect, allow_cleartext, reactor))
+    return _ask_for_host(_ProxyQuery.of(request, proxy_endpoint, methods, timeout, dialect, allow_cleartext, reactor))
 
 
-def _ask_for_host(asking: _Asking) -> Deferred[str]:
-    found: Deferred[Address] = asking.begin(SOCKS5ExtClientFactory, None)
+def _ask_for_host(query: _ProxyQuery) -> Deferred[str]:
+    found: Deferred[Address] = query.begin(SOCKS5ExtClientFactory, None)
     return found.addCallback(_host_of)
 
 

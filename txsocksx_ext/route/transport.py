@@ -101,7 +101,7 @@ class TransportRoute(Route):
     async def _connect(self, request: Request, session: Session) -> ITransport:
         if request.destination.is_name:
             raise AddressTypeNotSupported("a bridge is an IP address: a transport would resolve its name in the open")
-        asking = _Asking(request, _arguments_of(session), self._reactor)
+        asking = _BridgeClientFactory(request, _arguments_of(session), self._reactor)
         try:
             life = await self._child.when_ready()
         except TransportError as error:
@@ -110,7 +110,7 @@ class TransportRoute(Route):
             ) from None
         return await self._ask(asking, life, session)
 
-    async def _ask(self, asking: _Asking, life: Life, session: Session) -> ITransport:
+    async def _ask(self, asking: _BridgeClientFactory, life: Life, session: Session) -> ITransport:
         self._outcomes[session] = None
         bridge = asking.request.destination
         attempt = None if life.way_out is None else life.way_out.expect(bridge, session.is_local)
@@ -129,7 +129,9 @@ class TransportRoute(Route):
         transport: ITransport = protocol.transport
         return transport
 
-    async def _explained(self, failure: Exception, life: Life, attempt: Attempt | None, asking: _Asking) -> Exception:
+    async def _explained(
+        self, failure: Exception, life: Life, attempt: Attempt | None, asking: _BridgeClientFactory
+    ) -> Exception:
         """What a failure of the transport means: it says little of it, so it was watched."""
         if isinstance(failure, NoAcceptableMethod) and asking.too_long:
             return self._failed(TransportProtocolFailure(asking.too_long), asking.too_long)
@@ -156,7 +158,7 @@ class TransportRoute(Route):
         return error
 
 
-class _Asking(SOCKS5ExtClientFactory):
+class _BridgeClientFactory(SOCKS5ExtClientFactory):
     """
     Asks a transport for a bridge, by method 97 if it knows that: all others must pass over it.
 

@@ -32,16 +32,16 @@ from ..wire.codes import Dialect
 from .streams import AgentEndpoints, StreamEndpoint, StreamsOfTor, socks_port
 
 
-class _Shared(enum.Enum):
+class _SharedCircuits(enum.Enum):
     """No text: any text could be somebody's token."""
 
     SHARED = "shared"
 
 
-SHARED = _Shared.SHARED
+SHARED = _SharedCircuits.SHARED
 """The isolation of streams that are content with the circuits of all others without a token."""
 
-Isolation = Union[bytes, str, None, _Shared]
+Isolation = Union[bytes, str, None, _SharedCircuits]
 """A token: streams with the same may share circuits. ``None`` makes one that nobody else has."""
 
 

@@ -147,7 +147,7 @@ class _LateEndpoint:
 
     def __init__(self, tor: Any, found: Deferred[IStreamClientEndpoint] | None) -> None:
         self._tor = tor
-        self._found = None if found is None else _Shared(found)
+        self._found = None if found is None else _AwaitedByMany(found)
         self._endpoint: IStreamClientEndpoint | None = None
 
     def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -174,7 +174,7 @@ class _LateEndpoint:
         return endpoint
 
 
-class _Shared(Generic[T]):
+class _AwaitedByMany(Generic[T]):
     """
     What many wait for, each by a Deferred of their own.
 
@@ -211,7 +211,7 @@ class _Events(ControlConnection):
     def __init__(self, reactor: Any, tor: Any) -> None:
         super().__init__(reactor, lambda: succeed(tor), "tor")
         self._begun: Deferred[None] = Deferred()
-        self.begun = _Shared(self._begun)
+        self.begun = _AwaitedByMany(self._begun)
 
     def begin(self, tor: Any) -> None:
         """Listen until the connection is lost."""
