@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.vectors import byte_by_byte, decode_pieces, split_at, unhurried
+from support.vectors import byte_by_byte, decode_pieces, split_at, unhurried, whole_reply
 
 from txsocksx_ext.wire import reader
 from txsocksx_ext.wire.codes import AddressType, Command, Method, Status
@@ -49,7 +49,7 @@ ANY_MESSAGE = {
     reader.extended_request: st.builds(ExtendedRequest, pairs),
     reader.extended_response: st.builds(ExtendedResponse, any_byte.map(Status), pairs),
     reader.request: st.builds(Request, any_byte.map(Command), targets),
-    reader.reply: st.builds(Reply, any_byte, bound),
+    whole_reply: st.builds(Reply, any_byte, bound),
 }
 each_decoder = pytest.mark.parametrize("decoder", ANY_MESSAGE, ids=lambda decoder: decoder.__name__)
 
@@ -73,7 +73,7 @@ def test_decoding_is_the_inverse_of_encoding_in_any_split(decoder):
 
 
 @unhurried
-@given(ANY_MESSAGE[reader.reply], st.binary(max_size=20), st.lists(st.integers(0, 300), max_size=8))
+@given(ANY_MESSAGE[whole_reply], st.binary(max_size=20), st.lists(st.integers(0, 300), max_size=8))
 def test_of_a_failing_reply_the_code_is_enough(reply, rest, positions):
     message, left = decode_pieces(cut(reply.encode() + rest, positions), reader.reply_or_its_code)
     if reply.code:
@@ -84,7 +84,7 @@ def test_of_a_failing_reply_the_code_is_enough(reply, rest, positions):
 
 
 @unhurried
-@given(ANY_MESSAGE[reader.reply])
+@given(ANY_MESSAGE[whole_reply])
 def test_the_rest_of_a_failing_reply_can_be_had_later(reply):
     messages = MessageReader()
     messages.feed(reply.encode() + b"data")
@@ -121,7 +121,6 @@ LONGEST_DEMAND = {
     reader.username_password: 256,
     reader.username_password_response: 1,
     reader.request: 257,
-    reader.reply: 257,
     reader.reply_or_its_code: 257,
     reader.rest_of_failed_reply: 257,
     partial(reader.extended_request, SMALL): 7,
@@ -385,7 +384,6 @@ def test_the_reserved_byte_must_be_zero_in_requests_and_means_nothing_in_replies
         with pytest.raises(MalformedMessage) as refused:
             decode_pieces([b"\5\1" + address], reader.request)
         assert refused.value.fault is Fault.RESERVED
-        assert decode_pieces([b"\5\0" + address], reader.reply) == (Reply(0), b"")
         assert decode_pieces([b"\5\0" + address], reader.reply_or_its_code) == (Reply(0), b"")
 
 
@@ -393,7 +391,6 @@ VERSIONS = {
     reader.greeting: 5,
     reader.method_selection: 5,
     reader.request: 5,
-    reader.reply: 5,
     reader.reply_or_its_code: 5,
     reader.username_password: 1,
     reader.username_password_response: 1,

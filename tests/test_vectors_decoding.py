@@ -11,6 +11,7 @@ from support.vectors import (
     decode_pieces,
     splits,
     vectors_of,
+    whole_reply,
 )
 
 from txsocksx_ext.wire import reader
@@ -22,7 +23,7 @@ DECODERS = {
     "greeting": reader.greeting,
     "select": reader.method_selection,
     "request": reader.request,
-    "reply": reader.reply,
+    "reply": whole_reply,
     "userpass": reader.username_password,
     "userpass_resp": reader.username_password_response,
     "ext_req": reader.extended_request,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, settings
 
+from txsocksx_ext.wire import reader
 from txsocksx_ext.wire.codes import AddressType, Command, Method, Status
 from txsocksx_ext.wire.messages import (
     NO_ADDRESS,
@@ -119,13 +120,21 @@ def splits(data, exhaustive=12, samples=60):
 
 def decode_pieces(pieces, decoder, *limits):
     """Feed pieces to a reader: the message, or ``None`` if bytes are missing, and what follows it."""
-    reader = MessageReader()
+    messages = MessageReader()
     message = None
     for piece in pieces:
-        reader.feed(piece)
+        messages.feed(piece)
         if message is None:
-            message = reader.decode(decoder, *limits)
-    return message, reader.take_read_ahead()
+            message = messages.decode(decoder, *limits)
+    return message, messages.take_read_ahead()
+
+
+def whole_reply():
+    """Decode a reply as a client does that wants to know the address of a failing one too."""
+    reply = yield from reader.reply_or_its_code()
+    if reply.code:
+        return Reply(reply.code, (yield from reader.rest_of_failed_reply()))
+    return reply
 
 
 def address_of(decoded):

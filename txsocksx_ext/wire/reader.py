@@ -199,16 +199,9 @@ def request() -> Decoder[Request]:
     return Request(Command(command), destination)
 
 
-def reply() -> Decoder[Reply]:
-    """Decode a whole `Reply`. The reserved byte is ignored, as tor ignores it."""
-    _check_version(Reply, SOCKS_VERSION, (yield 1))
-    code, _reserved, address_type = yield 3
-    return Reply(code, (yield from _address(Reply, address_type)))
-
-
 def reply_or_its_code() -> Decoder[Reply]:
     """
-    Decode a `Reply`, and of a failing one only the code.
+    Decode a `Reply`, and of a failing one only the code. The reserved byte is ignored, as tor ignores it.
 
     Some servers send three or four bytes of a failure, and some of those wait.
     """
