@@ -1,9 +1,12 @@
 """The client's side as tor sees it, and as clients of method 97 do: SOCKS5, byte by byte."""
 
+import sys
+
 import pytest
 from support.vectors import by_id, vectors_of
-from twisted.internet.defer import gatherResults, maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.endpoints import ProcessEndpoint, TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionRefusedError as TCPRefused
 from twisted.internet.error import NoRouteError
 from twisted.internet.protocol import Factory
@@ -11,8 +14,8 @@ from twisted.internet.task import Clock
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors
 from txsocksx_ext.pt import TransportProtocol
-from txsocksx_ext.pt.arguments import encode_arguments, to_credentials
-from txsocksx_ext.pt.client import TransportSOCKSFactory
+from txsocksx_ext.pt.arguments import Arguments, encode_arguments, to_credentials
+from txsocksx_ext.pt.client import OwnTransportRoute, TransportSOCKSFactory
 from txsocksx_ext.pt.outgoing import Outgoing
 from txsocksx_ext.pt.protocol import Side
 from txsocksx_ext.testing import MemoryEndpoint, Recorder, connect_to
@@ -269,6 +272,48 @@ class Greeter(TransportProtocol):
 
     def payload_received(self, payload):
         self.transport.write(payload.upper())
+
+
+class ThroughAProgram(Greeter):
+    """Its peer is another program, to which the connection can be closed and no more."""
+
+    handshake_timeout = 0.5
+
+    def endpoint(self):
+        hears_all = "import sys; sys.stdin.read()"
+        return ProcessEndpoint(self.side.reactor, sys.executable, [sys.executable, "-c", hears_all])
+
+    def connectionMade(self):
+        if "ready" in self.arguments:
+            self.ready()
+
+    def connectionLost(self, reason):
+        self.side.shared.callback(None)
+
+
+def open_through_a_program(arguments):
+    """The transport to be, and what fires when its connection is lost."""
+    from twisted.internet import reactor
+
+    side = Side(reactor, "tested", True, state_location=None)
+    side.shared = Deferred()
+    route = OwnTransportRoute(side, ThroughAProgram)
+    return route.open(Arguments(arguments), Request(Command.CONNECT, TARGET)), side.shared.addTimeout(10, reactor)
+
+
+async def test_a_connection_that_can_only_be_closed_is_closed_when_its_time_is_over():
+    from twisted.internet import reactor
+
+    opening, lost = open_through_a_program({})
+    with pytest.raises(DeferredTimeout):
+        await opening.addTimeout(ThroughAProgram.handshake_timeout, reactor)
+    await lost
+
+
+async def test_a_connection_that_can_only_be_closed_is_closed_where_its_stream_is_aborted():
+    opening, lost = open_through_a_program({"ready": ""})
+    (await opening).abortConnection()
+    await lost
 
 
 class Bridge(Recorder):

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from ..errors import ConnectionRefused, SOCKS5Error, TransportInternalError, TransportProtocolFailure, reply_error
 from ..failures import row_of
-from ..transports import can_half_close, keep_alive, pass_half_close, was_reset
+from ..transports import abort, can_half_close, keep_alive, pass_half_close, was_reset
 from ..wire import codes
 from ..wire.codes import Dialect
 from ..wire.messages import Address
@@ -95,7 +95,7 @@ class Link(Protocol):
 
     def connectionMade(self) -> None:
         if self.has_failed:
-            self.transport.abortConnection()
+            abort(self.transport)
             return
         pass_half_close(self.transport)
         keep_alive(self.transport)
@@ -107,7 +107,7 @@ class Link(Protocol):
     def readConnectionLost(self) -> None:
         if was_reset(self.transport):
             self._was_reset = True
-            self.transport.abortConnection()
+            abort(self.transport)
             return
         self.input_ended = True
         if self.opened.called and not self.has_failed:
@@ -192,7 +192,7 @@ class Link(Protocol):
     def abort(self) -> None:
         """Reset the connection."""
         if self.transport is not None and not self.is_lost:
-            self.transport.abortConnection()
+            abort(self.transport)
 
     def _failed_by(self, error: Exception) -> None:
         """Fail for what the author's protocol raised, unless it has failed already: then that counts."""
