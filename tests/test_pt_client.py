@@ -39,6 +39,8 @@ class Plain(TransportProtocol):
         self.made.append(self)
         if "bad" in self.arguments:
             raise ValueError("bad has no place here")
+        if "unfit" in self.arguments:
+            self.fail(errors.TransportProtocolFailure("so it fails"))
 
     def dataReceived(self, data):
         if data == b"ready":
@@ -220,8 +222,9 @@ def test_a_bridge_that_does_not_answer_at_all(extended):
 
 
 @BOTH_DIALECTS
-def test_arguments_that_the_transport_does_not_take(listener, extended):
-    assert code_of(listener, extended, [("bad", "1")]) == (0xF1 if extended else 0x01)
+@pytest.mark.parametrize("argument", ["bad", "unfit"])
+def test_arguments_that_the_transport_does_not_take(listener, extended, argument):
+    assert code_of(listener, extended, [(argument, "1")]) == (0xF1 if extended else 0x01)
     # It did not come to dialling.
     assert listener.targets == []
 

@@ -137,7 +137,8 @@ class TestLines:
     def test_a_server(self, child, server):
         with socket.create_server(("127.0.0.1", 0)) as taken:
             environ = server(
-                *("plain", "foreign", "server_only", "client_only", "talkative", "unspeakable", "choosy", "broken"),
+                *("plain", "foreign", "server_only", "client_only", "talkative", "unspeakable", "choosy"),
+                *("unwilling", "broken"),
                 bind_addresses={"plain": ("127.0.0.2", 0), "server_only": taken.getsockname()},
             )
             environ["TOR_PT_SERVER_TRANSPORT_OPTIONS"] = "choosy:number=many"
@@ -151,6 +152,7 @@ class TestLines:
                 "SMETHOD-ERROR unspeakable the arguments of a server transport are printable ASCII without spaces",
                 "SMETHOD-ERROR choosy the transport does not take these arguments: invalid literal for int() with"
                 " base 10: [scrubbed]",
+                "SMETHOD-ERROR unwilling no device is free",
                 "SMETHOD-ERROR broken the moon is not full at [scrubbed]",
                 "SMETHODS DONE",
             ]

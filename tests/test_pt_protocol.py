@@ -320,6 +320,48 @@ class TestFailures:
         assert pair.code == 0xF0
         assert str(pair.failure) == "raised"
 
+    @pytest.mark.parametrize("hook", ["prepare", "connectionMade", "dataReceived", "endpoint", "connectionLost"])
+    def test_to_fail_is_the_same_as_to_raise(self, connect, hook):
+        def fails(self, *arguments):
+            self.fail(errors.TransportTemporaryFailure("failed"))
+            raise Strange  # counts for nothing
+
+        pair = connect(
+            client=type("Fails", (Plain,), {hook: fails}), server=Closing if hook == "connectionLost" else Plain
+        )
+        assert pair.code == 0xF0
+        assert str(pair.failure) == "failed"
+
+    def test_a_bridge_that_fails_as_it_starts_does_not_start(self, connect):
+        class Fails(Plain):
+            def prepare(self):
+                self.fail(errors.TransportTemporaryFailure("failed"))
+
+        pair = connect(server=Fails)
+        assert pair.code == 0xF0
+        assert str(pair.failure) == "failed"
+
+    @pytest.mark.parametrize("raises", [True, False])
+    def test_a_bridge_that_fails_before_the_handshake_closes_as_it_does_later(self, connect, raises):
+        class Fails(Plain):
+            count = 0
+
+            def prepare(self):
+                type(self).count += 1
+                if self.count > 1:  # not as it starts
+                    error = errors.TransportTemporaryFailure("failed")
+                    if raises:
+                        raise error
+                    self.fail(error, b"NO")
+
+        class Hears(Plain):
+            def dataReceived(self, data):
+                raise errors.TransportInternalError(data.decode())
+
+        pair = connect(client=Hears, server=Fails)
+        assert pair.code == (0xF1 if raises else 0xF2)
+        assert str(pair.failure) == ("the peer closed the connection during the handshake" if raises else "NO")
+
     @pytest.mark.logs_errors
     @pytest.mark.parametrize("hook", ["prepare", "connectionMade", "dataReceived", "endpoint", "connectionLost"])
     def test_what_is_raised_without_one(self, connect, hook, logged_errors):

@@ -6,6 +6,7 @@ import sys
 from twisted.internet.address import IPv4Address
 from twisted.logger import Logger
 
+from txsocksx_ext.errors import TransportInternalError
 from txsocksx_ext.pt import Transport, TransportProtocol, run
 
 
@@ -87,6 +88,13 @@ class Choosy(Plain):
         int(self.arguments["number"])
 
 
+class Unwilling(Plain):
+    """Fails, and does not raise."""
+
+    def prepare(self):
+        self.fail(TransportInternalError("no device is free"))
+
+
 if __name__ == "__main__":
     run(
         Transport("plain", Plain, Plain),
@@ -98,6 +106,7 @@ if __name__ == "__main__":
         Transport("faulty", Faulty, Faulty),
         Transport("unspeakable", Unspeakable, Unspeakable),
         Transport("choosy", Choosy, Choosy),
+        Transport("unwilling", Unwilling, Unwilling),
         version=os.environ.get("SAYS_VERSION", ""),
         log_addresses="LOGS_ADDRESSES" in os.environ,
     )

@@ -60,6 +60,7 @@ class Link(Protocol):
         self.is_lost = False
         self.input_ended = False
         self.has_failed = False
+        self._failure: SOCKS5Error | None = None
         self._was_reset = False
         self._linger: IDelayedCall | None = None
         self._side = side
@@ -71,7 +72,7 @@ class Link(Protocol):
         Have the arguments read.
 
         :raises TransportProtocolFailure: they are not what the transport takes, as a `ValueError` says too.
-        :raises TransportInternalError: the author's protocol raised anything else.
+        :raises SOCKS5Error: what else the author's protocol failed with.
         """
         try:
             self.inner.prepare()
@@ -80,16 +81,31 @@ class Link(Protocol):
             # int() and its like repeat what they could not read, and this goes to tor's log.
             for _, value in self.inner.arguments.pairs:
                 text = text.replace(repr(value), SCRUBBED)
-            raise TransportProtocolFailure(f"the transport does not take these arguments: {text}") from None
+            self.fail(TransportProtocolFailure(f"the transport does not take these arguments: {text}"))
         except Exception as error:
-            raise self._telling(error) from None
+            self._failed_by(error)
+        self._raise_failure()
 
     def endpoint(self) -> IStreamClientEndpoint:
-        """The way to the peer."""
+        """
+        The way to the peer.
+
+        :raises SOCKS5Error: what the author's protocol failed with.
+        """
+        way: Any = None
         try:
-            return self.inner.endpoint()
+            way = self.inner.endpoint()
         except Exception as error:
-            raise self._telling(error) from None
+            self._failed_by(error)
+        self._raise_failure()
+        return way  # type: ignore[no-any-return]
+
+    def _raise_failure(self) -> None:
+        """Raise what the author's protocol has failed with, by `fail` or by raising it."""
+        if self._failure is not None:
+            # Whoever asked hears of it by this, and `opened` need not tell it once more.
+            self.opened.addErrback(lambda _: None)
+            raise self._failure
 
     # What the peer does.
 
@@ -175,7 +191,8 @@ class Link(Protocol):
             # Whatever the peer still hears: a stream that was cut off must not look whole to tor.
             self.payload.lost(Failure(ConnectionAborted()))
         else:
-            self._fail_to_open(_with_code(error))
+            self._failure = _with_code(error)
+            self._fail_to_open(self._failure)
 
     def _close_after(self, last_words: bytes) -> None:
         """

@@ -148,8 +148,9 @@ class BridgeLink(Link):
         self.opened.addCallbacks(self._begin, self._refuse)
         try:
             self.prepare()
-        except SOCKS5Error as error:
-            self.fail(error)
+        except SOCKS5Error:
+            # The client hears the last words, as it does where it fails later.
+            return
         super().connectionMade()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
