@@ -266,6 +266,24 @@ async def test_a_route_runs_from_before_the_first_connection_to_after_the_last()
     assert order == ["route started", "route stopped"]
 
 
+@pytest.mark.parametrize("count", [1, 2], ids=["one factory", "two factories"])
+async def test_servers_that_share_a_route_have_it_run_from_the_first_start_to_the_last_stop(count):
+    route = DirectRoute(reactor)
+    route.service = Service()
+    factories = [SOCKS5ExtFactory(reactor, routes=RouteTable((), route)) for _ in range(count)]
+    first, second = (SOCKS5ExtService(reactor, factory, []) for factory in (factories[0], factories[-1]))
+    for _ in range(2):  # and when they are started anew
+        first.startService()
+        assert route.service.running
+        second.startService()
+        await first.stopService()
+        # To stop twice is to stop once.
+        await first.stopService()
+        assert route.service.running
+        await second.stopService()
+        assert not route.service.running
+
+
 @pytest.mark.parametrize(
     "description",
     [

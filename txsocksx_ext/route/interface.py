@@ -28,7 +28,10 @@ class IRoute(Interface):
         " A name that ends in a dot stands for every key that begins with it."
     )
 
-    service: IService | None = Attribute("What has to run for this route while the server runs, or ``None``.")
+    service: IService | None = Attribute(
+        "What has to run for this route while the server runs, or ``None``. Servers that share the route share it:"
+        " it runs from the first start to the last stop."
+    )
     is_for_each_process: bool = Attribute(
         "Whether each worker process may run `service` for itself. Otherwise it runs once, in the process that"
         " supervises them, and they reach the route there."

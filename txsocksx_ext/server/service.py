@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
 from ..transports import is_loopback_host
 from .factory import SOCKS5ExtFactory
@@ -54,6 +54,45 @@ def port_of(description: str) -> int | None:
         return None
 
 
+class SharedService(MultiService):
+    """
+    The parent of a route's service, which runs as long as one of its users does.
+
+    A service can have one parent only, and several servers of a program may share a route.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._users: set[object] = set()
+
+    @classmethod
+    def around(cls, service: IService) -> SharedService:
+        """The one parent of this kind that a service has, or is given."""
+        parent = service.parent
+        if not isinstance(parent, cls):
+            parent = cls()
+            service.setServiceParent(parent)
+        return parent
+
+    def start_for(self, user: object) -> None:
+        """Run, for the first user; one that has it running already changes nothing."""
+        is_first = not self._users
+        self._users.add(user)
+        if is_first:
+            self.startService()
+
+    def stop_for(self, user: object) -> Deferred[object] | None:
+        """
+        Stop, for the last user; one that does not have it running changes nothing.
+
+        :returns: fires when it is stopped; ``None`` where nothing was to be stopped.
+        """
+        if user not in self._users:
+            return None
+        self._users.remove(user)
+        return None if self._users else self.stopService()
+
+
 class SOCKS5ExtService(LoggingService, MultiService):
     """
     Listens for a factory, and lets its streams end before it stops.
@@ -69,17 +108,15 @@ class SOCKS5ExtService(LoggingService, MultiService):
         super().__init__()
         self.factory = factory
         self._drain = drain
-        self._routes = MultiService()
-        for route in factory.routes.routes:
-            running = getattr(route, "service", None)
-            if running is not None:
-                running.setServiceParent(self._routes)
+        services = (getattr(route, "service", None) for route in factory.routes.routes)
+        self._shared = [SharedService.around(service) for service in services if service is not None]
         for description in listeners:
             listener_service(description, factory, reactor).setServiceParent(self)
 
     def startService(self) -> None:
         """Start the routes that have something to run, then listen."""
-        self._routes.startService()
+        for shared in self._shared:
+            shared.start_for(self)
         super().startService()
 
     def stopService(self) -> Deferred[None]:
@@ -92,7 +129,10 @@ class SOCKS5ExtService(LoggingService, MultiService):
         stopped.addCallback(lambda _: self.factory.drain(self._drain))
         stopped.addCallback(lambda _: self.report())
         # The streams that drain still need their routes.
-        return stopped.addCallback(lambda _: self._routes.stopService())
+        return stopped.addCallback(lambda _: self._stop_routes())
+
+    def _stop_routes(self) -> Deferred[Any]:
+        return DeferredList([maybeDeferred(shared.stop_for, self) for shared in self._shared])
 
     def report(self) -> None:
         """Say at the end what was done."""
