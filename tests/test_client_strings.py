@@ -221,6 +221,31 @@ def test_an_error_names_what_was_wrong(description, told):
         clientFromString(MemoryReactorClock(), description)
 
 
+@pytest.mark.parametrize(
+    ("rest", "told"),
+    [
+        ("username=u:password=abc:sekret=x", "does not know the keyword after password=; it knows"),
+        ("username=abc:sekret=x:password=p", "does not know the keyword after username=; it knows"),
+        ("username=u:password=abc:se.kret=x:sekret=y", "does not know the keyword after a pair; it knows"),
+        ("tor.isolation=abc:sekret", "1 arguments after HOST:PORT"),
+        ("?x.y=abc:sekret=x", "does not know the keyword after a pair; it knows"),
+        ("username=u:pasword=abc:sekret=x", "does not know the keyword after username=; it knows"),
+        ("pasword=abc:sekret=x", "does not know pasword; it knows"),
+        ("timout=9:username=u:password=abc", "does not know timout; it knows"),
+    ],
+)
+def test_what_may_be_the_rest_of_a_secret_is_not_named(rest, told):
+    with pytest.raises(ValueError, match=re.escape(told)) as caught:
+        clientFromString(MemoryReactorClock(), f"socks5ext:target.example:443:{rest}")
+    assert "kret" not in str(caught.value)
+
+
+def test_what_stands_in_the_place_of_a_port_may_be_the_rest_of_a_secret():
+    with pytest.raises(ValueError, match="the port of the endpoint socks5ext is a number") as caught:
+        clientFromString(MemoryReactorClock(), "socks5ext:target.example:username=u:password=abc:sekret")
+    assert "sekret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("fault", ["", ":timeout=never", ":tls=maybe", ":unknown=1", ":dialect=none", ":proxy=x"])
 def test_no_repr_and_no_error_shows_a_secret(fault):
     description = f"socks5ext:target.example:443:username=someone:password=hunter2:tor.isolation=alice{fault}"

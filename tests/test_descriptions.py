@@ -66,10 +66,20 @@ def test_an_endpoint_within_a_description_keeps_its_equals_signs():
     assert parse_description(endpoint_description(arguments[1:])) == (["unix", "/run/a=b"], {})
 
 
-def test_a_keyword_that_is_unknown_is_named_with_those_that_are_known():
+def test_the_first_keyword_that_is_unknown_is_named_with_those_that_are_known():
     refuse_unknown({"a": 1}, frozenset({"a", "b"}), "the thing")
-    with pytest.raises(ValueError, match="the thing does not know c, d; it knows a, b"):
-        refuse_unknown({"d": 1, "a": 2, "c": 3}, frozenset({"a", "b"}), "the thing")
+    with pytest.raises(ValueError, match="the thing does not know d; it knows a, b") as caught:
+        refuse_unknown({"a": 1, "d": 2, "rest of d": 3}, frozenset({"a", "b"}), "the thing")
+    assert "rest" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("between", "told"), [({}, "a"), ({"b": 2}, "b"), ({"other secret": 2}, "a pair")])
+def test_a_keyword_after_a_secret_is_told_by_its_place(between, told):
+    keywords = {"a": 1, **between, "rest": 3}
+    known = frozenset({"a", "b"})
+    with pytest.raises(ValueError, match=f"the thing does not know the keyword after {told}") as caught:
+        refuse_unknown(keywords, known, "the thing", {"a", "other secret"}.__contains__)
+    assert "rest" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ Descriptions such as ``socks:tcp\\:127.0.0.1\\:9050:dialect=tor``, written like 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,35 @@ def parse_description(text: str) -> tuple[list[str], dict[str, str]]:
     return list(arguments), dict(keywords)
 
 
-def refuse_unknown(keywords: Mapping[str, object], known: frozenset[str], where: str) -> None:
+def refuse_unknown(
+    keywords: Mapping[str, object],
+    known: frozenset[str],
+    where: str,
+    holds_secret: Callable[[str], bool] = lambda keyword: False,
+) -> None:
     """
-    Raise `ValueError` if `keywords` holds a name that is not among `known`.
+    Raise `ValueError` for the first of `keywords` that is not among `known`.
 
+    What stands after a secret may be the rest of it, behind a colon without a
+    backslash, and is not named. Nor is what stands after an unknown keyword:
+    that may be one for a secret, mistyped.
+
+    :param keywords: in the order in which they were written.
     :param where: what the description is of, for the message.
+    :param holds_secret: whether the value of a keyword is a secret; such a keyword counts as known.
     """
-    unknown = sorted(set(keywords) - known)
-    if unknown:
-        raise ValueError(
-            f"{where} does not know {', '.join(unknown)}; it knows {', '.join(sorted(known))}"
-            " (a colon or backslash inside a value is written with a backslash before it)"
-        )
+    is_after_secret = False
+    previous = ""
+    for keyword in keywords:
+        is_secret = holds_secret(keyword)
+        if not is_secret and keyword not in known:
+            shown = f"the keyword after {previous}" if is_after_secret else keyword
+            raise ValueError(
+                f"{where} does not know {shown}; it knows {', '.join(sorted(known))}"
+                " (a colon or backslash inside a value is written with a backslash before it)"
+            )
+        is_after_secret = is_after_secret or is_secret
+        previous = f"{keyword}=" if keyword in known else "a pair"
 
 
 def secret_from_file(path: str) -> bytes:

@@ -47,10 +47,10 @@ def endpoint_from_arguments(
     :param arguments: HOST and PORT, unless they come as keywords.
     :raises ValueError: something is missing, unknown or faulty: which, the message says.
     """
-    pairs = {name: value for name, value in keywords.items() if "." in name or name.startswith(OPTIONAL_MARK)}
+    refuse_unknown(keywords, KEYWORDS, "the endpoint socks5ext", _holds_secret)
+    pairs = {name: value for name, value in keywords.items() if _is_pair(name)}
     settings = {name: value for name, value in keywords.items() if name not in pairs}
-    refuse_unknown(settings, KEYWORDS, "the endpoint socks5ext")
-    host, port = _target(arguments, settings)
+    host, port = _target(arguments, settings, any(map(_holds_secret, keywords)))
     methods: dict[str, Any] = {"extended": pairs}
     if "username" in settings:
         methods["login"] = (settings["username"], _password(settings))
@@ -72,7 +72,15 @@ def endpoint_from_arguments(
     return _retried(reactor, endpoint, settings.get("retries", "0"))
 
 
-def _target(arguments: Sequence[str], settings: Mapping[str, str]) -> tuple[str, int]:
+def _is_pair(keyword: str) -> bool:
+    return "." in keyword or keyword.startswith(OPTIONAL_MARK)
+
+
+def _holds_secret(keyword: str) -> bool:
+    return keyword in ("username", "password") or _is_pair(keyword)
+
+
+def _target(arguments: Sequence[str], settings: Mapping[str, str], has_secrets: bool) -> tuple[str, int]:
     given = list(arguments)
     host = settings["host"] if "host" in settings else given.pop(0) if given else None
     port = settings["port"] if "port" in settings else given.pop(0) if given else None
@@ -83,7 +91,9 @@ def _target(arguments: Sequence[str], settings: Mapping[str, str]) -> tuple[str,
             f"the endpoint socks5ext has {len(given)} arguments after HOST:PORT: a colon inside a value is written \\:"
         )
     if not is_number(port):
-        raise ValueError(f"the port of the endpoint socks5ext is a number, not {port!r}")
+        # Where the port was left out, this may be the rest of a secret, behind a colon without a backslash.
+        shown = "" if has_secrets else f", not {port!r}"
+        raise ValueError(f"the port of the endpoint socks5ext is a number{shown}")
     return host, int(port)
 
 
