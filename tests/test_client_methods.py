@@ -130,6 +130,10 @@ def test_a_login_of_255_bytes_fits():
         ({"extended": {"schlüssel": "x"}}, "printable ASCII"),
         ({"extended": {"k": "x" * 65536}}, "65536 bytes"),
         ({"extended": {"k" * 65536: "x"}}, "65536 bytes"),
+        ({"login": ("user\ud800", "word")}, "the user name: there is a surrogate"),
+        ({"login": ("user", "word\udfff")}, "the password: there is a surrogate"),
+        ({"isolated": "\udc00"}, "the isolation token: there is a surrogate"),
+        ({"extended": {"k": "\ud800\udc00"}}, "the value of k: there is a surrogate"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_in_words(methods, told):
@@ -154,3 +158,30 @@ def test_no_error_and_no_repr_shows_a_secret():
     shown = repr(ClientMethods.of({"login": ("someone", "hunter2"), "extended": {"tor.isolation": "alice"}}))
     shown += repr(ClientMethods.of({"isolated": "bob"}))
     assert not any(secret in shown for secret in ("someone", "hunter2", "alice", "bob"))
+
+
+@pytest.mark.parametrize(
+    ("methods", "told"),
+    [
+        ([("login", ("someone", "hunter2"))], "not list"),
+        (("someone", "hunter2"), "not tuple"),
+        ("hunter2", "not str"),
+        ({("someone", "hunter2"): ()}, "not tuple"),
+        ({b"hunter2": ()}, "not bytes"),
+        ({"login": (), b"hunter2": ()}, "not bytes"),
+        (None, "not NoneType"),
+    ],
+)
+def test_what_is_no_mapping_is_told_by_its_type(methods, told):
+    with pytest.raises(TypeError, match=told) as caught:
+        ClientMethods.of(methods)
+    assert not any(secret in str(caught.value) for secret in ("someone", "hunter2"))
+
+
+def test_text_that_stands_for_no_bytes_is_not_shown():
+    with pytest.raises(ValueError, match="password") as caught:
+        ClientMethods.of({"login": ("someone", "hunter2\ud800")})
+    # Python's own error holds all of the text.
+    assert type(caught.value) is ValueError
+    assert caught.value.__suppress_context__
+    assert "hunter2" not in repr(caught.value)

@@ -246,6 +246,12 @@ def test_what_stands_in_the_place_of_a_port_may_be_the_rest_of_a_secret():
     assert "sekret" not in str(caught.value)
 
 
+def test_a_password_that_stands_for_no_bytes_is_named_and_not_shown():
+    with pytest.raises(ValueError, match="the password: there is a surrogate") as caught:
+        clientFromString(MemoryReactorClock(), "socks5ext:target.example:443:username=u:password=hunter2\ud800")
+    assert "hunter2" not in repr(caught.value)
+
+
 @pytest.mark.parametrize("fault", ["", ":timeout=never", ":tls=maybe", ":unknown=1", ":dialect=none", ":proxy=x"])
 def test_no_repr_and_no_error_shows_a_secret(fault):
     description = f"socks5ext:target.example:443:username=someone:password=hunter2:tor.isolation=alice{fault}"

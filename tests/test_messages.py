@@ -115,7 +115,18 @@ def test_onion_names_are_known_however_they_are_written():
         assert Address.of(host, 80).is_onion == is_onion, host
 
 
-HOSTS_REFUSED = ["", "x" * 256, "xx yy", "xx\0yy", "xx\nyy", "xx\x7f", "bücher.example", "xx\udc80", "::1\0"]
+HOSTS_REFUSED = [
+    "",
+    "x" * 256,
+    "xx yy",
+    "xx\0yy",
+    "xx\nyy",
+    "xx\x7f",
+    "bücher.example",
+    "xx\udc80",
+    "xx\ud800",
+    "::1\0",
+]
 
 
 def test_a_name_that_cannot_be_sent_is_refused_and_not_shown():

@@ -123,6 +123,12 @@ def test_a_nul_cannot_be_told_from_an_absent_password():
         to_credentials("k=" + 253 * "a" + "\0")
 
 
+def test_text_that_stands_for_no_bytes_is_refused_and_not_shown():
+    with pytest.raises(ValueError, match="the arguments: there is a surrogate") as refused:
+        to_credentials("k=secret\ud800")
+    assert "secret" not in repr(refused.value)
+
+
 def test_pairs():
     pairs = Pairs({"pt.key": b"one", "tor.errors": b"304", "pt.a.b": b"\xff", "USERNAME": b"bob"})
     assert from_pairs(pairs).pairs == (("key", "one"), ("a.b", "\udcff"))

@@ -43,9 +43,17 @@ class ClientMethods:
             with "isolated".
         :raises ValueError: a method is unknown, or there is none; or a user
             name, password or pair is one that cannot be sent.
+        :raises TypeError: this is no mapping of str; or a user name, password,
+            token, key or value is of another type.
         """
         if isinstance(methods, ClientMethods):
             return methods
+        # Only types are told: whatever stands in the place of a name may be a user name or a password.
+        if not isinstance(methods, Mapping):
+            raise TypeError(f'methods must be a mapping such as {{"anonymous": ()}}, not {type(methods).__name__}')
+        for name in methods:
+            if not isinstance(name, str):
+                raise TypeError(f"the name of a method must be str, not {type(name).__name__}")
         unknown = sorted(set(methods) - {"anonymous", "login", "extended", "isolated"})
         if unknown:
             raise ValueError(f"there is no method {unknown[0]!r}: there are anonymous, login, extended and isolated")

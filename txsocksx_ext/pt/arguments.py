@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ..errors import MissingArgument
 from ..wire.messages import UsernamePassword
-from ..wire.pairs import TRANSPORT_ARGUMENT
+from ..wire.pairs import TRANSPORT_ARGUMENT, as_bytes
 
 MAX_LENGTH = 510
 """The most bytes that user name and password carry."""
@@ -131,9 +131,9 @@ def to_credentials(text: str) -> UsernamePassword | None:
     """
     The text as a user name and a password; ``None`` for an empty one, which needs no method 02.
 
-    :raises ValueError: it is longer than the two can carry.
+    :raises ValueError: it is longer than the two can carry, or holds what they cannot.
     """
-    data = text.encode("utf-8", "surrogateescape")
+    data = as_bytes("the arguments", text)
     if not data:
         return None
     if NO_PASSWORD in data:

@@ -16,7 +16,7 @@ from struct import Struct
 from typing import Any, Union
 
 from .codes import AddressType, Command, Method, Status
-from .pairs import NO_PAIRS, Pairs
+from .pairs import NO_PAIRS, Pairs, as_bytes
 
 SOCKS_VERSION = 0x05
 SUBNEGOTIATION_VERSION = 0x01
@@ -105,7 +105,7 @@ def _type_of(host: str) -> AddressType:
         except (OSError, ValueError):
             continue
         return kind
-    problem = domain_name_problem(host.encode("utf-8", "surrogateescape"))
+    problem = domain_name_problem(as_bytes("a host name", host))
     if problem:
         raise ValueError(f"a host name {problem}")
     return AddressType.DOMAINNAME

@@ -60,7 +60,8 @@ class Pairs(Mapping[str, bytes]):
     :param pairs: keys as str; values as bytes, or as str (sent as UTF-8, with
         ``surrogateescape``, so that any byte can be written).
     :raises ValueError: a key that may not stand in a message or stands twice,
-        or a value or a number of pairs beyond what the format can carry.
+        a value with a surrogate that stands for no byte, or a value or a number of pairs beyond what the
+        format can carry.
     :raises TypeError: a key that is not str, or a value of another type.
 
     Its `repr` shows keys only: values are secrets until shown otherwise.
@@ -146,10 +147,17 @@ def as_bytes(what: str, value: object) -> bytes:
     `value` as it is sent: bytes, or text as UTF-8 with ``surrogateescape``.
 
     :param what: what it is, for the message.
+    :raises ValueError: it holds a surrogate that stands for no byte.
     :raises TypeError: it is neither.
     """
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape")
+        try:
+            return value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            # Python's own error holds all of the value, which may be a secret, and does not say which it is.
+            raise ValueError(
+                f"{what}: there is a surrogate other than U+DC80 to U+DCFF, which stands for no byte"
+            ) from None
     if not isinstance(value, bytes):
         raise TypeError(f"{what} must be bytes or str, not {type(value).__name__}")
     return value
