@@ -103,6 +103,20 @@ async def test_a_stream_is_one_line_with_all_its_numbers(events):
         assert shown in line
 
 
+async def test_methods_by_their_numbers_are_named_all_the_same(events):
+    class Mine(SOCKS5ExtFactory):
+        def methods(self, session):
+            return [0x97]
+
+    async with target() as far, proxy(Mine(reactor)) as server:
+        client = await server.connect()
+        client.send(GREET_EXTENDED + pairs() + request("127.0.0.1", far.port))
+        (await far.accept()).close()
+        client.close()
+        event = await only_end(server, events)
+    assert event["method"] == "EXTENDED"
+
+
 async def test_seconds_are_counted_from_the_first_moment_to_the_last(events):
     clock = Clock()
     async with proxy(reactor=ReactorWith(clock=clock), limits=Limits(handshake_timeout=100)) as server:

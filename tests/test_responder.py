@@ -249,6 +249,7 @@ def test_the_client_offers_and_the_server_chooses_by_its_own_order():
     assert responder.preferred_method((Method.GSSAPI, NONE)) == NONE
     assert responder.preferred_method((Method.GSSAPI,)) == NO_ACCEPTABLE
     assert responder.preferred_method(()) == NO_ACCEPTABLE
+    assert responder.preferred_method((0x02, 0x00)) is LOGIN
 
 
 CHOICES = {"00": 0x00, "02": 0x02, "97": 0x97, "00 02": 0x02, "02 97": 0x97, "00 97": 0x97, "01 03 ff": 0xFF}

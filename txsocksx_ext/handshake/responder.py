@@ -91,12 +91,13 @@ class Responder(Conversation):
         """Whether the client indicated that it understands method 97."""
         return Method.EXTENDED in self.offered
 
-    def preferred_method(self, accepted: Iterable[Method] = DEFAULT_PREFERENCE) -> Method:
-        """The first of `accepted` that was offered, or ``NO_ACCEPTABLE``."""
+    def preferred_method(self, accepted: Iterable[int] = DEFAULT_PREFERENCE) -> Method:
+        """The first of `accepted`, members of `Method` or their numbers, that was offered, or ``NO_ACCEPTABLE``."""
         offered = self.offered
         for method in accepted:
             if method in offered:
-                return method
+                # To call the enumeration takes longer than all of this.
+                return method if type(method) is Method else Method(method)
         return Method.NO_ACCEPTABLE
 
     def select(self, method: Method) -> bytes:
