@@ -58,15 +58,29 @@ def test_a_choice_that_raises_ends_with_that_exception_and_nothing_hangs(overrid
 
 
 @pytest.mark.parametrize(
-    ("override", "value", "methods"),
+    ("override", "value", "methods", "told"),
     [
-        ("offer", (), ANONYMOUS),
-        ("offer", None, ANONYMOUS),
-        ("credentials", None, LOGIN),
-        ("pairs", {"k": b"a dict is not Pairs"}, EXTENDED),
+        ("offer", (), ANONYMOUS, "1 to 255 methods"),
+        ("offer", None, ANONYMOUS, "NoneType"),
+        ("credentials", None, LOGIN, "NoneType"),
+        ("pairs", {"k": b"hunter2"}, EXTENDED, "must be Pairs, not dict"),
+        ("pairs", "hunter2", EXTENDED, "must be Pairs, not str"),
+        ("pairs", None, EXTENDED, "must be Pairs, not NoneType"),
+        ("error_for", None, ANONYMOUS, "return an exception, not NoneType"),
+        ("error_for", "refused", ANONYMOUS, "return an exception, not str"),
+        ("error_for", ValueError, ANONYMOUS, "return an exception, not type"),
     ],
 )
-def test_a_choice_that_is_no_choice_fails_and_nothing_hangs(override, value, methods):
-    tried = attempt(FakeProxy(), methods, factory=choosing(**{override: lambda self: value}))
+def test_a_choice_that_is_no_choice_fails_and_nothing_hangs(override, value, methods, told):
+    proxy = FakeProxy(code=5 if override == "error_for" else 0)
+    tried = attempt(proxy, methods, factory=choosing(**{override: lambda *arguments: value}))
     assert isinstance(tried.outcome, Exception)
+    assert told in str(tried.outcome)
+    assert "hunter2" not in str(tried.outcome)
+    assert tried.has_left_nothing
+
+
+def test_an_error_of_a_timeout_that_is_none_fails_and_nothing_hangs():
+    tried = attempt(FakeProxy(hangs=True), factory=choosing(error_of_timeout=lambda self: None), timeout=5).run(5)
+    assert type(tried.outcome) is TypeError
     assert tried.has_left_nothing

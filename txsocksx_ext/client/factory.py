@@ -204,6 +204,9 @@ class SOCKS5ExtClientFactory(Factory):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
+        if not isinstance(error, (BaseException, Failure)):
+            # Of an override. Twisted would raise instead of failing, and whoever waits would hear nothing.
+            error = TypeError(f"error_for() and error_of_timeout() return an exception, not {type(error).__name__}")
         if not self.result.called:
             self.result.errback(error)
 

@@ -16,7 +16,7 @@ from ..wire.messages import (
     Request,
     UsernamePassword,
 )
-from ..wire.pairs import DEFAULT_PAIR_LIMITS, TOR_ERRORS, PairLimits
+from ..wire.pairs import DEFAULT_PAIR_LIMITS, TOR_ERRORS, PairLimits, Pairs
 from ..wire.reader import Fault, MalformedMessage
 from .conversation import Conversation, Role, State
 
@@ -62,7 +62,14 @@ class Initiator(Conversation):
         return self.send(Greeting(methods))
 
     def authenticate(self, message: UsernamePassword | ExtendedRequest) -> bytes:
-        """The bytes of the credentials or pairs that the selected method asks for."""
+        """
+        The bytes of the credentials or pairs that the selected method asks for.
+
+        :raises TypeError: the pairs are no `Pairs`.
+        """
+        # Text has an encode() too, and the server would wait for what its bytes seem to announce.
+        if isinstance(message, ExtendedRequest) and not isinstance(message.pairs, Pairs):
+            raise TypeError(f"the pairs to send must be Pairs, not {type(message.pairs).__name__}")
         return self.send(message)
 
     def request(self, request: Request) -> bytes:
