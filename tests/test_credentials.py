@@ -177,6 +177,52 @@ async def test_a_file_that_was_spoilt_leaves_the_last_good_one_in_force(password
     assert not await comes_in(checker, b"alice", b"secret")
 
 
+@pytest.mark.logs_errors
+async def test_what_is_wrong_with_the_file_is_said_once_and_not_for_each_login(password_file, logged_errors):
+    checker = HashedPasswordFile(str(password_file.path))
+
+    async def complaints():
+        for _ in range(3):
+            assert await comes_in(checker, b"alice", b"secret")
+            assert not await comes_in(checker, b"carol", b"new")
+        return len(logged_errors)
+
+    good = password_file.path.read_bytes()
+    password_file.path.unlink()
+    assert await complaints() == 1
+    password_file.rewrite(b"alice\n")
+    assert await complaints() == 2
+    password_file.rewrite(good)
+    assert await complaints() == 2
+    password_file.path.unlink()
+    assert await complaints() == 3
+
+
+@pytest.mark.logs_errors
+async def test_a_file_that_may_be_read_again_is_read_though_nothing_was_written(password_file, monkeypatch):
+    checker = HashedPasswordFile(str(password_file.path))
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.Path, "read_bytes", refuse)
+        password_file.path.write_bytes(b"")
+        assert await comes_in(checker, b"alice", b"secret")
+    assert not await comes_in(checker, b"alice", b"secret")
+
+
+async def test_a_relative_path_means_the_same_file_after_the_process_has_changed_its_folder(
+    password_file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    checker = HashedPasswordFile(password_file.path.name)
+    assert await comes_in(checker, b"alice", b"secret")
+    monkeypatch.chdir("/")
+    password_file.rewrite(b"")
+    assert not await comes_in(checker, b"alice", b"secret")
+
+
 @pytest.mark.parametrize(
     ("content", "number"),
     [

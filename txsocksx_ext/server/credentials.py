@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -120,7 +121,8 @@ class HashedPasswordFile:
 
     Each line is ``name:hash``, as ``python -m txsocksx_ext.server.passwords name``
     prints it; empty lines and lines that begin with ``#`` are skipped. The file
-    is read again when it has changed. A name that is unknown costs as much time
+    is read again when it has changed; while it is missing, cannot be read or has
+    a bad line, what it held before stays in force. A name that is unknown costs as much time
     as one that is known, hashing is done in threads, and hashes are compared in
     constant time by argon2-cffi.
 
@@ -132,14 +134,15 @@ class HashedPasswordFile:
     credentialInterfaces = (IUsernamePassword,)
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
+        # A daemon may change its folder before the file is read again.
+        self._path = Path(os.path.abspath(path))
         self._hasher = PasswordHasher()
         self._decoy = self._hasher.hash(secrets.token_bytes(16))
         self._turns = DeferredSemaphore(HASHING_AT_ONCE)
         self._key = secrets.token_bytes(32)
         self._verified: OrderedDict[bytes, bytes] = OrderedDict()
         self._stamp: tuple[int, int] = (0, 0)
-        self._bad_stamp: tuple[int, int] | None = None
+        self._complaint = ""
         self._hashes: dict[bytes, str] = {}
         self._read()
 
@@ -200,14 +203,16 @@ class HashedPasswordFile:
 
     def _read_if_changed(self) -> None:
         """A file that is being replaced, or was spoilt, leaves the last good state in force."""
-        stamp = None
+        complaint = ""
         try:
-            stamp = self._stamp_of_file()
-            if stamp not in (self._stamp, self._bad_stamp):
+            if self._stamp_of_file() != self._stamp:
                 self._read()
         except (OSError, ValueError) as error:
-            self._bad_stamp = stamp
-            _log.error("The password file was not read again: {error}", error=str(error))
+            complaint = str(error)
+        # Once for each reason: any attempt to log in leads here.
+        if complaint and complaint != self._complaint:
+            _log.error("The password file was not read again: {error}", error=complaint)
+        self._complaint = complaint
 
     def _stamp_of_file(self) -> tuple[int, int]:
         status = self._path.stat()
