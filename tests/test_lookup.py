@@ -2,9 +2,10 @@
 
 import errno
 import socket
+import threading
 
 import pytest
-from examples.raw_peers import Names, ReactorWith
+from examples.raw_peers import Names, ReactorWith, settles, until
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
@@ -221,3 +222,70 @@ async def test_an_answer_may_have_others_who_asked_leave():
     assert await first == [Address.of("192.0.2.1", 80)]
     with pytest.raises(CancelledError):
         await other
+
+
+# Names of addresses.
+
+
+class SlowReverseNames:
+    """Takes the place of `socket.getnameinfo`: it answers when ``go_on`` is set."""
+
+    def __init__(self):
+        self.asked = []
+        self.go_on = threading.Event()
+
+    def __call__(self, where, flags):
+        self.asked.append(where[0])
+        self.go_on.wait(20)
+        if where[0] == "192.0.2.99":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return "somewhere.example", "0"
+
+
+async def test_names_of_addresses_wait_in_a_queue_that_those_who_leave_give_up(monkeypatch):
+    names = SlowReverseNames()
+    monkeypatch.setattr(socket, "getnameinfo", names)
+    lookups = Lookups(reactor)
+
+    def begin(number):
+        return Deferred.fromCoroutine(lookups.name_of(Address.of(f"192.0.2.{number}", 0)))
+
+    try:
+        running = [begin(number) for number in range(LOOKUPS_AT_ONCE)]
+        left, waiting, nameless = begin(97), begin(98), begin(99)
+        await until(lambda: len(names.asked) == LOOKUPS_AT_ONCE)
+        # A thread cannot be stopped, so a look-up that was cancelled keeps its turn.
+        for each in (running.pop(), left):
+            each.cancel()
+            with pytest.raises(CancelledError):
+                await each
+        # Another thread would have begun by now.
+        assert not settles(lambda: len(names.asked) > LOOKUPS_AT_ONCE, patience=0.2)
+    finally:
+        names.go_on.set()
+    for each in (*running, waiting):
+        assert await each == Address.of("somewhere.example", 0)
+    with pytest.raises(HostUnreachable):
+        await nameless
+    assert "192.0.2.97" not in names.asked
+
+
+async def test_names_and_addresses_wait_in_one_queue(monkeypatch):
+    names, reverse_names = SlowNames(), SlowReverseNames()
+    monkeypatch.setattr(socket, "getnameinfo", reverse_names)
+    reverse_names.go_on.set()
+    lookups = Lookups(ReactorWith(names=names))
+    running = [
+        Deferred.fromCoroutine(lookups.look_up(Address.of(f"slow{number}.example", 80)))
+        for number in range(LOOKUPS_AT_ONCE)
+    ]
+    waiting = Deferred.fromCoroutine(lookups.name_of(Address.of("192.0.2.1", 0)))
+    assert not settles(lambda: reverse_names.asked, patience=0.2)
+    names.receivers["slow0.example"].resolutionComplete()
+    assert await waiting == Address.of("somewhere.example", 0)
+    with pytest.raises(HostUnreachable):
+        await running.pop(0)
+    for each in running:
+        each.cancel()
+        with pytest.raises(CancelledError):
+            await each

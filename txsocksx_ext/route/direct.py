@@ -4,17 +4,14 @@ The route that goes straight to the target: ``direct``. It alone resolves names.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import ITransport
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.failure import Failure
 
 from ..descriptions import refuse_unknown
-from ..errors import ConnectionNotAllowed, HostUnreachable
+from ..errors import ConnectionNotAllowed
 from ..sockets.connecting import connect_socket
 from ..wire.codes import AddressType, Command
 from ..wire.messages import Address, Request
@@ -69,7 +66,7 @@ class DirectRoute(Route):
         if not destination.is_name and not session.rules.may_reach(destination, session, self):
             return fail(ConnectionNotAllowed())
         if request.command == Command.RESOLVE_PTR:
-            return self._resolve_ptr(destination)
+            return Deferred.fromCoroutine(self._lookups.name_of(destination))
         return Deferred.fromCoroutine(self._resolve(destination, session))
 
     async def _resolve(self, destination: Address, session: Session) -> Address:
@@ -79,21 +76,6 @@ class DirectRoute(Route):
         # Tor asks for IPv4 first, and clients of RESOLVE expect that.
         first = next((found for found in addresses if found.type == AddressType.IPV4), addresses[0])
         return Address.of(first.host, 0)
-
-    def _resolve_ptr(self, destination: Address) -> Deferred[Address]:
-        looking: Deferred[tuple[str, str]] = deferToThreadPool(
-            self._reactor,
-            self._reactor.getThreadPool(),
-            socket.getnameinfo,
-            (destination.host, 0),
-            socket.NI_NAMEREQD,
-        )
-
-        def failed(failure: Failure) -> Failure:
-            failure.trap(OSError)
-            return Failure(HostUnreachable("the address has no name"))
-
-        return looking.addCallbacks(lambda found: Address.of(found[0], 0), failed)
 
 
 def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> DirectRoute:

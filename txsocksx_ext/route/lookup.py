@@ -1,5 +1,5 @@
 """
-Names to addresses, by the reactor's own resolver.
+Names to addresses, by the reactor's own resolver; and addresses to names, by the system's.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from twisted.internet._resolver import GAIResolver
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.interfaces import IAddress, IHostnameResolver, IHostResolution, IResolutionReceiver
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from ..errors import HostUnreachable
+from ..turns import in_turn
 from ..wire.messages import Address
 
 LOOKUPS_AT_ONCE = 8
@@ -26,11 +28,11 @@ _log = Logger(namespace="txsocksx_ext.server")
 
 class Lookups:
     """
-    Resolves names by a reactor's resolver, a few at a time.
+    Resolves names by a reactor's resolver, and finds the names of addresses, a few at a time in all.
 
     Clients that ask for the same name at the same time share one look-up.
 
-    :param reactor: has the resolver.
+    :param reactor: has the resolver, and threads.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -60,6 +62,27 @@ class Lookups:
         if not hosts:
             raise HostUnreachable("the name has no address")
         return [Address.of(host, destination.port) for host in hosts]
+
+    async def name_of(self, address: Address) -> Address:
+        """
+        Find the name of an address.
+
+        A client that leaves gives up its place in the queue.
+
+        :returns: the name, with the port 0.
+        :raises HostUnreachable: it has none.
+        """
+        where = (address.host, 0)
+        try:
+            name, _ = await in_turn(
+                self._turns,
+                lambda: deferToThreadPool(
+                    self._reactor, self._reactor.getThreadPool(), socket.getnameinfo, where, socket.NI_NAMEREQD
+                ),
+            )
+        except OSError:
+            raise HostUnreachable("the address has no name") from None
+        return Address.of(name, 0)
 
 
 def _is_host_name(host: str) -> bool:

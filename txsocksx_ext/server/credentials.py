@@ -24,6 +24,8 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from zope.interface import Interface, implementer
 
+from ..turns import in_turn
+
 _log = Logger()
 
 
@@ -163,26 +165,8 @@ class HashedPasswordFile:
             self._remember(name, fingerprint)
             return name
 
-        return Deferred.fromCoroutine(self._take_turn(hashed, password)).addCallback(checked)
-
-    async def _take_turn(self, hashed: str, password: bytes) -> bool:
-        """
-        Verify in a thread when one may run.
-
-        A client that leaves gives up its place in the queue; but a thread that
-        runs cannot be stopped, and keeps its turn to its end.
-        """
-        await self._turns.acquire()
-        hashing: Deferred[bool] = deferToThread(self._verify, hashed, password)
-        result: Deferred[bool] = Deferred()
-
-        def hashed_in_full(outcome: Any) -> None:
-            self._turns.release()
-            if not result.called:
-                result.callback(outcome)
-
-        hashing.addBoth(hashed_in_full)
-        return await result
+        hashing = in_turn(self._turns, lambda: deferToThread(self._verify, hashed, password))
+        return Deferred.fromCoroutine(hashing).addCallback(checked)
 
     def _verify(self, hashed: str, password: bytes) -> bool:
         try:
