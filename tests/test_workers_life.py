@@ -1,26 +1,31 @@
 """Several workers: how load is spread, and what happens when one of them dies, cannot start, or is told to end."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from argon2 import PasswordHasher
-from examples.raw_peers import GREET_LOGIN, login, request
+from examples.raw_peers import GREET_LOGIN, ReactorWith, login, request
 from support.programs import free_port
 from support.targets import Target, echo, read_exactly, read_to_end
 from support.workers import SUCCEEDED, all_serve, is_alive, is_refused, opened, served_by, settles, streams, workers_of
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
 from txsocksx_ext import SOCKS5ExtFactory
+from txsocksx_ext.server.settings import ServerSettings
+from txsocksx_ext.server.workers import process
 from txsocksx_ext.server.workers.process import Ports
 from txsocksx_ext.server.workers.slots import LIVES_LONG, Slot
+from txsocksx_ext.tor.isolation import TOKENS
 
 # Load.
 
@@ -201,7 +206,7 @@ class Place:
             raise BlockingIOError(11, "Resource temporarily unavailable")
         process.transport = self
 
-    def _changed(self, slot):
+    def _changed(self):
         self.changes += 1
 
     def writeToChild(self, descriptor, data):
@@ -271,6 +276,88 @@ async def test_a_worker_that_has_stopped_listening_takes_nothing():
     # The number may be a stream's by now.
     ports.take(1)
     assert [descriptor for descriptor, *_ in reactor.adoptedPorts] == descriptors[:1]
+
+
+class Stoppable(ReactorWith):
+    """The reactor, which goes on when a worker stops it; ``shut_down`` does what comes before that."""
+
+    stops = 0
+
+    def stop(self):
+        self.stops += 1
+
+    def addSystemEventTrigger(self, phase, event, trigger):
+        self.shut_down = trigger
+
+
+class Answers(StringTransport):
+    """What a worker says to its supervisor, word by word."""
+
+    protocol = None
+
+    def loseConnection(self):
+        self.protocol.connectionLost()
+
+    @property
+    def words(self):
+        return [line.partition(b" ")[0] for line in self.value().splitlines()]
+
+
+def of_a_socket():
+    return socket.create_server(("127.0.0.1", 0)).detach()
+
+
+def of_no_socket():
+    return os.open(os.devnull, os.O_RDONLY)
+
+
+@contextlib.asynccontextmanager
+async def worker_with(monkeypatch, *descriptors_of_listeners):
+    """A worker in this process, which was told to start."""
+    # It would take the log of the tests.
+    monkeypatch.setattr(process, "globalLogBeginner", SimpleNamespace(beginLoggingTo=lambda *_, **__: None))
+    # It takes the secret of its supervisor.
+    monkeypatch.setattr(TOKENS, "secret", TOKENS.secret)
+    stoppable = Stoppable()
+    worker, answers = process.Worker(stoppable), Answers()
+    answers.protocol = worker
+    worker.makeConnection(answers)
+    listeners = [
+        {"description": "tcp:0:interface=127.0.0.1", "family": socket.AF_INET, "descriptors": descriptors}
+        for descriptors in descriptors_of_listeners
+    ]
+    message = {"slot": 0, "settings": ServerSettings().as_message(), "secret": "00", "drain": 0}
+    message |= {"listeners": listeners, "routes": {}, "files": [], "folder": ""}
+    worker.lineReceived(b"start " + json.dumps(message).encode())
+    yield worker, stoppable, answers
+    await stoppable.shut_down()
+
+
+async def test_a_worker_is_ready_when_it_listens(monkeypatch):
+    async with worker_with(monkeypatch, [of_a_socket()]) as (worker, stoppable, answers):
+        assert answers.words == [b"ready"]
+        assert (worker.status, stoppable.stops) == (0, 0)
+
+
+@pytest.mark.logs_errors
+async def test_a_worker_that_cannot_listen_says_so_and_ends(monkeypatch, logged_errors):
+    async with worker_with(monkeypatch, [of_a_socket()], [of_no_socket()]) as (worker, stoppable, answers):
+        assert answers.words == []
+        assert (worker.status, stoppable.stops) == (1, 1)
+        (event,) = logged_errors
+        assert "OSError" in event["error"]
+    assert answers.words == [b"leaving"]
+
+
+@pytest.mark.logs_errors
+async def test_a_worker_that_cannot_listen_for_another_says_so_and_serves_on(monkeypatch, logged_errors):
+    descriptors = [of_a_socket(), of_no_socket()]
+    async with worker_with(monkeypatch, descriptors) as (worker, stoppable, answers):
+        worker.lineReceived(b"take 1")
+        assert answers.words == [b"ready"]
+        assert (worker.status, stoppable.stops) == (0, 0)
+        (event,) = logged_errors
+        assert (event["other"], event["error"].partition(":")[0]) == (2, "OSError")
 
 
 # Ends.

@@ -19,7 +19,7 @@ from typing import Any
 
 from twisted.application.internet import TimerService
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import ILogObserver, LogEvent, Logger, globalLogBeginner
 from twisted.protocols.basic import LineOnlyReceiver
@@ -70,10 +70,8 @@ class Worker(LineOnlyReceiver):
         word, _, rest = line.partition(b" ")
         try:
             self._COMMANDS[word](self, json.loads(rest))
-        except Exception as error:  # of the settings, which were good when the supervisor read them
-            _log.error("a worker failed: {error}", error=f"{type(error).__name__}: {error}")
-            self.status = 1
-            self.stop()
+        except Exception:  # of the settings, which were good when the supervisor read them
+            self._fail(Failure())
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         # Asked to stop, we closed it; else the supervisor is dead.
@@ -90,11 +88,22 @@ class Worker(LineOnlyReceiver):
     def _start(self, message: dict[str, Any]) -> None:
         self._serving = Serving(self._reactor, message, self.say)
         self._serving.startService()
-        self.say("ready")
+        self._serving.ports.listening.addCallbacks(lambda _: self.say("ready"), self._fail)
+
+    def _fail(self, failure: Failure) -> None:
+        """End, and have another worker try."""
+        _log.error("a worker failed: {error}", error=_words_of(failure))
+        self.status = 1
+        self.stop()
 
     def _take(self, slot: int) -> None:
         if self._serving is not None:
-            self._serving.ports.take(slot)
+            # No reason to end what this worker serves: the other one's next process is on its way.
+            self._serving.ports.take(slot).addErrback(
+                lambda failure: _log.error(
+                    "nothing is accepted for worker {other} now: {error}", other=slot + 1, error=_words_of(failure)
+                )
+            )
 
     def _leave(self, slot: int) -> None:
         if self._serving is not None:
@@ -130,6 +139,15 @@ class Worker(LineOnlyReceiver):
         b"leave": _leave,
         b"stop": stop,
     }
+
+
+def _first_failure(failure: Failure) -> Failure:
+    assert isinstance(failure.value, FirstError)
+    return failure.value.subFailure
+
+
+def _words_of(failure: Failure) -> str:
+    return f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
 
 
 class Serving(SOCKS5ExtService):
@@ -183,7 +201,11 @@ class Ports(Service):
     :param slot: this worker's number, from 0.
     :param listeners: of each its description, the family of its sockets, and
         their descriptors: one for each slot, or a single one for all.
+    :ivar listening: fires when this worker accepts from all that is its own, or
+        fails as the first ``listen`` that failed; there once the service runs.
     """
+
+    listening: Deferred[None]
 
     def __init__(self, reactor: Any, factory: SOCKS5ExtFactory, slot: int, listeners: list[dict[str, Any]]) -> None:
         self._factory = factory
@@ -196,7 +218,7 @@ class Ports(Service):
     def startService(self) -> None:
         """Accept from this worker's own sockets, and from those that are for all."""
         super().startService()
-        self.take(self._slot)
+        self.listening = self.take(self._slot)
 
     def stopService(self) -> Deferred[None]:
         """Accept no more, and let go of the sockets: connections are refused when no process has them."""
@@ -206,16 +228,23 @@ class Ports(Service):
                 os.close(each)
         return Deferred.fromCoroutine(self._close(list(self._open)))
 
-    def take(self, slot: int) -> None:
-        """Accept from the sockets of a slot, unless it has stopped: the descriptors may be others' by then."""
+    def take(self, slot: int) -> Deferred[None]:
+        """
+        Accept from the sockets of a slot, unless it has stopped: the descriptors may be others' by then.
+
+        :returns: fires when it accepts from all of them, and fails as the first
+            ``listen`` that failed.
+        """
         if slot in self._open or not self.running:
-            return
+            return succeed(None)
         ports = self._open[slot] = []
+        beginning = []
         for endpoint, descriptors in self._listeners:
             is_for_all = len(descriptors) == 1
             if not is_for_all or slot == self._slot:
                 descriptor = descriptors[0 if is_for_all else slot]
-                endpoint.listen(self._factory, descriptor).addCallback(lambda port: ports.append(port))
+                beginning.append(endpoint.listen(self._factory, descriptor).addCallback(ports.append))
+        return gatherResults(beginning, consumeErrors=True).addCallbacks(lambda _: None, _first_failure)
 
     def leave(self, slot: int) -> None:
         """Leave the sockets of a slot to its own worker, which is back."""

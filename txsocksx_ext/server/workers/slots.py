@@ -44,7 +44,7 @@ class Slot:
     """
 
     def __init__(
-        self, reactor: Any, number: int, spawn: Callable[[Slot, WorkerProcess], None], changed: Callable[[Slot], None]
+        self, reactor: Any, number: int, spawn: Callable[[Slot, WorkerProcess], None], changed: Callable[[], None]
     ) -> None:
         self._reactor = reactor
         self._spawn = spawn
@@ -100,7 +100,7 @@ class Slot:
         if process is self.process and not self._is_stopping:
             self.is_ready = True
             _log.info("worker {worker} serves, as process {pid}", worker=self.number + 1, pid=process.transport.pid)
-            self._changed(self)
+            self._changed()
 
     def is_leaving(self, process: WorkerProcess, why: str) -> None:
         """A worker accepts no more; its process has ended, or drains."""
@@ -120,7 +120,7 @@ class Slot:
             seconds=seconds,
         )
         self._restart = self._reactor.callLater(seconds, self.start)
-        self._changed(self)
+        self._changed()
 
     def has_ended(self, process: WorkerProcess) -> None:
         """A process is gone, and all that it said was heard."""

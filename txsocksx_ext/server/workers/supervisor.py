@@ -173,7 +173,7 @@ class WorkersService(LoggingService):
             "folder": self._folder,
         }
 
-    def _changed(self, slot: Slot) -> None:
+    def _changed(self) -> None:
         """Have each slot's sockets accepted from: by its own worker, or by another while that one is away."""
         ready = [each for each in self._slots if each.is_ready]
         for each in self._slots:
