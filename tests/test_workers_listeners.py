@@ -1,16 +1,22 @@
 """Several workers: the listeners that they share, and those that cannot be shared."""
 
+import contextlib
 import socket
 import subprocess
 import sys
 
 import pytest
-from examples.raw_peers import GREET_ANONYMOUS, request, tls_listener
+from examples.raw_peers import GREET_ANONYMOUS, request, tls_listener, turn, until
 from support.programs import free_port
 from support.targets import Target, echo, read_exactly
 from support.workers import SUCCEEDED, all_serve
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory, Protocol
 
-from txsocksx_ext.server.workers.sockets import kind_that_cannot_be_shared
+from txsocksx_ext.server.workers.sockets import ACCEPTS_AT_ONCE, AdoptingEndpoint, kind_that_cannot_be_shared
+from txsocksx_ext.sockets import poller
+from txsocksx_ext.sockets.listening import ACCEPTS_IN_A_TURN
+from txsocksx_ext.sockets.poller import poller_of
 
 STARTED_BY_SYSTEMD = """
 import os, socket, sys
@@ -93,6 +99,42 @@ def tls_connection(port):
 )
 def test_what_can_be_shared(description, kind):
     assert kind_that_cannot_be_shared(description) == kind
+
+
+@pytest.mark.parametrize(
+    ("description", "most"),
+    [
+        ("systemd:domain=INET:index=0", ACCEPTS_AT_ONCE),
+        ("haproxy:systemd:domain=INET:index=0", ACCEPTS_AT_ONCE),
+        # One that has the socket for itself leaves none for others.
+        ("tcp:0", ACCEPTS_IN_A_TURN),
+    ],
+)
+async def test_of_a_socket_that_all_share_only_a_few_are_taken_at_a_time(monkeypatch, description, most):
+    # One round of what is ready, and no more.
+    monkeypatch.setattr(poller, "LONGEST_TURN", -1)
+    factory = Counting()
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as shared, contextlib.ExitStack() as stack:
+        shared.setblocking(False)
+        for _ in range(ACCEPTS_IN_A_TURN + 1):
+            stack.enter_context(socket.create_connection(shared.getsockname()))
+        port = await AdoptingEndpoint(reactor, description, socket.AF_INET).listen(factory, shared.fileno())
+        poller_of(reactor).doRead()
+        assert factory.built == most
+        await until(lambda: factory.built == ACCEPTS_IN_A_TURN + 1)
+        await port.stopListening()
+    await turn()
+
+
+class Counting(Factory):
+    """Notes how many connections there were."""
+
+    built = 0
+    protocol = Protocol
+
+    def buildProtocol(self, addr):
+        self.built += 1
+        return super().buildProtocol(addr)
 
 
 def test_a_port_that_another_server_uses_is_refused_even_if_that_one_would_share_it(workers):

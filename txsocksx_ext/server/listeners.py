@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from zope.interface import implementer
 
 from ..descriptions import parse_description
-from ..sockets.listening import polled
+from ..sockets.listening import ACCEPTS_IN_A_TURN, polled
 from ..transports import keep_socket_alive
 
 BACKLOG = 1024
@@ -62,17 +62,18 @@ def set_inherited_options(listening: socket.socket) -> None:
         keep_socket_alive(listening)
 
 
-def prepared(port: Any) -> Any:
+def prepared(port: Any, accepts_in_a_turn: int = ACCEPTS_IN_A_TURN) -> Any:
     """
     Have a port's connections inherit our options, and be accepted the fast way, where that is possible.
 
     :param port: what an endpoint's ``listen`` fires with.
+    :param accepts_in_a_turn: how many connections are then accepted before others have their turn.
     :returns: the port to be stopped instead of `port`.
     """
     opened = getattr(port, "socket", None)
     if isinstance(opened, socket.socket):
         set_inherited_options(opened)
-    return polled(port)
+    return polled(port, accepts_in_a_turn)
 
 
 def listener_service(description: str, factory: IProtocolFactory, reactor: Any) -> StreamServerEndpointService:

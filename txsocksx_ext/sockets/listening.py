@@ -28,8 +28,9 @@ class PolledPort:
     Accepts the connections of a port of Twisted's in its stead. See `polled`.
     """
 
-    def __init__(self, port: Any, poller: Poller) -> None:
+    def __init__(self, port: Any, poller: Poller, accepts_in_a_turn: int) -> None:
         self._port = port
+        self._accepts_in_a_turn = accepts_in_a_turn
         self._poller = poller
         self._family = int(port.socket.family)
         keep_socket_alive(port.socket)
@@ -74,7 +75,7 @@ class PolledPort:
         """Accept connections; whether there are no more."""
         # What `socket.accept` is made of: that looks up names of constants for each connection.
         accept = listening._accept  # type: ignore[attr-defined]
-        for _ in range(ACCEPTS_IN_A_TURN):
+        for _ in range(self._accepts_in_a_turn):
             try:
                 descriptor, address = accept()
             except BlockingIOError:
@@ -104,12 +105,13 @@ class PolledPort:
         protocol.makeConnection(transport)
 
 
-def polled(port: Any) -> Any:
+def polled(port: Any, accepts_in_a_turn: int = ACCEPTS_IN_A_TURN) -> Any:
     """
     Have the poller accept a port's connections, where that is possible: a plain one, and a reactor with a poller.
 
     :param port: what an endpoint's ``listen`` fires with.
+    :param accepts_in_a_turn: how many connections the poller accepts before others have their turn.
     :returns: the port to be stopped instead of `port`.
     """
     poller = poller_of(port.reactor) if type(port) is tcp.Port else None
-    return port if poller is None else PolledPort(port, poller)
+    return port if poller is None else PolledPort(port, poller, accepts_in_a_turn)

@@ -24,6 +24,7 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from ...descriptions import parse_description
+from ...sockets.listening import ACCEPTS_IN_A_TURN
 from ..listeners import BACKLOG, WRAPPER, prepared, set_inherited_options, what_listens, with_backlog
 
 SHAREABLE_KINDS = ("tcp", "tcp6", "unix", "ssl", "systemd")
@@ -209,15 +210,17 @@ class AdoptingEndpoint:
     def __init__(self, reactor: Any, description: str, family: int) -> None:
         self._adopting = _AdoptingReactor(reactor, family)
         wrappers, kind = _kinds(description)
+        self._accepts_in_a_turn = ACCEPTS_IN_A_TURN
         if kind == "systemd":  # which numbers sockets that only the supervising process has
             description = f"{wrappers}tcp:0"
+            self._accepts_in_a_turn = ACCEPTS_AT_ONCE
         self._endpoint = serverFromString(self._adopting, with_backlog(description))
 
     def listen(self, factory: IProtocolFactory, descriptor: int) -> Deferred[IListeningPort]:
         """Accept from the socket `descriptor`, of which the port makes a copy."""
         self._adopting.descriptor = descriptor
         listening: Deferred[IListeningPort] = self._endpoint.listen(factory)
-        return listening.addCallback(prepared)
+        return listening.addCallback(prepared, self._accepts_in_a_turn)
 
 
 class _AdoptingReactor:
