@@ -21,7 +21,7 @@ from support.programs import free_port
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import succeed
+from twisted.internet.defer import fail, succeed
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import (
     ConnectError,
@@ -333,6 +333,34 @@ async def test_another_proxys_socket_that_is_not_there_says_nothing_of_the_targe
     route = route_from_string(reactor, f"socks:unix:{tmp_path}/nothing")
     async with proxy(routes=table(route)) as server:
         assert await server.code("192.0.2.1", 80) == 1
+
+
+class Failing:
+    """A way to another proxy that fails."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def connect(self, factory):
+        return fail(self._error)
+
+
+def through_one_that_fails(error):
+    return table(SOCKSRoute(reactor, Failing(error), ClientMethods.of({"anonymous": ()})))
+
+
+@pytest.mark.parametrize("error", [ConnectionLost(), NoRouteError(), ConnectError(), OSError(113, "no route to host")])
+async def test_whatever_keeps_us_from_another_proxy_says_nothing_of_the_target(error):
+    async with proxy(routes=through_one_that_fails(error)) as server:
+        assert await server.code("192.0.2.1", 80) == 1
+
+
+@pytest.mark.logs_errors
+async def test_a_fault_on_the_way_to_another_proxy_is_logged(logged_errors):
+    async with proxy(routes=through_one_that_fails(TypeError("secret.example"))) as server:
+        assert await server.code("192.0.2.1", 80) == 1
+    (event,) = logged_errors
+    assert event["error"] == "TypeError"
 
 
 async def test_a_login_that_the_other_proxy_refuses_is_not_the_clients_fault():
