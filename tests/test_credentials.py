@@ -9,7 +9,7 @@ import threading
 import pytest
 from argon2 import PasswordHasher
 from examples.raw_peers import GREET_EXTENDED, GREET_LOGIN, login, pairs, proxy, settles, until
-from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
+from twisted.cred.checkers import AllowAnonymousAccess, InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.credentials import IUsernamePassword, UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.strcred import makeChecker
@@ -367,6 +367,12 @@ async def test_who_is_known_to_one_of_several_checkers_may_come_in(tmp_path):
                 client = await server.connect()
                 client.send(GREET_LOGIN + login(name, password))
                 assert await client.read(4) == b"\x05\x02\x01" + bytes((status,))
+
+
+@pytest.mark.parametrize("others", [[], [InMemoryUsernamePasswordDatabaseDontUse(alice="secret")]])
+def test_a_checker_of_other_credentials_is_refused(others):
+    with pytest.raises(ValueError, match="AllowAnonymousAccess checks no user names and passwords"):
+        portal_for([*others, AllowAnonymousAccess()])
 
 
 def test_a_user_is_not_named_by_a_repr():

@@ -65,13 +65,18 @@ def portal_for(checkers: Iterable[ICredentialsChecker]) -> Portal:
 
     SOCKS5 carries bytes. Twisted's ``memory:`` checker holds str, and is made
     to hold bytes here.
+
+    :raises ValueError: a checker checks no user names and passwords; one such as
+        ``AllowAnonymousAccess`` would let everyone in, with any password.
     """
     portal = Portal(SOCKSRealm())
-    in_turn = list(checkers)
-    for checker in in_turn:
+    asked_in_turn = list(checkers)
+    for checker in asked_in_turn:
+        if IUsernamePassword not in checker.credentialInterfaces:
+            raise ValueError(f"{type(checker).__name__} checks no user names and passwords: it lacks IUsernamePassword")
         if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
             checker.users = {_as_bytes(name): _as_bytes(word) for name, word in checker.users.items()}
-    portal.registerChecker(_InTurn(in_turn))
+    portal.registerChecker(_InTurn(asked_in_turn))
     return portal
 
 
