@@ -1,15 +1,17 @@
 """A managed transport as a child of ours: what it may say, how it is started, started again and ended."""
 
+import gc
 import os
 import re
 import stat
+import weakref
 from pathlib import Path
 
 import pytest
 import pytest_twisted
 from support.transports import children_of
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, globalLogPublisher
@@ -404,10 +406,18 @@ async def test_stopping_while_it_starts(transport):
 @pytest.mark.usefixtures("impatience")
 async def test_who_waits_may_leave(transport):
     each = transport("exec sleep 60")
-    waiting = each.when_ready()
-    waiting.addErrback(lambda _: None)
-    waiting.cancel()
+    leaving, staying = each.when_ready(), each.when_ready()
+    leaving.addErrback(lambda failure: failure.trap(CancelledError))
+    leaving.cancel()
+    assert leaving.result is CancelledError
+    left = weakref.ref(leaving)
+    del leaving
+    gc.collect()
+    # A transport may take long to start, and clients come and go.
+    assert left() is None
     await each.stopService()
+    with pytest.raises(TransportInternalError):
+        await staying
 
 
 async def test_what_it_says_is_logged_without_addresses(transport):

@@ -362,3 +362,21 @@ async def test_a_stream_is_never_idle_unless_a_time_is_given(relay):
         clock.advance(1e6)
         client.send(b"still here")
         assert await end.read(10) == b"still here"
+
+
+@pytest.mark.parametrize("how", ["client aborts", "target aborts"])
+async def test_what_was_kept_for_a_side_that_did_not_read_is_not_counted_after_the_end(how, monkeypatch):
+    monkeypatch.setattr(SOCKS5ExtFactory, "fast_relay", True)
+    poller = poller_of(reactor)
+    before = poller.kept
+    async with target() as far, proxy() as server:
+        client, _, _ = await server.ask("127.0.0.1", far.port)
+        end = await far.accept()
+        end.transport.pauseProducing()
+        client.send(content(6, 50 * MEGABYTE))
+        await until(lambda: poller.kept > before)
+        one, other = (client, end) if how == "client aborts" else (end, client)
+        one.abort()
+        other.transport.resumeProducing()
+        await other.lost()
+    assert poller.kept == before

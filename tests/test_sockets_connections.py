@@ -322,20 +322,25 @@ class FaultyFactory(Factory):
 
     built = 0
     protocol = Protocol
+    words = "secret.example"
 
     def buildProtocol(self, addr):
         self.built += 1
         if self.built == 3:
-            raise ValueError("a fault in a program")
+            raise ValueError(self.words)
         return super().buildProtocol(addr)
 
 
 @pytest.mark.logs_errors
-async def test_a_fault_in_one_connection_leaves_no_other_waiting():
+async def test_a_fault_in_one_connection_leaves_no_other_waiting_and_is_logged(logged_errors):
     factory = FaultyFactory()
     port = accepted_by_the_poller(reactor.listenTCP(0, factory, interface="127.0.0.1"))
     clients = [socket.create_connection(("127.0.0.1", port.getHost().port)) for _ in range(10)]
     await until(lambda: factory.built == 10)
+    (event,) = logged_errors
+    assert event["error"] == "ValueError"
+    assert "in buildProtocol" in event["traceback"]
+    assert factory.words not in str(event)
     for client in clients:
         client.close()
     await port.stopListening()
