@@ -1,9 +1,11 @@
+from dataclasses import fields
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.vectors import unhurried
 
-from txsocksx_ext.wire.pairs import MAX_FIELD_LENGTH, Pairs, check_key, has_key_characters
+from txsocksx_ext.wire.pairs import MAX_FIELD_LENGTH, PairLimits, Pairs, check_key, has_key_characters
 
 keys = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
 pair_dicts = st.dictionaries(keys, st.binary(max_size=40), max_size=8)
@@ -114,3 +116,10 @@ def test_a_refusal_does_not_show_the_value():
 def test_repr_shows_keys_alone():
     assert repr(Pairs({"USERNAME": b"alice", "tor.isolation": b"hunter2"})) == "<Pairs USERNAME, tor.isolation>"
     assert repr(Pairs()) == "<Pairs none>"
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(PairLimits)])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), None])
+def test_limits_that_would_refuse_everyone_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be a number above 0"):
+        PairLimits(**{name: value})

@@ -4,6 +4,7 @@ import contextlib
 import resource
 import socket
 import time
+from dataclasses import fields
 
 import pytest
 from examples.raw_peers import (
@@ -279,10 +280,11 @@ def test_as_many_connections_as_descriptors_allow(monkeypatch, soft, connections
     assert connections_by_descriptors() == connections
 
 
-@pytest.mark.parametrize(
-    "name", ["handshake_timeout", "connect_timeout", "idle_timeout", "max_connections", "max_per_peer"]
-)
-@pytest.mark.parametrize("value", [0, -1, float("nan")])
-def test_limits_that_would_end_every_connection_are_refused(name, value):
-    with pytest.raises(ValueError, match=name):
+@pytest.mark.parametrize("name", [each.name for each in fields(Limits) if each.name != "pairs"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), None, "1"])
+def test_limits_that_would_end_every_connection_or_fail_are_refused(name, value):
+    if (name, value) in {("read_ahead", 0), ("linger", 0), ("idle_timeout", None)}:
+        assert getattr(Limits(**{name: value}), name) == value
+        return
+    with pytest.raises(ValueError, match=f"^{name} must be a number "):
         Limits(**{name: value})

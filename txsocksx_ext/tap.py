@@ -100,7 +100,8 @@ class Options(TwistedOptions, AuthOptionMixin):
             "max-per-peer",
             None,
             Limits.__dataclass_fields__["max_per_peer"].default,
-            "Connections at once from one address; loopback and unix sockets do not count.",
+            "Connections at once from one IPv4 address or one IPv6 network of 64 bits; loopback and unix sockets do not"
+            " count.",
             _count("max-per-peer"),
         ],
         [

@@ -5,9 +5,9 @@ How much a server takes, and how long it waits.
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from ..wire.pairs import DEFAULT_PAIR_LIMITS, PairLimits
+from ..wire.pairs import DEFAULT_PAIR_LIMITS, PairLimits, check_limit
 
 RESERVED_DESCRIPTORS = 64
 """Descriptors left for listeners, logs, look-ups and the reactor."""
@@ -31,12 +31,14 @@ class Limits:
         a longer time here would lose them the reason of a failure.
     :ivar idle_timeout: of a stream, without a byte either way; ``None`` for none.
     :ivar max_connections: at once; more are closed as they come.
-    :ivar max_per_peer: at once from one address; loopback and unix peers do not count.
+    :ivar max_per_peer: at once from one IPv4 address or one IPv6 network of 64 bits;
+        loopback and unix peers do not count.
     :ivar pairs: of one request of method 97.
     :ivar read_ahead: what a client may send before it is answered; then its
         reading is paused.
     :ivar linger: how long a connection stays after a failing answer, so that
         the answer arrives.
+    :raises ValueError: one of them is no number above 0; `read_ahead` and `linger` may be 0.
     """
 
     handshake_timeout: float = 10.0
@@ -49,8 +51,8 @@ class Limits:
     linger: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse what would end every connection at once."""
-        for name in ("handshake_timeout", "connect_timeout", "idle_timeout", "max_connections", "max_per_peer"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, not {value!r}")
+        """Refuse what would end every connection at once, or fail each time that it is used."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name != "pairs" and not (each.name == "idle_timeout" and value is None):
+                check_limit(each.name, value, may_be_0=each.name in ("read_ahead", "linger"))

@@ -8,8 +8,9 @@ are ``space.name`` in lower case. A leading ``?`` on the key in a request marks
 
 from __future__ import annotations
 
+import math
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 USERNAME = "USERNAME"
@@ -173,6 +174,17 @@ def _as_value(key: str, given: object) -> bytes:
 NO_PAIRS = Pairs()
 
 
+def check_limit(name: str, value: object, *, may_be_0: bool = False) -> None:
+    """
+    Refuse what is no limit: anything but a finite number above 0, or from 0 on.
+
+    :raises ValueError: and names the limit.
+    """
+    if isinstance(value, (int, float)) and (0 < value < math.inf or (may_be_0 and value == 0)):
+        return
+    raise ValueError(f"{name} must be a number {'from 0 on' if may_be_0 else 'above 0'}, not {value!r}")
+
+
 @dataclass(frozen=True, slots=True)
 class PairLimits:
     """
@@ -185,12 +197,18 @@ class PairLimits:
     :ivar key_bytes: the longest key, in bytes.
     :ivar value_bytes: the longest value, in bytes.
     :ivar total_bytes: the most bytes in all, lengths included.
+    :raises ValueError: one of them is not above 0.
     """
 
     pairs: int = 64
     key_bytes: int = 255
     value_bytes: int = 16 * 1024
     total_bytes: int = 64 * 1024
+
+    def __post_init__(self) -> None:
+        """Refuse what would refuse every peer."""
+        for each in fields(self):
+            check_limit(each.name, getattr(self, each.name))
 
 
 DEFAULT_PAIR_LIMITS = PairLimits()
