@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IStreamServerEndpointStringParser
 from twisted.plugin import getPlugins
 from twisted.python.usage import UsageError
 
-from txsocksx_ext import Session
+from txsocksx_ext import Limits, Session
 from txsocksx_ext.server.limits import connections_by_descriptors
 from txsocksx_ext.server.service import SOCKS5ExtService, may_be_sniffed
 from txsocksx_ext.server.workers import WorkersService
@@ -79,6 +79,10 @@ def test_the_defaults():
 def test_a_limit(option, value, read, expected):
     assert read(factory(option, value).limits) == expected
     assert read(factory(f"{option}={value}").limits) == expected
+
+
+def test_limits_that_are_not_given_are_those_of_programs():
+    assert factory().limits == Limits()
 
 
 @pytest.mark.parametrize(

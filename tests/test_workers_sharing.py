@@ -8,6 +8,7 @@ import socket
 import sys
 import textwrap
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from examples.raw_peers import GREET_ANONYMOUS, GREET_EXTENDED, GREET_LOGIN, log
 from support.programs import free_port
 from support.targets import Target, echo, read_exactly, read_to_end
 from support.workers import SUCCEEDED, all_serve, is_alive, is_refused, opened, served_by, settles, streams, workers_of
+
+from txsocksx_ext import Limits
+from txsocksx_ext.server.settings import ServerSettings
+from txsocksx_ext.wire.pairs import PairLimits
 
 # What must be one.
 
@@ -57,6 +62,19 @@ def test_a_users_isolation_token_is_the_same_in_all_workers(workers):
             assert all(served_by(server, clients).values())
             (tokens[name],) = set(seen)
         assert tokens[b"alice"] != tokens[b"bob"]
+
+
+@dataclass(frozen=True)
+class LaterSettings(ServerSettings):
+    """The settings of a later release, which has one more."""
+
+    added: tuple[str, ...] = ()
+
+
+def test_all_settings_come_to_a_worker_and_those_of_later_releases_too():
+    limits = Limits(linger=1.0, idle_timeout=None, pairs=PairLimits(key_bytes=7))
+    settings = LaterSettings(("memory:a:b",), False, ("*=refuse",), limits, True, ("more",))
+    assert LaterSettings.from_message(json.loads(json.dumps(settings.as_message()))) == settings
 
 
 SHARED_KIND = '''

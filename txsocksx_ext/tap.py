@@ -26,6 +26,8 @@ from .wire.pairs import MAX_FIELD_LENGTH, PairLimits
 
 DEFAULT_LISTENER = "tcp:1080:interface=127.0.0.1"
 
+_DEFAULTS = Limits()
+
 
 def _number(option: str, kind: type, least: float, what: str) -> Callable[[str], Any]:
     """Read the value of an option, with an error that names the option."""
@@ -73,8 +75,20 @@ class Options(TwistedOptions, AuthOptionMixin):
         ["log-targets", None, "Write targets and user names to the log."],
     ]
     optParameters = [
-        ["handshake-timeout", None, 10.0, "Seconds for a client to say what it wants.", _seconds("handshake-timeout")],
-        ["connect-timeout", None, 45.0, "Seconds to reach a target.", _seconds("connect-timeout")],
+        [
+            "handshake-timeout",
+            None,
+            _DEFAULTS.handshake_timeout,
+            "Seconds for a client to say what it wants.",
+            _seconds("handshake-timeout"),
+        ],
+        [
+            "connect-timeout",
+            None,
+            _DEFAULTS.connect_timeout,
+            "Seconds to reach a target.",
+            _seconds("connect-timeout"),
+        ],
         [
             "idle-timeout",
             None,
@@ -99,7 +113,7 @@ class Options(TwistedOptions, AuthOptionMixin):
         [
             "max-per-peer",
             None,
-            Limits.__dataclass_fields__["max_per_peer"].default,
+            _DEFAULTS.max_per_peer,
             "Connections at once from one IPv4 address or one IPv6 network of 64 bits; loopback and unix sockets do not"
             " count.",
             _count("max-per-peer"),
@@ -111,11 +125,11 @@ class Options(TwistedOptions, AuthOptionMixin):
             "Processes that serve. Each has its part of max-connections and max-per-peer.",
             _count("workers"),
         ],
-        ["max-pairs", None, PairLimits().pairs, "Pairs in one request of method 97.", _count("max-pairs")],
+        ["max-pairs", None, _DEFAULTS.pairs.pairs, "Pairs in one request of method 97.", _count("max-pairs")],
         [
             "max-auth-bytes",
             None,
-            PairLimits().total_bytes,
+            _DEFAULTS.pairs.total_bytes,
             "Bytes of all pairs in one request of method 97.",
             _count("max-auth-bytes"),
         ],

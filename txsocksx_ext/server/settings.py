@@ -70,8 +70,10 @@ class ServerSettings:
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> ServerSettings:
-        """The settings in a message."""
-        limits = Limits(**{**message["limits"], "pairs": PairLimits(**message["limits"]["pairs"])})
-        return cls(
-            tuple(message["auth"]), message["anonymous"], tuple(message["rules"]), limits, message["log_targets"]
-        )
+        """The settings in a message, which JSON may have made lists of tuples in."""
+        limits = message["limits"]
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in message.items()
+        }
+        given["limits"] = Limits(**{**limits, "pairs": PairLimits(**limits["pairs"])})
+        return cls(**given)
