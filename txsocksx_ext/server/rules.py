@@ -31,7 +31,8 @@ class Rule:
     :ivar route: where a match goes.
     :ivar name: matches host names, or ``None`` in a rule about addresses.
     :ivar network: holds the addresses that match, or ``None`` in a rule about names.
-    :ivar is_any: whether every name and every address matches: the pattern ``*``.
+    :ivar is_any: whether every name and every address matches: the pattern ``*``,
+        with the root's dot or without.
     :ivar ports: the ports that match.
     """
 
@@ -61,8 +62,10 @@ class Rule:
         if _NUMBERS_WITH_WILDCARDS.fullmatch(host):
             # It would match no address, and perhaps should have kept one closed.
             raise ValueError(f"{pattern!r} is no pattern: addresses are written as a network, such as 10.0.0.0/8")
-        name = re.compile(translate(_folded(host)))
-        return cls(route, name, None, host == "*", ports)
+        folded = _folded(host)
+        if not folded:
+            raise ValueError(f"the pattern {pattern!r} names no host but the root")
+        return cls(route, re.compile(translate(folded)), None, not folded.strip("*"), ports)
 
     def matches(self, name: str | None, literal: str | None, port: int | None) -> bool:
         """
@@ -95,6 +98,8 @@ def _split_pattern(pattern: str) -> tuple[str, range]:
     bracketed = re.fullmatch(r"\[([^]]*)\](?::(.*))?", pattern)
     if bracketed:
         host, ports = bracketed.groups()
+        if host and ":" not in host:
+            raise ValueError(f"the pattern {pattern!r} has brackets, which are for IPv6 addresses and networks alone")
     elif pattern.count(":") > 1:  # an IPv6 address or network without a port
         host, ports = pattern, None
     else:
