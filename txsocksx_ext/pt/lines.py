@@ -68,7 +68,7 @@ class _NamedTextLine(_Line):
     A keyword, a transport, and a text for people.
 
     :ivar name: the transport's.
-    :ivar text: as above.
+    :ivar text: what went wrong; what would break the line is escaped in it.
     """
 
     name: str

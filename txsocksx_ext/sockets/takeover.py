@@ -47,7 +47,7 @@ def _is_plain(kind: type) -> bool:
 
 
 def _has_sent_all(transport: Any) -> bool:
-    """Whether a transport is a plain one, open both ways, and has sent what it was given."""
+    """Whether a transport is a plain one, whose sending side is open, and has sent what it was given."""
     return bool(
         _is_plain(type(transport))  # type: ignore[arg-type]  # mypy does not see that a class can be hashed
         and transport.connected
