@@ -487,9 +487,13 @@ async def test_what_is_neither_a_name_nor_an_address_goes_no_way_at_all(spelling
 @pytest.mark.parametrize(
     ("rules", "code"),
     [
-        ([("somewhere.example:443", "refuse")], 2),
-        ([("192.0.2.0/24:443", "refuse")], 2),
-        ([("*:443", "refuse")], 2),
+        # What refuses some ports refuses no look-up.
+        ([("somewhere.example:443", "refuse")], 0),
+        ([("192.0.2.0/24:443", "refuse")], 0),
+        ([("*:443", "refuse")], 0),
+        ([("somewhere.example", "refuse")], 2),
+        ([("192.0.2.0/24", "refuse")], 2),
+        ([("*:0-65535", "refuse")], 2),
         ([("somewhere.example:443", "direct"), ("*", "refuse")], 0),
     ],
 )

@@ -267,7 +267,6 @@ def listeners(tmp_path):
         ("haproxy:tcp:1080", True),
         ("haproxy:tcp:1080:interface=127.0.0.1", False),
         (f"haproxy:unix:{tmp_path}/socks", False),
-        (f"haproxy:{tls}", False),
     ]
 
 
@@ -325,6 +324,13 @@ def test_a_listener_that_is_none_is_named(description):
         said = refused("--listen", description, *more)
         assert "--listen" in said
         assert description in said
+
+
+def test_tls_behind_a_balancers_header_is_refused(tmp_path):
+    description = f"haproxy:{tls_listener(tmp_path)}"
+    said = refused("--listen", description)
+    assert f"--listen {description}" in said
+    assert "haproxy:tcp" in said
 
 
 def test_one_bad_listener_among_several_is_enough():

@@ -1,6 +1,8 @@
 """Several workers: the listeners that they share, and those that cannot be shared."""
 
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import pytest
 from examples.raw_peers import GREET_ANONYMOUS, request, tls_listener, turn, until
 from support.programs import free_port
 from support.targets import Target, echo, read_exactly
-from support.workers import SUCCEEDED, all_serve
+from support.workers import SUCCEEDED, all_serve, is_alive, settles
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 
@@ -63,6 +65,20 @@ def test_every_kind_of_listener_that_can_be_shared(program, tmp_path):
     server.stop()
     assert "Traceback" not in server.output
     assert not path.exists()
+
+
+def test_a_worker_that_ends_leaves_a_unix_listener_to_the_others(workers, tmp_path):
+    path = tmp_path / "socks"
+    server = workers("--listen", f"unix:{path}")
+    first, *_ = all_serve(server)
+    for generation in (1, 2):
+        os.kill(first, signal.SIGTERM)
+        assert settles(lambda ended=first: not is_alive(ended))
+        for _ in range(5):
+            with unix_connection(path) as client:
+                client.sendall(GREET_ANONYMOUS)
+                assert read_exactly(client, 2) == b"\x05\x00"
+        first, *_ = all_serve(server, 2 + generation)
 
 
 def through_balancer(port):

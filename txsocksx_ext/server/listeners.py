@@ -35,6 +35,16 @@ def what_listens(description: str) -> tuple[list[str], dict[str, str]]:
     return arguments, keywords
 
 
+def wants_header_in_tls(description: str) -> bool:
+    """
+    Whether a listener looks for the PROXY protocol's header inside TLS, where no balancer sends it.
+
+    :param description: a Twisted server endpoint string.
+    """
+    arguments, _ = parse_description(description)
+    return arguments[0] == WRAPPER and what_listens(description)[0][0] == "ssl"
+
+
 def with_backlog(description: str) -> str:
     """
     A listener's description with a queue of `BACKLOG`, unless it says how long its own is.

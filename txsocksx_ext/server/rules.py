@@ -74,9 +74,13 @@ class Rule:
         :param name: its name, if it has one.
         :param literal: its address, if that is known.
         :param port: its port; ``None`` for a look-up, which has none, and so
-            goes where some stream to that name would go.
+            goes where some stream to that name would go: what refuses some
+            ports refuses no look-up.
         """
-        if port is not None and port not in self.ports:
+        if port is None:
+            if isinstance(self.route, RefuseRoute) and self.ports != ANY_PORT:
+                return False
+        elif port not in self.ports:
             return False
         if self.is_any:
             return True

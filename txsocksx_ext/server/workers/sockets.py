@@ -259,6 +259,9 @@ class _AdoptingReactor:
 class _AdoptedUNIXPort(unix.Port):
     """Accepts from a socket whose file is not ours to change or remove."""
 
+    # As Twisted's TCP port has it of a socket that it was given: to shut it down would end it for all who have it.
+    _shouldShutdown = False
+
     def __init__(self, descriptor: int, factory: Any, backlog: int, reactor: Any) -> None:
         # A name that is no file's: Twisted would set its mode, and remove it at the end.
         super().__init__(b"\0adopted", factory, backlog, reactor=reactor)
