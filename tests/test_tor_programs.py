@@ -3,11 +3,13 @@
 import base64
 import inspect
 from collections import defaultdict
+from contextlib import nullcontext
 
 import pytest
 import treq
 import txtorcon
 from support.certificates import Authority
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError, DNSLookupError
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -147,7 +149,7 @@ def test_the_signature_is_that_of_txtorcon(ours, theirs):
     added = [each for name, each in parameters.items() if name not in positional]
     assert named(positional, skip=1) == named(inspect.signature(theirs).parameters, skip=1)
     # txtorcon's look-ups take no SOCKS port, and so need a control connection.
-    assert {each.name for each in added} - {"socks_endpoint"} == {"isolation", "timeout"}
+    assert {each.name for each in added} - {"socks_endpoint"} == {"isolation", "timeout", "allow_cleartext"}
     assert "socks_endpoint" in parameters
     assert all(each.kind is each.KEYWORD_ONLY and each.default is not each.empty for each in added)
 
@@ -204,6 +206,27 @@ class TestSOCKSPort:
         await end(await connected(endpoint), await connected(endpoint))
         assert [each.destination for each in proxy.requests] == [Address.of("example.com", 80)] * 2
         assert control.asked_for == ["net/listeners/socks"]
+
+    @pytest.mark.parametrize("everywhere", ["0.0.0.0", "[::]"])
+    async def test_one_that_listens_everywhere_is_reached_on_this_machine(self, proxy, everywhere):
+        from twisted.internet import reactor
+
+        port = reactor.listenTCP(0, proxy, interface=everywhere.strip("[]").replace("0.0.0.0", "127.0.0.1"))
+        control = FakeControl(f'"{everywhere}:{port.getHost().port}"')
+        await self.connects(FakeTor(control))
+        await port.stopListening()
+        assert proxy.conversations[0].credentials is not None
+
+    async def test_one_elsewhere_gets_a_token_where_that_is_allowed(self):
+        proxy = FakeProxy(bound=Address.of("192.0.2.7", 0), address=IPv4Address("TCP", "192.0.2.1", 9050))
+        for allow, refusal in ((False, pytest.raises(errors.CleartextRefused)), (True, nullcontext())):
+            options = {"socks_endpoint": proxy.endpoint, "allow_cleartext": allow}
+            with refusal:
+                await end(await connected(stream_via(FakeTor(), "example.com", 80, **options)))
+            with refusal:
+                assert await resolve(FakeTor(), "example.com", **options) == "192.0.2.7"
+            with refusal:
+                assert await resolve_ptr(FakeTor(), "192.0.2.1", **options) == "192.0.2.7"
 
     async def test_none(self):
         with pytest.raises(errors.ProxyUnreachable, match="listens on no SOCKS port"):

@@ -48,6 +48,8 @@ class TorInstance:
     :param control: sees what becomes of the streams; or ``None``.
     :param extended: whether the SOCKS port has ExtendedErrors; ``None`` to find out.
     :param name: what tells this tor from others, the same in every process.
+    :param allow_cleartext: whether tokens may go to a SOCKS port that is not on
+        this machine or behind TLS.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class TorInstance:
         control: ControlConnection | None = None,
         extended: bool | None = None,
         name: str = "tor",
+        allow_cleartext: bool = False,
     ) -> None:
         self._reactor = reactor
         self._passed_over_until = 0.0
@@ -65,6 +68,7 @@ class TorInstance:
         self.control = control
         self.extended = extended
         self.name = name
+        self._allow_cleartext = allow_cleartext
 
     @property
     def is_passed_over(self) -> bool:
@@ -89,7 +93,9 @@ class TorInstance:
         if self.extended is None and self._finding_out is None and _is_onion_stream(request):
             self._finding_out = Deferred.fromCoroutine(self._find_out_extended(self.socks))
         methods = ClientMethods(anonymous=token is None, isolation=token)
-        factory = _TorClientFactory(request, methods, application, reactor=self._reactor)
+        factory = _TorClientFactory(
+            request, methods, application, allow_cleartext=self._allow_cleartext, reactor=self._reactor
+        )
         factory.stream = stream
         stream.begin(self, request, token)
         try:

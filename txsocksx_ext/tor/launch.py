@@ -215,4 +215,7 @@ async def socks_listener(tor: Any) -> str:
     if first.startswith("unix:"):
         return f"unix:{quoteStringArgument(first.removeprefix('unix:'))}"
     host, _, port = first.rpartition(":")
-    return f"tcp:{quoteStringArgument(host.strip('[]'))}:{port}"
+    host = host.strip("[]")
+    # One that listens everywhere is reached here.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"tcp:{quoteStringArgument(host)}:{port}"

@@ -54,6 +54,7 @@ def stream_via(
     *,
     isolation: Isolation = None,
     timeout: float | None = DEFAULT_TIMEOUT,
+    allow_cleartext: bool = False,
 ) -> IStreamClientEndpoint:
     """
     An endpoint for a target behind Tor, as ``txtorcon.Tor.stream_via`` makes one.
@@ -66,6 +67,8 @@ def stream_via(
         default the first that it listens on.
     :param isolation: the endpoint's token; by default one of its own.
     :param timeout: seconds until the target is connected; ``None`` for no deadline.
+    :param allow_cleartext: whether the token may go to a SOCKS port that is not
+        on this machine or behind TLS, such as that of a tor in another container.
     :returns: an endpoint whose failures are those of `SOCKS5ClientEndpoint`, and
         `~txsocksx_ext.errors.ProxyUnreachable` where no SOCKS port was given and
         `tor` has none, or cannot be asked for it.
@@ -76,7 +79,7 @@ def stream_via(
     if not target.is_name and is_protected(target.host):
         raise ValueError("this address is private: it is not going to work over Tor")
     creator = optionsForClientTLS(target.host) if tls is True else tls or None
-    return StreamEndpoint(_streams(tor, socks_endpoint, isolation, timeout), target, creator)
+    return StreamEndpoint(_streams(tor, socks_endpoint, isolation, timeout, allow_cleartext), target, creator)
 
 
 def web_agent(
@@ -87,6 +90,7 @@ def web_agent(
     *,
     isolation: Isolation = None,
     timeout: float | None = DEFAULT_TIMEOUT,
+    allow_cleartext: bool = False,
 ) -> Agent:
     """
     An agent whose every request goes through Tor, as ``txtorcon.Tor.web_agent`` makes one.
@@ -97,12 +101,14 @@ def web_agent(
     :param tls_context_factory: decides how to speak TLS; by default as browsers do.
     :param isolation: the agent's token; by default one of its own.
     :param timeout: seconds until a target is connected; ``None`` for no deadline.
+    :param allow_cleartext: whether the token may go to a SOCKS port that is not
+        on this machine or behind TLS, such as that of a tor in another container.
     :raises ValueError: the isolation or the timeout is faulty.
     """
     from twisted.internet import reactor
 
     policy = BrowserLikePolicyForHTTPS() if tls_context_factory is None else tls_context_factory
-    streams = _streams(tor, socks_endpoint, isolation, timeout)
+    streams = _streams(tor, socks_endpoint, isolation, timeout, allow_cleartext)
     agent: Agent = Agent.usingEndpointFactory(reactor, AgentEndpoints(streams, policy), pool)
     return agent
 
@@ -114,6 +120,7 @@ def resolve(
     socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None,
     isolation: Isolation = None,
     timeout: float | None = DEFAULT_TIMEOUT,
+    allow_cleartext: bool = False,
 ) -> Deferred[str]:
     """
     Have Tor resolve a name, as ``txtorcon.Tor.dns_resolve`` does.
@@ -122,11 +129,13 @@ def resolve(
     :param socks_endpoint: see `stream_via`.
     :param isolation: the look-up's token; by default one of its own.
     :param timeout: seconds until the answer is there; ``None`` for no deadline.
+    :param allow_cleartext: whether the token may go to a SOCKS port that is not
+        on this machine or behind TLS, such as that of a tor in another container.
     :returns: fires with an address, or fails as the endpoints of `stream_via` do.
     :raises ValueError: SOCKS5 cannot carry the name; or the isolation or the timeout is faulty.
     """
     port, methods = socks_port(tor, socks_endpoint), _methods(isolation)
-    return endpoints.resolve(hostname, port, methods, timeout=timeout, dialect="tor")
+    return endpoints.resolve(hostname, port, methods, timeout=timeout, dialect="tor", allow_cleartext=allow_cleartext)
 
 
 def resolve_ptr(
@@ -136,6 +145,7 @@ def resolve_ptr(
     socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None,
     isolation: Isolation = None,
     timeout: float | None = DEFAULT_TIMEOUT,
+    allow_cleartext: bool = False,
 ) -> Deferred[str]:
     """
     Have Tor find an address's name, as ``txtorcon.Tor.dns_resolve_ptr`` does.
@@ -148,7 +158,7 @@ def resolve_ptr(
     :raises ValueError: `ip` is no address; or the isolation or the timeout is faulty.
     """
     port, methods = socks_port(tor, socks_endpoint), _methods(isolation)
-    return endpoints.resolve_ptr(ip, port, methods, timeout=timeout, dialect="tor")
+    return endpoints.resolve_ptr(ip, port, methods, timeout=timeout, dialect="tor", allow_cleartext=allow_cleartext)
 
 
 def teach_txtorcon() -> Callable[[], None]:
@@ -223,10 +233,11 @@ def _streams(
     socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None,
     isolation: Isolation,
     timeout: float | None,
+    allow_cleartext: bool,
 ) -> StreamsOfTor:
     # The token is made once, so that an endpoint or agent keeps the one that it has.
     token = ClientMethods.of(_methods(isolation)).isolation
-    return StreamsOfTor(tor, socks_port(tor, socks_endpoint), token, checked_timeout(timeout))
+    return StreamsOfTor(tor, socks_port(tor, socks_endpoint), token, checked_timeout(timeout), allow_cleartext)
 
 
 def _service_id(address: str) -> str:

@@ -46,12 +46,15 @@ class StreamsOfTor:
     :ivar socks_port: the way to a SOCKS port of it.
     :ivar token: keeps the streams on circuits of their own; or ``None``.
     :ivar timeout: seconds until the target is connected; ``None`` for no deadline.
+    :ivar allow_cleartext: whether the token may go to a port that is not on this
+        machine or behind TLS.
     """
 
     tor: Any
     socks_port: IStreamClientEndpoint
     token: bytes | None = field(repr=False)
     timeout: float | None
+    allow_cleartext: bool = False
 
     async def connect(self, target: Address, application: IProtocolFactory) -> IProtocol:
         """Connect to a target; fails as `SOCKS5ClientEndpoint` does."""
@@ -59,7 +62,8 @@ class StreamsOfTor:
 
         request = Request(Command.CONNECT, target)
         # It is tor that we speak to, so its port is not asked first what codes it has.
-        instance, stream = TorInstance(reactor, self.socks_port, extended=True), WatchedStream()
+        instance = TorInstance(reactor, self.socks_port, extended=True, allow_cleartext=self.allow_cleartext)
+        stream = WatchedStream()
 
         async def ask() -> Any:
             if target.is_onion:
