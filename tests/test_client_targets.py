@@ -48,6 +48,7 @@ def test_a_target_is_sent_as_it_is_meant(host, encoded):
         ("a\0b", "printable ASCII"),
         ("target.example\0.other.example", "printable ASCII"),
         ("two words", "printable ASCII"),
+        ("alice:secret@target.example", "holds no @"),
         ("line\nbreak", "printable ASCII"),
         ("ü\0", "IDNA"),
         (b"\xff", "IDNA"),

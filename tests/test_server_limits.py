@@ -288,3 +288,8 @@ def test_limits_that_would_end_every_connection_or_fail_are_refused(name, value)
         return
     with pytest.raises(ValueError, match=f"^{name} must be a number "):
         Limits(**{name: value})
+
+
+def test_limits_of_pairs_are_limits_of_pairs():
+    with pytest.raises(ValueError, match="^pairs must be PairLimits, not int"):
+        Limits(pairs=20)

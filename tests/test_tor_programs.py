@@ -459,6 +459,11 @@ class TestWebAgent:
         with pytest.raises(SchemeNotSupported):
             await agent.request(b"GET", b"ftp://example.com/")
 
+    async def test_a_host_that_socks5_cannot_carry(self, proxy):
+        requesting = web_agent(FakeTor(), socks_endpoint=proxy.endpoint).request(b"GET", b"http://a@example.com/")
+        with pytest.raises(ValueError, match="holds no @"):
+            await requesting
+
     async def test_why_a_page_was_not_reached(self, proxy):
         proxy.code = 0xF0
         with pytest.raises(errors.OnionDescriptorNotFound):

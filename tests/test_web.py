@@ -308,6 +308,23 @@ async def test_other_schemes_are_not_supported(url):
     assert proxy.conversations == []
 
 
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (b"http://" + b"a" * 256 + b"/", "256 bytes"),
+        (b"https://target.example:99999/", "port"),
+        (b"http://alice:secret@target.example/", "holds no @"),
+    ],
+)
+async def test_a_url_that_socks5_cannot_carry_fails_as_other_failures_do(url, told):
+    proxy = FakeProxy()
+    requesting = web_agent(reactor, proxy.endpoint).request(b"GET", url)
+    with pytest.raises(ValueError, match=told) as caught:
+        await requesting
+    assert "secret" not in str(caught.value)
+    assert proxy.conversations == []
+
+
 async def test_an_endpoint_factory_for_an_agent_of_ones_own():
     proxy = FakeProxy(Site(Page()))
     endpoints = SOCKS5AgentEndpointFactory(reactor, proxy.endpoint, timeout=5.0)

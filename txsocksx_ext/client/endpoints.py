@@ -77,6 +77,9 @@ def target_address(host: str | bytes, port: int) -> Address:
         text = text[1:-1]
     elif "[" in text or "]" in text:
         raise ValueError("an IPv6 address stands in brackets, or without any")
+    if "@" in text:
+        # Agents take what stands before it in a URL for a part of the name, and it may be a password.
+        raise ValueError("a host name holds no @: a user name or a password does not belong there")
     if not text.isascii():
         try:
             text = idna.encode(text, uts46=True).decode("ascii")

@@ -7,7 +7,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import (
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
 from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
@@ -48,17 +54,35 @@ class SOCKS5AgentEndpointFactory:
         """
         See `twisted.web.iweb.IAgentEndpointFactory`.
 
+        :returns: an endpoint; where SOCKS5 cannot carry the host or the port, one
+            that fails with the `ValueError` that says so.
         :raises SchemeNotSupported: it is neither http nor https.
         """
-        return SOCKS5ClientEndpoint(
-            uri.host,
-            uri.port,
-            self._proxy_endpoint,
-            self._methods,
-            tls=tls_for(uri, self._policy) or False,
-            reactor=self._reactor,
-            **self._options,
-        )
+        tls = tls_for(uri, self._policy) or False
+        try:
+            return SOCKS5ClientEndpoint(
+                uri.host,
+                uri.port,
+                self._proxy_endpoint,
+                self._methods,
+                tls=tls,
+                reactor=self._reactor,
+                **self._options,
+            )
+        except ValueError as error:
+            return FaultyEndpoint(error)
+
+
+@implementer(IStreamClientEndpoint)
+class FaultyEndpoint:
+    """Fails with what was wrong with a URI: of what makes its endpoints, an `Agent` expects no such exception."""
+
+    def __init__(self, error: ValueError) -> None:
+        self._error = error
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See `IStreamClientEndpoint`."""
+        return fail(self._error)
 
 
 def tls_for(uri: URI, policy: IPolicyForHTTPS) -> IOpenSSLClientConnectionCreator | None:

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from ..client.endpoints import over_tls, target_address
 from ..client.negotiation import PROXY_NOT_REACHED
-from ..client.web import tls_for
+from ..client.web import FaultyEndpoint, tls_for
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
 from ..wire.codes import Command
 from ..wire.messages import Address, Request
@@ -129,7 +129,11 @@ class AgentEndpoints:
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """See `twisted.web.iweb.IAgentEndpointFactory`."""
         tls = tls_for(uri, self._policy)
-        return StreamEndpoint(self._streams, target_address(uri.host, uri.port), tls)
+        try:
+            target = target_address(uri.host, uri.port)
+        except ValueError as error:
+            return FaultyEndpoint(error)
+        return StreamEndpoint(self._streams, target, tls)
 
 
 def socks_port(
