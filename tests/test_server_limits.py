@@ -291,5 +291,5 @@ def test_limits_that_would_end_every_connection_or_fail_are_refused(name, value)
 
 
 def test_limits_of_pairs_are_limits_of_pairs():
-    with pytest.raises(ValueError, match="^pairs must be PairLimits, not int"):
+    with pytest.raises(ValueError, match=r"^pairs must be PairLimits, not int"):
         Limits(pairs=20)
