@@ -205,18 +205,6 @@ async def test_a_target_that_was_lost_before_it_was_handed_over_is_no_success():
         await until(lambda: not server.factory.sessions)
 
 
-@pytest.mark.logs_errors
-async def test_a_route_that_brings_no_transport_ends_the_connection():
-    route = HeldRoute()
-    async with proxy(routes=table(route)) as server:
-        client = await server.connect()
-        client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
-        await route.asked.get()
-        route.pending.callback("no transport")
-        await client.lost()
-        await until(lambda: not server.factory.sessions)
-
-
 # Listeners that are not TCP.
 
 

@@ -15,10 +15,12 @@ from examples.raw_peers import (
 from support.answers import USER, answered_pairs, refusal, talk
 from twisted.cred.error import LoginDenied, UnauthorizedLogin
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
 
-from txsocksx_ext import RouteTable, SOCKS5ExtFactory
+from txsocksx_ext import Route, RouteTable, SOCKS5ExtFactory
 from txsocksx_ext.errors import AuthenticationFailed, ConnectionNotAllowed, InvalidArguments
 from txsocksx_ext.route.refuse import RefuseRoute
 from txsocksx_ext.wire import codes
@@ -176,6 +178,26 @@ async def test_a_fault_in_a_route_is_a_general_failure():
 
     async with proxy(Mine(reactor)) as server:
         assert await server.code("127.0.0.1", 80) == 1
+
+
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("fired", ["None", "text", "an endpoint", "a protocol"])
+async def test_a_route_that_fires_with_no_transport_is_a_general_failure(fired):
+    async with target() as far:
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", far.port)
+
+        class Mine(Route):
+            def connect(self, request, session):
+                if fired == "a protocol":
+                    return connectProtocol(endpoint, Protocol())
+                return succeed({"None": None, "text": "text", "an endpoint": endpoint}[fired])
+
+        async with proxy(routes=RouteTable((), Mine())) as server:
+            assert await server.code("192.0.2.1", 80) == 1
+            if fired == "a protocol":
+                # It is easily mistaken for its transport, and closed too.
+                end = await far.accept()
+                await end.lost()
 
 
 class AsyncRoute:

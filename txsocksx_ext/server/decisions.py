@@ -111,6 +111,8 @@ class DecidingConnection(ClientConnection):
 
 
 def close_result(result: object) -> None:
-    """Close what a route connected, if it did."""
-    if hasattr(result, "abortConnection") or hasattr(result, "loseConnection"):
-        abort(result)
+    """Close what a route connected, if it did: a transport, or the protocol of one."""
+    for transport in (result, getattr(result, "transport", None)):
+        if hasattr(transport, "abortConnection") or hasattr(transport, "loseConnection"):
+            abort(transport)
+            return

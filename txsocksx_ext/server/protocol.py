@@ -247,10 +247,16 @@ class SOCKS5ExtProtocol(DecidingConnection):
             # It was lost while the route had more to do with it.
             self._failed(Failure(ConnectionLost()))
             return
+        try:
+            bound = bound_address(target)
+        except Exception:  # it is none: a route of someone's own fired with something else
+            close_result(target)
+            self._failed(Failure())
+            return
         factory, session, responder, transport = self.factory, self.session, self._responder, self.transport
         factory.deadlines.stop(self)
         try:
-            write_now(transport, responder.reply(codes.SUCCEEDED, bound_address(target)))
+            write_now(transport, responder.reply(codes.SUCCEEDED, bound))
             session.code = 0
             ended, idle_timeout = self._stream_ended, factory.limits.idle_timeout
             relay = self._relay = join(transport, target, factory.reactor, ended, idle_timeout, fast=factory.fast_relay)
