@@ -9,7 +9,7 @@ from support.answers import reply, table
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import ProcessEndpoint
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ProcessTerminated
 from twisted.internet.stdio import StandardIO
 
 from txsocksx_ext import Limits, Route, RouteTable, SOCKS5ExtFactory, open_transport
@@ -121,6 +121,18 @@ async def test_a_target_that_is_a_process(end):
         assert await client.read_to_end() == b""
 
 
+async def test_a_process_that_does_not_heed_its_end_is_ended():
+    class Deaf(ProcessRoute):
+        program = "import time\nprint('here', flush=True)\ntime.sleep(1000)"
+
+    async with proxy(routes=table(Deaf())) as server:
+        client = await server.connect()
+        client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
+        assert await client.read(2 + 10 + 5) == b"\x05\x00" + reply(0x00) + b"here\n"
+        client.abort()
+        await until(lambda: not server.factory.sessions)
+
+
 async def test_a_process_that_ends_ends_the_stream():
     class Brief(ProcessRoute):
         program = "print('once')"
@@ -138,5 +150,5 @@ async def test_a_process_that_is_for_nobody_is_closed():
     ended = Deferred()
     process.protocol.connectionLost = ended.callback
     close_result(process)
-    with pytest.raises(ConnectionDone):
+    with pytest.raises(ProcessTerminated):
         await ended

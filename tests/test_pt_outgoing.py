@@ -3,6 +3,7 @@
 import pytest
 from support.attempts import LOGIN, Application
 from support.vectors import byte_by_byte
+from twisted.internet.address import HostnameAddress
 from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectionRefusedError as TCPRefused
@@ -10,7 +11,7 @@ from twisted.internet.error import NoProtocol
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
-from txsocksx_ext import SOCKS5Address, SOCKS5ClientEndpoint, errors
+from txsocksx_ext import SOCKS5ClientEndpoint, errors
 from txsocksx_ext.pt.outgoing import Outgoing
 from txsocksx_ext.pt.upstream import UpstreamProxy
 from txsocksx_ext.testing import FakeProxy, MemoryEndpoint, Recorder
@@ -273,7 +274,7 @@ def test_the_application_is_told_the_target_and_not_the_proxy(clock, scheme, tar
     proxy, _ = through(scheme, clock, application, target)
     agree(scheme, clock, proxy)
     (address,) = application.addresses
-    host = address.host if isinstance(address, SOCKS5Address) else address.hostname.decode()
+    host = address.hostname.decode() if isinstance(address, HostnameAddress) else address.host
     assert (host, address.port) == target
 
 

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory, open_transport
 from txsocksx_ext.relay.idle import IdleWatch, idle_watch
+from txsocksx_ext.relay.paused import PausedWatch
 from txsocksx_ext.sockets.connecting import connect_socket
 from txsocksx_ext.sockets.pipe import Pipe
 from txsocksx_ext.sockets.poller import poller_of
@@ -277,6 +278,7 @@ async def test_a_stream_without_a_byte_is_closed(relay):
     assert clock.getDelayedCalls() == []
 
 
+@pytest.mark.logs_errors
 def test_a_stream_that_fails_to_end_does_not_keep_the_others_open():
     class Quiet:
         progress = (0, 0)
@@ -288,7 +290,7 @@ def test_a_stream_that_fails_to_end_does_not_keep_the_others_open():
 
     class Faulty(Quiet):
         def abort(self, reason):
-            super().abort(reason)
+            self.aborted += 1
             raise ZeroDivisionError
 
     clock = Clock()
@@ -296,10 +298,32 @@ def test_a_stream_that_fails_to_end_does_not_keep_the_others_open():
     faulty, other = Faulty(), Quiet()
     watch.add(faulty)
     watch.add(other)
-    with pytest.raises(ZeroDivisionError):
-        clock.pump([15] * 5)
-    clock.advance(15)
+    clock.pump([15] * 5)
     assert (faulty.aborted, other.aborted) == (1, 1)
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.logs_errors
+def test_a_paused_connection_that_fails_to_end_does_not_keep_the_others_open():
+    class Gone:
+        asked = 0
+
+        def end_if_reset(self):
+            self.asked += 1
+            watch.discard(self)
+
+    class Faulty(Gone):
+        def end_if_reset(self):
+            self.asked += 1
+            raise ZeroDivisionError
+
+    clock = Clock()
+    watch = PausedWatch(clock)
+    paused = [Faulty(), Gone(), Faulty(), Gone()]
+    for each in paused:
+        watch.add(each)
+    clock.pump([15] * 3)
+    assert [each.asked for each in paused] == [1] * 4
     assert clock.getDelayedCalls() == []
 
 

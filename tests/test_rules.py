@@ -146,6 +146,8 @@ def test_a_pattern_and_what_it_is_not_of(pattern, host, port):
         "192.0.2.?",
         "*.1",
         "*.example.1.",
+        "0x7f.*",
+        "*.0x7f",
         "2001:db8::1/32",
         "[2001:db8::1",
         "2001:db8::1]",
@@ -494,6 +496,7 @@ async def test_what_is_neither_a_name_nor_an_address_goes_no_way_at_all(spelling
         ([("somewhere.example", "refuse")], 2),
         ([("192.0.2.0/24", "refuse")], 2),
         ([("*:0-65535", "refuse")], 2),
+        ([("*:1-65535", "refuse")], 2),
         ([("somewhere.example:443", "direct"), ("*", "refuse")], 0),
     ],
 )

@@ -168,10 +168,37 @@ async def test_a_connection_that_fails_to_be_cancelled_does_not_keep_the_others_
             clients.append(client)
         drained = factory.drain(10)
         assert (faulty.cancelled, held.cancelled) == (1, 1)
-        assert await clients[1].read_to_end() == b"\x05\x00" + reply(0x01)
-        clock.advance(10)
+        for client in clients:
+            assert await client.read_to_end() == b"\x05\x00" + reply(0x01)
+            client.close()
         await drained
-        await clients[0].lost()
+
+
+@pytest.mark.logs_errors
+async def test_a_route_that_does_not_know_what_its_end_means_ends_its_connection():
+    class Clueless(HeldRoute):
+        def connect(self, request, session):
+            super().connect(request, session)
+            return StubbornDeferred()
+
+        def timed_out(self, request, session):
+            raise ZeroDivisionError
+
+    class StubbornDeferred(Deferred):
+        def cancel(self):
+            pass
+
+    clock, route = Clock(), Clueless()
+    async with proxy(
+        reactor=ReactorWith(clock=clock), routes=table(route), limits=Limits(connect_timeout=20)
+    ) as server:
+        client = await server.connect()
+        client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
+        await route.asked.get()
+        await turn()
+        clock.advance(20)
+        await client.lost()
+        await until(lambda: not server.factory.sessions)
 
 
 @pytest.mark.parametrize("kind", ["one that cannot be stopped", "one that fails to be cancelled"])

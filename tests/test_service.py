@@ -26,6 +26,7 @@ from support.targets import Target, echo, read_exactly, read_to_end
 from support.workers import workers_of
 from twisted.application.service import Service
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
@@ -282,6 +283,55 @@ async def test_servers_that_share_a_route_have_it_run_from_the_first_start_to_th
         assert route.service.running
         await second.stopService()
         assert not route.service.running
+
+
+async def test_a_shared_service_starts_after_a_stop_that_takes_its_time():
+    class Slow(Service):
+        events = ()
+
+        def startService(self):
+            super().startService()
+            self.events += ("starts",)
+
+        def stopService(self):
+            self.stopped = Deferred()
+            self.events += ("stops",)
+            return self.stopped.addCallback(lambda _: super(Slow, self).stopService())
+
+    route = DirectRoute(reactor)
+    route.service = Slow()
+    first, second = (
+        SOCKS5ExtService(reactor, SOCKS5ExtFactory(reactor, routes=RouteTable((), route)), []) for _ in range(2)
+    )
+    first.startService()
+    stopping = first.stopService()
+    second.startService()
+    assert route.service.events == ("starts", "stops")
+    route.service.stopped.callback(None)
+    await stopping
+    assert route.service.events == ("starts", "stops", "starts")
+
+
+async def test_a_shared_service_that_fails_to_start_is_started_for_the_next():
+    class Faulty(Service):
+        is_faulty = True
+
+        def startService(self):
+            if self.is_faulty:
+                raise ZeroDivisionError
+            super().startService()
+
+    route = DirectRoute(reactor)
+    route.service = Faulty()
+    first, second = (
+        SOCKS5ExtService(reactor, SOCKS5ExtFactory(reactor, routes=RouteTable((), route)), []) for _ in range(2)
+    )
+    with pytest.raises(ZeroDivisionError):
+        first.startService()
+    route.service.is_faulty = False
+    second.startService()
+    assert route.service.running
+    await second.stopService()
 
 
 @pytest.mark.parametrize(

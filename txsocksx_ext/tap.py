@@ -16,7 +16,7 @@ from twisted.python.usage import UsageError
 
 from .descriptions import without_function
 from .server import Limits
-from .server.listeners import wants_header_in_tls
+from .server.listeners import check_wrapper
 from .server.memory import keep_what_is_loaded
 from .server.service import SOCKS5ExtService, may_be_sniffed, port_of
 from .server.settings import ServerSettings
@@ -223,11 +223,10 @@ class Options(TwistedOptions, AuthOptionMixin):
             raise UsageError(
                 f"--listen {description} is no server endpoint string: {without_function(error)}"
             ) from None
-        if wants_header_in_tls(description):
-            raise UsageError(
-                f"--listen {description}: Twisted would look for the PROXY header inside TLS, and balancers send it"
-                " before. Have the balancer do TLS, and listen on haproxy:tcp"
-            )
+        try:
+            check_wrapper(description)
+        except ValueError as error:
+            raise UsageError(f"--listen {description}: {error}") from None
         port = port_of(description)
         if port is not None and not 0 <= port <= 0xFFFF:
             raise UsageError(f"--listen {description}: there is no port {port}, but 0 to 65535")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import sys
+from contextlib import suppress
 from fcntl import ioctl
 from functools import lru_cache
 from termios import TIOCOUTQ
@@ -14,6 +15,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
@@ -44,7 +46,8 @@ def hand_over(transport: Any, successor: IProtocol) -> bool:
         `twisted.protocols.policies` or TLS around one, or any other that keeps
         its protocol in ``protocol``.
     :returns: whether that was possible. Otherwise (`twisted.internet.endpoints.ProcessEndpoint`)
-        the successor is told all the same, and its predecessor has to pass on what comes.
+        the successor is told all the same, and its predecessor has to pass on what
+        comes. A `PausedProtocol` does so by itself.
     """
     place = place_of_protocol(transport)
     predecessor = None
@@ -70,11 +73,15 @@ def place_of_protocol(transport: Any) -> tuple[Any, str] | None:
 
 
 def abort(transport: Any) -> None:
-    """Reset a connection; one that can only be closed is closed."""
+    """Reset a connection; one that can only be closed is closed, and a process is killed."""
     if hasattr(transport, "abortConnection"):
         transport.abortConnection()
-    else:
-        transport.loseConnection()
+        return
+    if hasattr(transport, "signalProcess"):
+        # It need not heed that its input ends.
+        with suppress(ProcessExitedAlready):
+            transport.signalProcess("KILL")
+    transport.loseConnection()
 
 
 def is_encrypted(transport: ITransport) -> bool:

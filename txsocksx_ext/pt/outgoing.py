@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.address import HostnameAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -28,6 +28,7 @@ from ..errors import (
     ReplyError,
     TTLExpired,
 )
+from ..sockets.transport import twisted_address_of
 from ..transports import is_loopback_host
 from ..wire.codes import AddressType
 from ..wire.messages import Address
@@ -88,7 +89,9 @@ class Outgoing:
 
     def _through(self, proxy: UpstreamProxy, target: Address) -> IStreamClientEndpoint:
         way = self._direct(proxy.host, proxy.port)
-        address = HostnameAddress(target.host.encode("ascii"), target.port)
+        address: IAddress = (
+            HostnameAddress(target.host.encode("ascii"), target.port) if target.is_name else twisted_address_of(target)
+        )
         if proxy.scheme == "http":
             return ExchangeEndpoint(
                 way, address, lambda: http_connect(target, proxy.username, proxy.password), ProxyClosed

@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from ..sockets.poller import log_fault
 from .interface import IRelay
 
 CHECKS = 4
@@ -49,19 +50,20 @@ class IdleWatch:
 
     def _check(self) -> None:
         self._next = None
-        try:
-            for relay, (progress_before, quiet_checks) in list(self._seen.items()):
-                if relay not in self._seen:  # another's end has ended it
-                    continue
-                progress = relay.progress
-                quiet_checks = quiet_checks + 1 if progress == progress_before else 0
-                self._seen[relay] = (progress, quiet_checks)
-                if quiet_checks >= CHECKS:
+        for relay, (progress_before, quiet_checks) in list(self._seen.items()):
+            if relay not in self._seen:  # another's end has ended it
+                continue
+            progress = relay.progress
+            quiet_checks = quiet_checks + 1 if progress == progress_before else 0
+            self._seen[relay] = (progress, quiet_checks)
+            if quiet_checks >= CHECKS:
+                try:
                     relay.abort("idle")
-        finally:
-            # Also after a fault, which must not keep the others open for ever.
-            if self._seen and self._next is None:
-                self._schedule()
+                except Exception:  # which must not keep the others open
+                    self._seen.pop(relay, None)
+                    log_fault()
+        if self._seen and self._next is None:
+            self._schedule()
 
 
 # By the clock's identity, since what wraps a reactor may have no hash; a watch keeps its clock, so it stays its own.

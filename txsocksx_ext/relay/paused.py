@@ -9,6 +9,8 @@ from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from ..sockets.poller import log_fault
+
 CHECK_EVERY = 15.0
 """Seconds. A reactor does not watch a paused transport, so it does not see that the peer has reset it, or vanished."""
 
@@ -43,13 +45,16 @@ class PausedWatch:
 
     def _check(self) -> None:
         self._next = None
-        try:
-            for paused in list(self._paused):
-                if paused in self._paused:  # another's end may have ended it
-                    paused.end_if_reset()
-        finally:
-            if self._paused and self._next is None:
-                self._next = self._clock.callLater(CHECK_EVERY, self._check)
+        for paused in list(self._paused):
+            if paused not in self._paused:  # another's end has ended it
+                continue
+            try:
+                paused.end_if_reset()
+            except Exception:  # which must not keep the others open
+                self._paused.discard(paused)
+                log_fault()
+        if self._paused and self._next is None:
+            self._next = self._clock.callLater(CHECK_EVERY, self._check)
 
 
 # By the clock's identity, as in `idle`.

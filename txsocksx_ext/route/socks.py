@@ -7,19 +7,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
 from twisted.python.failure import Failure
 
 from ..client.endpoints import dialect_named
 from ..client.factory import SOCKS5ExtClientFactory
 from ..client.methods import ClientMethods
-from ..client.negotiation import PROXY_NOT_REACHED, negotiate
+from ..client.negotiation import negotiate
 from ..descriptions import client_endpoint, endpoint_description, refuse_unknown, secret_from_file
 from ..errors import ProxyUnreachable, SOCKS5Error
-from ..failures import row_of
 from ..transports import PausedFactory
-from ..wire.codes import GENERAL_FAILURE, Dialect
+from ..wire.codes import Dialect
 from ..wire.messages import Address, Request
 from .interface import Route
 
@@ -77,11 +76,13 @@ class SOCKSRoute(Route):
 
 def _proxy_unreachable(failure: Failure) -> Failure:
     """What keeps us from the proxy says nothing of the target; a fault in a program stays one, and is logged."""
-    if failure.check(SOCKS5Error):
+    if failure.check(SOCKS5Error, CancelledError, *_FAULTS):
         return failure
-    if failure.check(*PROXY_NOT_REACHED) or row_of(failure.value) is not GENERAL_FAILURE:
-        raise ProxyUnreachable()
-    return failure
+    raise ProxyUnreachable()
+
+
+# Endpoints of other packages fail with classes of their own, so only what no connection fails with is a fault.
+_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 
 
 KEYWORDS = frozenset({"username", "password-file", "dialect"})

@@ -88,7 +88,7 @@ class ClientConnection(Protocol):
 
     def _closed(self) -> None:
         factory, session = self.factory, self.session
-        if self._is_wrapped and self.transport is not None:
+        if self._is_wrapped and not session.offered:
             # A balancer's header may have come without a byte of the client's.
             session.peer = self.transport.getPeer()
         if self._counted_as is not None:

@@ -149,6 +149,7 @@ class HashedPasswordFile:
         self._key = secrets.token_bytes(32)
         self._verified: OrderedDict[bytes, bytes] = OrderedDict()
         self._stamp: tuple[int, int] = (0, 0)
+        self._bad_stamp: tuple[int, int] | None = None
         self._complaint = ""
         self._hashes: dict[bytes, str] = {}
         self._read()
@@ -194,9 +195,14 @@ class HashedPasswordFile:
         """A file that is being replaced, or was spoilt, leaves the last good state in force."""
         complaint = ""
         try:
-            if self._stamp_of_file() != self._stamp:
+            stamp = self._stamp_of_file()
+            if stamp == self._bad_stamp:  # it would be read for each login that anyone tries
+                return
+            if stamp != self._stamp:
                 self._read()
-        except (OSError, ValueError) as error:
+        except ValueError as error:
+            self._bad_stamp, complaint = stamp, str(error)
+        except OSError as error:
             complaint = str(error)
         # Once for each reason: any attempt to log in leads here.
         if complaint and complaint != self._complaint:

@@ -81,7 +81,10 @@ class DecidingConnection(ClientConnection):
         self._decision = None
         if self._lost or self._closing:
             # The client is gone, or was told that it takes too long: what was opened for it is closed.
-            close_result(result)
+            if isinstance(result, Failure):
+                self._report_unless_expected(result)
+            else:
+                close_result(result)
             return
         try:
             act(self, result)

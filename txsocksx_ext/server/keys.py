@@ -26,12 +26,13 @@ class Meaning(NamedTuple):
     required: frozenset[str]
 
 
-@lru_cache(maxsize=256)
+FEW = 8
+"""Keys of a message whose meaning is kept, since clients say the same few again and again. Many would take memory."""
+
+
 def meaning_of(keys: tuple[str, ...], known: frozenset[str], own: frozenset[str]) -> Meaning:
     """
     Hold the keys of a message against those that mean something.
-
-    Clients say the same few keys again and again.
 
     :param keys: those of the message, in its order.
     :param known: those of the server and its routes; a name that ends in a dot
@@ -40,6 +41,10 @@ def meaning_of(keys: tuple[str, ...], known: frozenset[str], own: frozenset[str]
         own business.
     :raises InvalidArguments: another key is unknown, or a key stands twice.
     """
+    return (_kept_meaning if len(keys) <= FEW else _meaning)(keys, known, own)
+
+
+def _meaning(keys: tuple[str, ...], known: frozenset[str], own: frozenset[str]) -> Meaning:
     kept: dict[str, str] = {}
     required: list[str] = []
     for key in keys:
@@ -54,3 +59,6 @@ def meaning_of(keys: tuple[str, ...], known: frozenset[str], own: frozenset[str]
         elif name == key:
             raise InvalidArguments(f"unknown key: {key}")
     return Meaning(tuple(kept.items()), frozenset(required))
+
+
+_kept_meaning = lru_cache(maxsize=256)(_meaning)

@@ -38,7 +38,8 @@ class Limits:
         reading is paused.
     :ivar linger: how long a connection stays after a failing answer, so that
         the answer arrives.
-    :raises ValueError: one of them is no number above 0; `read_ahead` and `linger` may be 0.
+    :raises ValueError: one of them is no number above 0, or a time that is not finite; `read_ahead` and `linger` may
+        be 0, and numbers of connections ``math.inf``.
     """
 
     handshake_timeout: float = 10.0
@@ -57,4 +58,6 @@ class Limits:
             if each.name == "pairs" and not isinstance(value, PairLimits):
                 raise ValueError(f"pairs must be PairLimits, not {type(value).__name__}")
             if each.name != "pairs" and not (each.name == "idle_timeout" and value is None):
-                check_limit(each.name, value, may_be_0=each.name in ("read_ahead", "linger"))
+                check_limit(
+                    each.name, value, may_be_0=each.name in ("read_ahead", "linger"), is_time="float" in each.type
+                )

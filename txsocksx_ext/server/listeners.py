@@ -35,14 +35,19 @@ def what_listens(description: str) -> tuple[list[str], dict[str, str]]:
     return arguments, keywords
 
 
-def wants_header_in_tls(description: str) -> bool:
+def check_wrapper(description: str) -> None:
     """
-    Whether a listener looks for the PROXY protocol's header inside TLS, where no balancer sends it.
+    Refuse a listener that looks for the PROXY protocol's header where no balancer sends it.
 
     :param description: a Twisted server endpoint string.
+    :raises ValueError: it would look for it inside TLS.
     """
     arguments, _ = parse_description(description)
-    return arguments[0] == WRAPPER and what_listens(description)[0][0] == "ssl"
+    if arguments[0] == WRAPPER and what_listens(description)[0][0] == "ssl":
+        raise ValueError(
+            "Twisted would look for the PROXY header inside TLS, and balancers send it before."
+            " Have the balancer do TLS, and listen on haproxy:tcp"
+        )
 
 
 def with_backlog(description: str) -> str:
@@ -93,6 +98,7 @@ def listener_service(description: str, factory: IProtocolFactory, reactor: Any) 
     :param description: a Twisted server endpoint string.
     :raises ValueError: it is none; parsers of plugins raise what they like.
     """
+    check_wrapper(description)
     made = service(with_backlog(description), factory, reactor)
     made.endpoint = _PreparedEndpoint(made.endpoint)
     return made

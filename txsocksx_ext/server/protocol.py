@@ -103,7 +103,8 @@ class SOCKS5ExtProtocol(DecidingConnection):
         self._lost = True
         self.factory.deadlines.stop(self)
         self._end("the client left")
-        self._cancel_decision()
+        if not self._closing:  # a decision that is still pending was cancelled before
+            self._cancel_decision()
         self._closed()
 
     def stop(self) -> None:
@@ -112,7 +113,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
             return
         self._end("stopped")
         if self._decision is not None and self._responder.state is _REPLY:
-            self._cancel_decision()
+            self._give_up_request()
         else:
             super().stop()
 
@@ -327,10 +328,18 @@ class SOCKS5ExtProtocol(DecidingConnection):
 
     def _request_expired(self) -> None:
         self._timed_out = True
+        self._give_up_request()
+
+    def _give_up_request(self) -> None:
+        """Answer that the target was not reached, whatever the route makes of being cancelled."""
         self._cancel_decision()
-        if self._decision is not None:
-            # A route of someone's own goes on all the same; its client waits no longer.
+        if self._decision is None:
+            return
+        # A route of someone's own goes on all the same; its client waits no longer.
+        try:
             self._failed(Failure(CancelledError()))
+        except Exception:
+            self._failed_unexpectedly()
 
     def _say_and_close(self, last_words: bytes, reason: str) -> None:
         """Say what ends the conversation."""

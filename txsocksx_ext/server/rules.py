@@ -59,7 +59,7 @@ class Rule:
             return cls(route, None, network, False, ports)
         if not re.fullmatch(r"[A-Za-z0-9._*?-]+", host):
             raise ValueError(f"{pattern!r} is no pattern: a host name with wildcards, an address or a network")
-        if _NUMBERS_WITH_WILDCARDS.fullmatch(host):
+        if _LOOKS_LIKE_ADDRESSES.fullmatch(host):
             # It would match no address, and perhaps should have kept one closed.
             raise ValueError(f"{pattern!r} is no pattern: addresses are written as a network, such as 10.0.0.0/8")
         folded = _folded(host)
@@ -95,7 +95,9 @@ _CONNECT, _DOMAINNAME = Command.CONNECT, AddressType.DOMAINNAME
 
 
 # Names do not end in a number, and no address is matched by wildcards.
-_NUMBERS_WITH_WILDCARDS = re.compile(r"(?=.*\d)[\d.*?]+|.*\.\d+\.?")
+_LOOKS_LIKE_ADDRESSES = re.compile(
+    r"(?=.*\d)(?=.*\.)(?:0x[\da-f]*|[\d*?]+)(?:\.(?:0x[\da-f]*|[\d*?]+))*\.?|.*\.(?:0x[\da-f]*|\d+)\.?", re.IGNORECASE
+)
 
 
 def _split_pattern(pattern: str) -> tuple[str, range]:
@@ -120,7 +122,8 @@ def _split_pattern(pattern: str) -> tuple[str, range]:
     last = int(numbers[2] or first)
     if first > last or last > 0xFFFF:
         raise ValueError(f"the ports of {pattern!r} are not in order, or beyond 65535")
-    return host, range(first, last + 1)
+    # Nothing connects to port 0.
+    return host, ANY_PORT if (first, last) == (1, 0xFFFF) else range(first, last + 1)
 
 
 def _as_network(host: str) -> IPNetwork | None:

@@ -64,6 +64,7 @@ class SharedService(MultiService):
     def __init__(self) -> None:
         super().__init__()
         self._users: set[object] = set()
+        self._stopping: Deferred[object] | None = None
 
     @classmethod
     def around(cls, service: IService) -> SharedService:
@@ -75,11 +76,10 @@ class SharedService(MultiService):
         return parent
 
     def start_for(self, user: object) -> None:
-        """Run, for the first user; one that has it running already changes nothing."""
-        is_first = not self._users
-        self._users.add(user)
-        if is_first:
+        """Run, for the first user, and after a stop that is under way; one that has it running changes nothing."""
+        if not self._users and self._stopping is None:
             self.startService()
+        self._users.add(user)
 
     def stop_for(self, user: object) -> Deferred[object] | None:
         """
@@ -90,7 +90,17 @@ class SharedService(MultiService):
         if user not in self._users:
             return None
         self._users.remove(user)
-        return None if self._users else self.stopService()
+        if self._users:
+            return None
+        stopping: Deferred[object] = self.stopService()
+        self._stopping = stopping
+        return stopping.addBoth(self._stopped)
+
+    def _stopped(self, outcome: object) -> object:
+        self._stopping = None
+        if self._users:  # one that came meanwhile
+            self.startService()
+        return outcome
 
 
 class SOCKS5ExtService(LoggingService, MultiService):

@@ -174,15 +174,18 @@ def _as_value(key: str, given: object) -> bytes:
 NO_PAIRS = Pairs()
 
 
-def check_limit(name: str, value: object, *, may_be_0: bool = False) -> None:
+def check_limit(name: str, value: object, *, may_be_0: bool = False, is_time: bool = False) -> None:
     """
-    Refuse what is no limit: anything but a finite number above 0, or from 0 on.
+    Refuse what is no limit: anything but a number above 0, or from 0 on.
 
+    :param is_time: whether it has to be finite; ``math.inf`` is no limit in any other.
     :raises ValueError: and names the limit.
     """
-    if isinstance(value, (int, float)) and (0 < value < math.inf or (may_be_0 and value == 0)):
+    is_number = isinstance(value, (int, float)) and not (is_time and value == math.inf)
+    if is_number and (value > 0 or (may_be_0 and value == 0)):  # type: ignore[operator]
         return
-    raise ValueError(f"{name} must be a number {'from 0 on' if may_be_0 else 'above 0'}, not {value!r}")
+    kind = "finite number" if is_time else "number"
+    raise ValueError(f"{name} must be a {kind} {'from 0 on' if may_be_0 else 'above 0'}, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)

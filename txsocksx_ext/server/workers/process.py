@@ -244,7 +244,13 @@ class Ports(Service):
             if not is_for_all or slot == self._slot:
                 descriptor = descriptors[0 if is_for_all else slot]
                 beginning.append(endpoint.listen(self._factory, descriptor).addCallback(ports.append))
-        return gatherResults(beginning, consumeErrors=True).addCallbacks(lambda _: None, _first_failure)
+        began: Deferred[Any] = gatherResults(beginning, consumeErrors=True)
+        return began.addCallbacks(lambda _: None, self._took_in_vain, errbackArgs=(slot,))
+
+    def _took_in_vain(self, failure: Failure, slot: int) -> Failure:
+        """So that it can be taken again."""
+        self.leave(slot)
+        return _first_failure(failure)
 
     def leave(self, slot: int) -> None:
         """Leave the sockets of a slot to its own worker, which is back."""
