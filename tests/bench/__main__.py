@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -61,26 +62,25 @@ def plan(options):
     return chosen
 
 
-def rotated(entries, by):
-    by %= len(entries)
-    return entries[by:] + entries[:by]
-
-
 def measure(options):
     """Measure what is asked for; the samples of each round, by case, row and label."""
     chosen = plan(options)
     samples = {}
+    # What one leaves behind, such as connections that wait for their ports to be free, falls to the next: so who is
+    # measured after whom changes each time, and is the same in each run.
+    order = random.Random(1928)
     with Machinery(options.patience) as machinery:
         for number in range(options.rounds):
             for case, row, entries in chosen:
                 began = time.monotonic()
                 parts, seconds = PARTS.get(case, 1), SECONDS * options.scale
                 taken = {label: [] for label in entries}
-                for part in range(parts):
-                    for label, function in rotated(list(entries.items()), number + part):
-                        taken[label].append(attempt(function, machinery, seconds * PART if parts > 1 else seconds))
-                for label, each in taken.items():
-                    samples.setdefault(case, {}).setdefault(row, {}).setdefault(label, []).append(joined(each))
+                for _ in range(parts):
+                    for label in order.sample(list(entries), len(entries)):
+                        each = attempt(entries[label], machinery, seconds * PART if parts > 1 else seconds)
+                        taken[label].append(each)
+                for label, of_parts in taken.items():
+                    samples.setdefault(case, {}).setdefault(row, {}).setdefault(label, []).append(joined(of_parts))
                 say(f"round {number + 1} of {options.rounds}: {case}, {row}: {time.monotonic() - began:.0f} s")
     return samples
 
