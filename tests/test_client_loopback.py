@@ -8,6 +8,7 @@ from threading import Thread
 
 import pytest
 from support.certificates import Authority
+from support.ways import Counting
 from twisted.internet import reactor, tcp
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
@@ -267,20 +268,6 @@ async def test_a_port_that_is_none_fails_as_it_does_with_twisted(port):
 # Factories that fail.
 
 
-class Events(Factory):
-    noisy = False
-    protocol = Recorder
-
-    def __init__(self):
-        self.events = []
-
-    def startFactory(self):
-        self.events.append("start")
-
-    def stopFactory(self):
-        self.events.append("stop")
-
-
 async def stopped(factory):
     """Wait until all is over; the test's deadline ends a vain wait."""
     while factory.events[-1] != "stop":
@@ -310,7 +297,7 @@ class Raising(SOCKS5ExtClientProtocol):
     ids=["none", "raises"],
 )
 async def test_a_factory_that_builds_no_protocol(way, overrides, error):
-    events = Events()
+    events = Counting()
     async with listening(FakeProxy()) as port:
         mine = type("Mine", (SOCKS5ExtClientFactory,), overrides)
         with pytest.raises(error):
@@ -321,7 +308,7 @@ async def test_a_factory_that_builds_no_protocol(way, overrides, error):
 @each_way
 @pytest.mark.logs_errors
 async def test_a_protocol_that_raises_as_it_is_connected(way):
-    events = Events()
+    events = Counting()
     async with listening(FakeProxy()) as port:
         mine = type("Mine", (SOCKS5ExtClientFactory,), {"protocol": Raising})
         with pytest.raises(ProxyClosed) as caught:

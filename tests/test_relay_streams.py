@@ -12,8 +12,6 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory, open_transport
-from txsocksx_ext.relay.idle import IdleWatch, idle_watch
-from txsocksx_ext.relay.paused import PausedWatch
 from txsocksx_ext.sockets.connecting import connect_socket
 from txsocksx_ext.sockets.pipe import Pipe
 from txsocksx_ext.sockets.poller import poller_of
@@ -276,66 +274,6 @@ async def test_a_stream_without_a_byte_is_closed(relay):
         await until(lambda: factory.ended)
     assert [session.end for session in factory.ended] == ["idle"]
     assert clock.getDelayedCalls() == []
-
-
-@pytest.mark.logs_errors
-def test_a_stream_that_fails_to_end_does_not_keep_the_others_open():
-    class Quiet:
-        progress = (0, 0)
-        aborted = 0
-
-        def abort(self, reason):
-            self.aborted += 1
-            watch.discard(self)
-
-    class Faulty(Quiet):
-        def abort(self, reason):
-            self.aborted += 1
-            raise ZeroDivisionError
-
-    clock = Clock()
-    watch = IdleWatch(clock, 60)
-    faulty, other = Faulty(), Quiet()
-    watch.add(faulty)
-    watch.add(other)
-    clock.pump([15] * 5)
-    assert (faulty.aborted, other.aborted) == (1, 1)
-    assert clock.getDelayedCalls() == []
-
-
-@pytest.mark.logs_errors
-def test_a_paused_connection_that_fails_to_end_does_not_keep_the_others_open():
-    class Gone:
-        asked = 0
-
-        def end_if_reset(self):
-            self.asked += 1
-            watch.discard(self)
-
-    class Faulty(Gone):
-        def end_if_reset(self):
-            self.asked += 1
-            raise ZeroDivisionError
-
-    clock = Clock()
-    watch = PausedWatch(clock)
-    paused = [Faulty(), Gone(), Faulty(), Gone()]
-    for each in paused:
-        watch.add(each)
-    clock.pump([15] * 3)
-    assert [each.asked for each in paused] == [1] * 4
-    assert clock.getDelayedCalls() == []
-
-
-def test_a_clock_without_a_hash_has_one_watch():
-    class Wrapping(Clock):
-        __hash__ = None
-
-    clock = Wrapping()
-    watch = idle_watch(clock, 60)
-    assert idle_watch(clock, 60) is watch
-    assert idle_watch(clock, 61) is not watch
-    assert idle_watch(Wrapping(), 60) is not watch
 
 
 @pytest.mark.parametrize("speaker", ["client", "target"])

@@ -92,13 +92,14 @@ class Link(Protocol):
 
         :raises SOCKS5Error: what the author's protocol failed with.
         """
-        way: Any = None
+        returned: Any = None
         try:
-            way = self.inner.endpoint()
+            returned = self.inner.endpoint()
         except Exception as error:
             self._failed_by(error)
         self._raise_failure()
-        return way  # type: ignore[no-any-return]
+        way: IStreamClientEndpoint = returned
+        return way
 
     def _raise_failure(self) -> None:
         """Raise what the author's protocol has failed with, by `fail` or by raising it."""

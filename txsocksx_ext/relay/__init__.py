@@ -14,10 +14,11 @@ from ..sockets.poller import poller_of
 from ..sockets.takeover import can_take
 from ..transports import keep_alive
 from .epoll import EpollRelay
-from .idle import idle_watch
+from .idle import IdleWatch
 from .interface import IRelay, RelayEnded
-from .paused import paused_watch
+from .paused import PausedWatch
 from .producers import ProducerRelay
+from .watch import shared_watch
 
 __all__ = ["IRelay", "RelayEnded", "join"]
 
@@ -46,10 +47,10 @@ def join(
         both are closed; ``None`` for never.
     :param fast: false where all bytes must go through the transports.
     """
-    watch = None if idle_timeout is None else idle_watch(reactor, idle_timeout)
+    watch = None if idle_timeout is None else shared_watch(IdleWatch, reactor, idle_timeout)
     poller = poller_of(reactor) if fast else None
     if poller is not None and can_take(client) and can_take(target):
         return EpollRelay(client, target, poller, ended, watch)
     keep_alive(client)
     keep_alive(target)
-    return ProducerRelay(client, target, ended, watch, paused_watch(reactor))
+    return ProducerRelay(client, target, ended, watch, shared_watch(PausedWatch, reactor))

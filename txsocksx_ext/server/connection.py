@@ -4,6 +4,7 @@ The life of one client's connection: its timer, its place among its peer's, its 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import maybeDeferred
@@ -73,14 +74,11 @@ class ClientConnection(Protocol):
             self.transport.write(last_words)
         # A client that sent more than could be kept is paused; now its input is thrown away.
         self.transport.resumeProducing()
-        self.factory.deadlines.start(self, self.factory.limits.linger, self._lingered)
+        self.factory.deadlines.start(self, self.factory.limits.linger, partial(abort, self.transport))
         if can_half_close(self.transport) and not self._input_ended:
             self.transport.loseWriteConnection()
         else:
             self.transport.loseConnection()
-
-    def _lingered(self) -> None:
-        abort(self.transport)
 
     def _end(self, reason: str) -> None:
         """Keep the first reason: what follows is its consequence."""

@@ -55,9 +55,10 @@ class Limits:
         """Refuse what would end every connection at once, or fail each time that it is used."""
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name == "pairs" and not isinstance(value, PairLimits):
-                raise ValueError(f"pairs must be PairLimits, not {type(value).__name__}")
-            if each.name != "pairs" and not (each.name == "idle_timeout" and value is None):
+            if each.name == "pairs":
+                if not isinstance(value, PairLimits):
+                    raise ValueError(f"pairs must be PairLimits, not {type(value).__name__}")
+            elif each.name != "idle_timeout" or value is not None:
                 check_limit(
                     each.name, value, may_be_0=each.name in ("read_ahead", "linger"), is_time="float" in each.type
                 )

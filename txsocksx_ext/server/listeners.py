@@ -35,6 +35,13 @@ def what_listens(description: str) -> tuple[list[str], dict[str, str]]:
     return arguments, keywords
 
 
+def kinds_of(description: str) -> tuple[str, str]:
+    """The wrappers in a listener's description, as they stand before the rest, and the kind that they wrap."""
+    arguments, _ = parse_description(description)
+    inner, _ = what_listens(description)
+    return f"{WRAPPER}:" * (len(arguments) - len(inner)), inner[0]
+
+
 def check_wrapper(description: str) -> None:
     """
     Refuse a listener that looks for the PROXY protocol's header where no balancer sends it.
@@ -42,8 +49,8 @@ def check_wrapper(description: str) -> None:
     :param description: a Twisted server endpoint string.
     :raises ValueError: it would look for it inside TLS.
     """
-    arguments, _ = parse_description(description)
-    if arguments[0] == WRAPPER and what_listens(description)[0][0] == "ssl":
+    wrappers, kind = kinds_of(description)
+    if wrappers and kind == "ssl":
         raise ValueError(
             "Twisted would look for the PROXY header inside TLS, and balancers send it before."
             " Have the balancer do TLS, and listen on haproxy:tcp"

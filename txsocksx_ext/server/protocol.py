@@ -355,31 +355,15 @@ _ACTS: dict[type, Callable[[SOCKS5ExtProtocol, Any], None]] = {
 }
 """What is done about each message."""
 
-_ADMISSION: Question = (
-    SOCKS5ExtProtocol._authenticate,
-    SOCKS5ExtProtocol._admit,
-    SOCKS5ExtProtocol._refuse_method,
-)
-_LOGIN: Question = (
-    SOCKS5ExtProtocol._authenticate,
-    SOCKS5ExtProtocol._accept,
-    SOCKS5ExtProtocol._refuse,
-)
+_ADMISSION: Question = (SOCKS5ExtProtocol._authenticate, SOCKS5ExtProtocol._admit, SOCKS5ExtProtocol._refuse_method)
+_LOGIN: Question = (SOCKS5ExtProtocol._authenticate, SOCKS5ExtProtocol._accept, SOCKS5ExtProtocol._refuse)
 _LOGIN_WITH_PAIRS: Question = (
     SOCKS5ExtProtocol._authenticate_pairs,
     SOCKS5ExtProtocol._accept,
     SOCKS5ExtProtocol._refuse,
 )
-_CONNECTION: Question = (
-    SOCKS5ExtProtocol._connect,
-    SOCKS5ExtProtocol._connected,
-    SOCKS5ExtProtocol._failed,
-)
-_RESOLUTION: Question = (
-    SOCKS5ExtProtocol._resolve,
-    SOCKS5ExtProtocol._resolved,
-    SOCKS5ExtProtocol._failed,
-)
+_CONNECTION: Question = (SOCKS5ExtProtocol._connect, SOCKS5ExtProtocol._connected, SOCKS5ExtProtocol._failed)
+_RESOLUTION: Question = (SOCKS5ExtProtocol._resolve, SOCKS5ExtProtocol._resolved, SOCKS5ExtProtocol._failed)
 
 
 def _note_literal(request: Request, session: Session) -> Request:

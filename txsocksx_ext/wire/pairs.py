@@ -181,8 +181,11 @@ def check_limit(name: str, value: object, *, may_be_0: bool = False, is_time: bo
     :param is_time: whether it has to be finite; ``math.inf`` is no limit in any other.
     :raises ValueError: and names the limit.
     """
-    is_number = isinstance(value, (int, float)) and not (is_time and value == math.inf)
-    if is_number and (value > 0 or (may_be_0 and value == 0)):  # type: ignore[operator]
+    if (
+        isinstance(value, (int, float))
+        and (value > 0 or (may_be_0 and value == 0))
+        and not (is_time and value == math.inf)
+    ):
         return
     kind = "finite number" if is_time else "number"
     raise ValueError(f"{name} must be a {kind} {'from 0 on' if may_be_0 else 'above 0'}, not {value!r}")

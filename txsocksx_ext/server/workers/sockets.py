@@ -23,9 +23,8 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from ...descriptions import parse_description
 from ...sockets.listening import ACCEPTS_IN_A_TURN
-from ..listeners import BACKLOG, WRAPPER, prepared, set_inherited_options, what_listens, with_backlog
+from ..listeners import BACKLOG, kinds_of, prepared, set_inherited_options, with_backlog
 
 SHAREABLE_KINDS = ("tcp", "tcp6", "unix", "ssl", "systemd")
 """Also behind ``haproxy:``."""
@@ -41,15 +40,8 @@ def kind_that_cannot_be_shared(description: str) -> str | None:
     Sharing needs the kind to leave the socket to the reactor, which is known of
     Twisted's own kinds alone.
     """
-    _, kind = _kinds(description)
+    _, kind = kinds_of(description)
     return None if kind in SHAREABLE_KINDS else kind
-
-
-def _kinds(description: str) -> tuple[str, str]:
-    """The wrappers in a description, as they stand before the rest, and the kind that they wrap."""
-    arguments, _ = parse_description(description)
-    inner, _ = what_listens(description)
-    return f"{WRAPPER}:" * (len(arguments) - len(inner)), inner[0]
 
 
 def can_share_sockets() -> bool:
@@ -209,7 +201,7 @@ class AdoptingEndpoint:
 
     def __init__(self, reactor: Any, description: str, family: int) -> None:
         self._adopting = _AdoptingReactor(reactor, family)
-        wrappers, kind = _kinds(description)
+        wrappers, kind = kinds_of(description)
         self._accepts_in_a_turn = ACCEPTS_IN_A_TURN
         if kind == "systemd":  # which numbers sockets that only the supervising process has
             description = f"{wrappers}tcp:0"
