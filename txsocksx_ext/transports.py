@@ -15,6 +15,7 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IAddress,
@@ -238,6 +239,19 @@ def unacknowledged(transport: Any) -> int:
     except (AttributeError, OSError, ValueError):  # no descriptor, or none of a socket
         return 0
     return int.from_bytes(answer, sys.byteorder)
+
+
+def endpoint_to(
+    reactor: Any, host: str, port: int, timeout: float = 30.0, source: tuple[str, int] | None = None
+) -> IStreamClientEndpoint:
+    """
+    Twisted's endpoint for an IPv4 or IPv6 address.
+
+    :param timeout: seconds for one attempt.
+    :param source: the address and port to connect from; a port of 0 is any.
+    """
+    kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
+    return kind(reactor, host, port, timeout=timeout, bindAddress=source)
 
 
 @implementer(IHalfCloseableProtocol)

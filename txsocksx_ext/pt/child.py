@@ -16,7 +16,6 @@ from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
@@ -24,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..errors import TransportInternalError, TransportTemporaryFailure
+from ..transports import endpoint_to
 from .environment import PREFIX, ClientEnvironment
 from .lines import ClientMethodLine
 from .notation import checked_name
@@ -268,8 +268,7 @@ class Life:
             raise ConversationFault(f"the program does not offer it{said}")
         if method.protocol != "socks5":
             raise ConversationFault("it speaks SOCKS4 alone, which carries no arguments")
-        endpoint = TCP6ClientEndpoint if ":" in method.host else TCP4ClientEndpoint
-        self.endpoint = endpoint(self._reactor, method.host, method.port)
+        self.endpoint = endpoint_to(self._reactor, method.host, method.port)
 
     def ended(self) -> Deferred[str]:
         """Fires when the process has ended, with how it did."""
@@ -287,6 +286,6 @@ class Life:
 
     async def close(self) -> None:
         """End the process, if it runs, and what it opened through us."""
-        await self._process.end()
+        await self._process.stop()
         if self.way_out is not None:
             await self.way_out.close()

@@ -10,7 +10,6 @@ from typing import Any
 
 from twisted.internet.address import HostnameAddress
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -29,7 +28,7 @@ from ..errors import (
     TTLExpired,
 )
 from ..sockets.transport import twisted_address_of
-from ..transports import is_loopback_host
+from ..transports import endpoint_to, is_loopback_host
 from ..wire.codes import AddressType
 from ..wire.messages import Address
 from .exchange import Exchange, ExchangeEndpoint
@@ -84,8 +83,7 @@ class Outgoing:
         is_ipv6 = Address.of(host, port).type == AddressType.IPV6
         source = self._source_v6 if is_ipv6 else self._source_v4
         bound = None if source is None or is_loopback_host(host) else (source, 0)
-        kind = TCP6ClientEndpoint if is_ipv6 else TCP4ClientEndpoint
-        return kind(self._reactor, host, port, timeout=CONNECT_TIMEOUT, bindAddress=bound)
+        return endpoint_to(self._reactor, host, port, CONNECT_TIMEOUT, bound)
 
     def _through(self, proxy: UpstreamProxy, target: Address) -> IStreamClientEndpoint:
         way = self._direct(proxy.host, proxy.port)

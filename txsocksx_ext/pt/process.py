@@ -8,12 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from ..children import ChildProcess
 from .lines import ClientMethodLine, LogLine, StatusLine, parse_line
 from .parent import ClientConversation, ConversationFault, without_addresses
 
@@ -34,7 +33,7 @@ _LEVELS = {"error": LogLevel.warn, "warning": LogLevel.warn, "notice": LogLevel.
 _log = Logger(namespace="txsocksx_ext.pt")
 
 
-class TransportProcess(ProcessProtocol):
+class TransportProcess(ChildProcess):
     """
     One process.
 
@@ -46,29 +45,24 @@ class TransportProcess(ProcessProtocol):
     :ivar pid: its number; ``None`` where it does not run.
     """
 
-    transport: Any
-
     def __init__(self, reactor: Any, name: str, has_proxy: bool) -> None:
+        super().__init__()
         self._reactor = reactor
         self._name = name
         self.conversation = ClientConversation(has_proxy)
         self.configured: Deferred[dict[str, ClientMethodLine]] = Deferred()
         self.pid: int | None = None
-        self._unread = b""
         self._fault: ConversationFault | None = None
-        self._end: str | None = None
-        self._waiting: list[Deferred[str]] = []
         self._close_pipes: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         self.pid = self.transport.pid
 
     def outReceived(self, data: bytes) -> None:
-        *lines, self._unread = (self._unread + data).split(b"\n")
         try:
-            for line in lines:
+            for line in self.lines_with(1, data):
                 self._hear(line)
-            if len(self._unread) > LONGEST_LINE:
+            if len(self._unread[1]) > LONGEST_LINE:
                 raise ConversationFault("a line of it has no end")
         except ConversationFault as fault:
             self._break(fault)
@@ -91,11 +85,11 @@ class TransportProcess(ProcessProtocol):
 
     def _break(self, fault: ConversationFault) -> None:
         """End it: as tor does, it gets no second chance in this life."""
-        self._unread = b""
+        self._unread[1] = b""
         if self._fault is None:
             self._fault = fault
             self._settle(lambda: self.configured.errback(fault))
-            self.end()
+            self.stop()
 
     def _settle(self, fire: Callable[[], None]) -> None:
         if not self.configured.called:
@@ -113,48 +107,23 @@ class TransportProcess(ProcessProtocol):
         self.pid = None
         if self._close_pipes is not None and self._close_pipes.active():
             self._close_pipes.cancel()
-        self._end = str(self._fault or _words_of(reason.value))
         fault = ConversationFault(f"it ended before it was ready: {_words_of(reason.value)}")
         self._settle(lambda: self.configured.errback(fault))
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(self._end)
+        super().processEnded(reason)
 
-    def when_ended(self) -> Deferred[str]:
-        """Fires when it has ended, with how it did."""
-        if self._end is not None:
-            return succeed(self._end)
-        waiting: Deferred[str] = Deferred(self._waiting.remove)
-        self._waiting.append(waiting)
-        return waiting
+    def words_of(self, reason: Failure) -> str:
+        return str(self._fault or _words_of(reason.value))
 
-    def end(self) -> Deferred[Any]:
+    def stop(self) -> Deferred[str]:
         """
         End it, if it runs.
 
         :returns: fires when it has ended.
         """
         if self.pid is None:
-            return succeed(None)
+            return succeed("")
         self.transport.closeStdin()
-        steps: list[IDelayedCall] = [
-            self._reactor.callLater(END_OF_STDIN_WITHIN, self._signal, "TERM"),
-            self._reactor.callLater(END_WITHIN, self._signal, "KILL"),
-        ]
-
-        def settled(result: Any) -> Any:
-            for step in steps:
-                if step.active():
-                    step.cancel()
-            return result
-
-        return self.when_ended().addBoth(settled)
-
-    def _signal(self, name: str) -> None:
-        try:
-            self.transport.signalProcess(name)
-        except ProcessExitedAlready:
-            """It has ended by itself, and processEnded follows."""
+        return self.end_by(self._reactor, ((END_OF_STDIN_WITHIN, "TERM"), (END_WITHIN, "KILL")))
 
 
 def _words_of(end: Any) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IAddress, IDelayedCall, IStreamClientEndpoint, ITransport
 from twisted.internet.protocol import Factory, connectionDone
@@ -20,7 +19,7 @@ from ..errors import SOCKS5Error, TTLExpired
 from ..relay import IRelay, join
 from ..server.draining import Draining
 from ..server.limits import connections_by_descriptors
-from ..transports import open_transport
+from ..transports import endpoint_to, open_transport
 from .environment import ServerEnvironment
 from .exchange import open_by_exchange
 from .extorport import ExtendedORPortRefused, introduce, read_cookie
@@ -44,16 +43,11 @@ def way_to_tor(reactor: Any, environment: ServerEnvironment) -> ConnectToTor:
     address, cookie_file = environment.extended_or_port, environment.cookie_file
     if address is None or cookie_file is None:
         assert environment.or_port is not None
-        or_port = _endpoint(reactor, *environment.or_port)
+        or_port = endpoint_to(reactor, *environment.or_port, ORPORT_TIMEOUT)
         return lambda name, client: open_transport(or_port)
-    extended = _endpoint(reactor, *address)
+    extended = endpoint_to(reactor, *address, ORPORT_TIMEOUT)
     read_cookie(cookie_file)
     return lambda name, client: _introduced(reactor, extended, cookie_file, name, client)
-
-
-def _endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
-    kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
-    return kind(reactor, host, port, timeout=ORPORT_TIMEOUT)
 
 
 def _introduced(

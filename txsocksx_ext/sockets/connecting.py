@@ -10,11 +10,10 @@ from errno import EALREADY, EINPROGRESS
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectBindError, ConnectError, ConnectingCancelledError, getConnectError
 from twisted.internet.interfaces import ITransport
 
-from ..transports import is_loopback_host, keep_socket_alive, open_transport
+from ..transports import endpoint_to, is_loopback_host, keep_socket_alive, open_transport
 from ..wire.codes import AddressType
 from ..wire.messages import Address
 from .poller import FAILED, INPUT_ENDED, WRITABLE, Poller, poller_of
@@ -44,8 +43,7 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
     poller = poller_of(reactor)
     is_ipv6 = address.type == IPV6
     if poller is None or getattr(reactor.connectTCP, "__self__", None) is not poller.reactor:
-        endpoint = TCP6ClientEndpoint if is_ipv6 else TCP4ClientEndpoint
-        return open_transport(endpoint(reactor, address.host, address.port, timeout=ATTEMPT_TIMEOUT))
+        return open_transport(endpoint_to(reactor, address.host, address.port, ATTEMPT_TIMEOUT))
     try:
         connecting = socket.SocketType(socket.AF_INET6 if is_ipv6 else socket.AF_INET, _KIND)
     except OSError as error:

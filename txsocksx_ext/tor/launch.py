@@ -10,14 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString, quoteStringArgument
-from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from ..children import ChildProcess
 from ..errors import ProxyUnreachable
 from .control import ControlConnection, attach
 from .instance import TorInstance
@@ -82,8 +80,8 @@ class _OwnTor:
         port_file.unlink(missing_ok=True)
         self._process = process = self._start(folder, port_file)
         while True:
-            if process.status is not None:
-                raise ChildProcessError(f"tor ended: {process.status}")
+            if process.end is not None:
+                raise ChildProcessError(f"tor ended: {process.end}")
             try:
                 tor = await attach(self._reactor, _control_endpoint(self._reactor, port_file))
             except CancelledError:
@@ -100,7 +98,9 @@ class _OwnTor:
         """End tor, if it runs."""
         self._instance.socks = None
         if self._process is not None:
-            await self._process.end(self._reactor)
+            if self._process.end is None:
+                self._process.signal("TERM")
+                await self._process.end_by(self._reactor, ((END_WITHIN, "KILL"),))
             self._process = None
         if self._folder is not None and self._state is None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -142,62 +142,21 @@ def _control_endpoint(reactor: Any, port_file: Path) -> TCP4ClientEndpoint:
     return TCP4ClientEndpoint(reactor, host, int(port))
 
 
-class _TorProcess(ProcessProtocol):
-    """
-    :ivar status: how it ended; ``None`` while it runs.
-    """
-
-    transport: Any
-    status: str | None = None
-
-    def __init__(self) -> None:
-        self._unread = b""
-        self._waiting: list[Deferred[None]] = []
+class _TorProcess(ChildProcess):
+    """Tor itself."""
 
     def connectionMade(self) -> None:
         self.transport.closeStdin()
 
     def outReceived(self, data: bytes) -> None:
         """Pass on what is wrong. Tor itself leaves targets out of what it logs."""
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        for line in lines:
+        for line in self.lines_with(1, data):
             if b"[warn]" in line or b"[err]" in line:
                 _log.warn("our own tor: {line}", line=line.decode("utf-8", "backslashreplace"))
 
     def errReceived(self, data: bytes) -> None:
         """Pass on what the system says where it cannot run the program."""
         _log.warn("our own tor: {line}", line=data.decode("utf-8", "backslashreplace").strip())
-
-    def processEnded(self, reason: Failure) -> None:
-        self.status = str(reason.value)
-        for each in self._waiting:
-            each.callback(None)
-
-    def end(self, reactor: Any) -> Deferred[None]:
-        """
-        End it, if it runs.
-
-        :returns: fires when it has ended.
-        """
-        if self.status is not None:
-            return succeed(None)
-        self._signal("TERM")
-        deadline = reactor.callLater(END_WITHIN, self._signal, "KILL")
-
-        def settled(result: Any) -> Any:
-            if deadline.active():
-                deadline.cancel()
-            return result
-
-        ended: Deferred[None] = Deferred()
-        self._waiting.append(ended)
-        return ended.addBoth(settled)
-
-    def _signal(self, name: str) -> None:
-        try:
-            self.transport.signalProcess(name)
-        except ProcessExitedAlready:
-            """It has ended by itself, and processEnded follows."""
 
 
 async def socks_listener(tor: Any) -> str:

@@ -11,13 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 from twisted.application.internet import backoffPolicy
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
+from ...children import ChildProcess
 from ..counters import Counters
 from .events import event_from_text
 
@@ -89,9 +88,9 @@ class Slot:
     def kill(self) -> None:
         """End the workers at once."""
         for each in self._running:
-            each.kill()
+            each.signal("KILL")
 
-    def ended(self) -> list[Deferred[None]]:
+    def ended(self) -> list[Deferred[str]]:
         """Deferreds that fire as the processes end."""
         return [each.when_ended() for each in self._running]
 
@@ -128,20 +127,16 @@ class Slot:
         self._counted = Counters.sum_of([self._counted, replace(process.counters, now=0)])
 
 
-class WorkerProcess(ProcessProtocol):
+class WorkerProcess(ChildProcess):
     """
     One worker.
 
     :ivar counters: what it has done, as it last said.
     """
 
-    transport: Any
-
     def __init__(self, slot: Slot) -> None:
+        super().__init__()
         self._slot = slot
-        self._unread: dict[int, bytes] = {1: b"", 2: b""}
-        self._waiting: list[Deferred[None]] = []
-        self._has_ended = False
         self.counters = Counters()
 
     def say(self, word: str, message: object = None) -> None:
@@ -151,25 +146,9 @@ class WorkerProcess(ProcessProtocol):
         except KeyError:
             """It is dead, and has closed the pipe."""
 
-    def kill(self) -> None:
-        """End it at once."""
-        try:
-            self.transport.signalProcess("KILL")
-        except ProcessExitedAlready:
-            """And its end follows."""
-
-    def when_ended(self) -> Deferred[None]:
-        """Fires when it has ended."""
-        if self._has_ended:
-            return succeed(None)
-        waiting: Deferred[None] = Deferred()
-        self._waiting.append(waiting)
-        return waiting
-
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Hear what it says, and log what its Python says."""
-        *lines, self._unread[childFD] = (self._unread[childFD] + data).split(b"\n")
-        for line in lines:
+        for line in self.lines_with(childFD, data):
             text = line.decode("utf-8", "backslashreplace")
             if childFD == 1:
                 word, _, rest = text.partition(" ")
@@ -189,10 +168,8 @@ class WorkerProcess(ProcessProtocol):
         self._slot.is_leaving(self, f"ended: {reason.value}")
 
     def processEnded(self, reason: Failure) -> None:
-        self._has_ended = True
         self._slot.has_ended(self)
-        for each in self._waiting:
-            each.callback(None)
+        super().processEnded(reason)
 
     def _ready(self, _: str) -> None:
         self._slot.became_ready(self)

@@ -1,0 +1,81 @@
+"""
+What all processes that we start have in common: they say lines, are told to end, and do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+
+class ChildProcess(ProcessProtocol):
+    """
+    One process.
+
+    :ivar end: how it ended, in a few words; ``None`` before that.
+    """
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.end: str | None = None
+        # By the child's descriptor: what came of a line whose end has not come.
+        self._unread: dict[int, bytes] = {}
+        self._waiting: list[Deferred[str]] = []
+
+    def lines_with(self, descriptor: int, data: bytes) -> list[bytes]:
+        """The lines that what came now completes, without their ends."""
+        *lines, self._unread[descriptor] = (self._unread.get(descriptor, b"") + data).split(b"\n")
+        return lines
+
+    def signal(self, name: str) -> None:
+        """
+        Send it a signal, if it is still there.
+
+        :param name: as in ``TERM``.
+        """
+        try:
+            self.transport.signalProcess(name)
+        except ProcessExitedAlready:
+            """It has ended by itself, and processEnded follows."""
+
+    def when_ended(self) -> Deferred[str]:
+        """Fires when it has ended, with `end`."""
+        if self.end is not None:
+            return succeed(self.end)
+        waiting: Deferred[str] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        return waiting
+
+    def end_by(self, clock: IReactorTime, signals: Sequence[tuple[float, str]]) -> Deferred[str]:
+        """
+        Send it signals until it has ended.
+
+        :param signals: each with the seconds from now after which it is sent.
+        :returns: fires as `when_ended` does.
+        """
+        steps = [clock.callLater(seconds, self.signal, name) for seconds, name in signals]
+
+        def settled(end: Any) -> Any:
+            for step in steps:
+                if step.active():
+                    step.cancel()
+            return end
+
+        return self.when_ended().addBoth(settled)
+
+    def words_of(self, reason: Failure) -> str:
+        """What `end` will be, from Twisted's reason."""
+        return str(reason.value)
+
+    def processEnded(self, reason: Failure) -> None:
+        self.end = self.words_of(reason)
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(self.end)
