@@ -15,7 +15,7 @@ from ..client.endpoints import dialect_named
 from ..client.factory import SOCKS5ExtClientFactory
 from ..client.methods import ClientMethods
 from ..client.negotiation import negotiate
-from ..descriptions import client_endpoint, endpoint_description, refuse_unknown, secret_from_file
+from ..descriptions import client_endpoint, endpoint_description, refuse_unknown, secret_from_file, yes_or_no
 from ..errors import ProxyUnreachable, SOCKS5Error
 from ..transports import PausedFactory
 from ..wire.codes import Dialect
@@ -38,6 +38,8 @@ class SOCKSRoute(Route):
     :param methods: what to offer it.
     :param dialect: how to read its extended codes; ``None`` decides by what it
         selects and confirms.
+    :param allow_cleartext: whether a login may go to a proxy that is not seen to be
+        on this machine or behind TLS.
     """
 
     name = "socks"
@@ -48,11 +50,13 @@ class SOCKSRoute(Route):
         proxy: IStreamClientEndpoint,
         methods: ClientMethods,
         dialect: Dialect | None = None,
+        allow_cleartext: bool = False,
     ) -> None:
         self._reactor = reactor
         self._proxy = proxy
         self._methods = methods
         self._dialect = dialect
+        self._allow_cleartext = allow_cleartext
 
     def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
@@ -68,7 +72,12 @@ class SOCKSRoute(Route):
 
     def _ask(self, request: Request, session: Session, application: PausedFactory | None) -> Deferred[Any]:
         factory = SOCKS5ExtClientFactory(
-            request, self.methods_for(session), application, dialect=self._dialect, reactor=self._reactor
+            request,
+            self.methods_for(session),
+            application,
+            dialect=self._dialect,
+            allow_cleartext=self._allow_cleartext,
+            reactor=self._reactor,
         )
         # No time-out here: the server's own covers the whole way.
         return negotiate(self._reactor, self._proxy, factory, timeout=None).addErrback(_proxy_unreachable)
@@ -85,12 +94,12 @@ def _proxy_unreachable(failure: Failure) -> Failure:
 _FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 
 
-KEYWORDS = frozenset({"username", "password-file", "dialect"})
+KEYWORDS = frozenset({"username", "password-file", "dialect", "allow-cleartext"})
 
 
 def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> SOCKSRoute:
     """
-    Make the route of ``socks:ENDPOINT[:username=…][:password-file=…][:dialect=…]``.
+    Make the route of ``socks:ENDPOINT[:username=…][:password-file=…][:dialect=…][:allow-cleartext=…]``.
 
     ENDPOINT is a client endpoint string, or HOST and PORT.
     """
@@ -108,4 +117,5 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
         client_endpoint(reactor, endpoint_description(arguments)),
         ClientMethods.of(methods),
         dialect_named(keywords.get("dialect", "auto")),
+        yes_or_no("allow-cleartext", keywords.get("allow-cleartext", "no")),
     )

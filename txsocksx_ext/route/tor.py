@@ -101,13 +101,13 @@ class _LaunchedTorRoute(TorRoute):
     is_for_each_process = False
 
 
-KEYWORDS = frozenset({"control", "control-password-file", "extended"})
+KEYWORDS = frozenset({"control", "control-password-file", "extended", "allow-cleartext"})
 LAUNCH_KEYWORDS = frozenset({"exec", "torrc", "state"})
 
 
 def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> TorRoute:
     """
-    Make the route of ``tor:ENDPOINT[:ENDPOINT…][:control=ENDPOINT[,ENDPOINT…]][:extended=yes|no]``.
+    Make the route of ``tor:ENDPOINT[:ENDPOINT…][:control=ENDPOINT[,ENDPOINT…]][:extended=…][:allow-cleartext=…]``.
 
     Each ENDPOINT is a client endpoint string, with its colons written ``\\:``.
     Control ports stand in the order of the SOCKS ports. Or that of
@@ -120,6 +120,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
     refuse_unknown(keywords, KEYWORDS, "the route tor")
     descriptions = _endpoint_descriptions(arguments)
     extended = yes_or_no("extended", keywords["extended"]) if "extended" in keywords else None
+    allow_cleartext = yes_or_no("allow-cleartext", keywords.get("allow-cleartext", "no"))
     controls = keywords["control"].split(",") if "control" in keywords else []
     if controls and len(controls) != len(descriptions):
         raise ValueError(
@@ -134,7 +135,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
         if controls:
             shown = f"tor {number + 1} at {shown_endpoint(description)}"
             control = _control(reactor, controls[number], password, number + 1, shown)
-        tors.append(TorInstance(reactor, endpoint, control, extended, name=description))
+        tors.append(TorInstance(reactor, endpoint, control, extended, description, allow_cleartext))
     return TorRoute(tors, TOKENS)
 
 
