@@ -78,6 +78,22 @@ def test_sigterm_cuts_a_stream_when_the_time_for_it_is_over(socks5ext):
     assert "end=drained" in server.output
 
 
+@pytest.mark.parametrize("options", [(), ("--workers=2",)], ids=["one process", "workers"])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_another_signal_cuts_a_stream_at_once(socks5ext, options, second):
+    server = socks5ext("--drain=60", *options)
+    with Target(until_it_ends) as target, open_stream(server, target) as stream:
+        server.process.send_signal(signal.SIGTERM)
+        assert has_written(server, "streams that are left: 1; they have 60 s to end")
+        server.process.send_signal(second)
+        with pytest.raises(ConnectionResetError):
+            stream.recv(1)
+        assert target.next_result() == "reset"
+        assert server.process.wait(20) == -signal.SIGTERM
+    assert "end=drained" in server.output
+    assert "Traceback" not in server.output
+
+
 # Many transfers
 
 

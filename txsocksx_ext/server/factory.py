@@ -221,8 +221,11 @@ class SOCKS5ExtFactory(Factory):
             protocol.stop()
         if not self.sessions:
             return succeed(None)
-        return self._draining.wait(self.reactor, seconds, self._abort_all)
+        if seconds:
+            self.log.draining(len(self.sessions), seconds)
+        return self._draining.wait(self.reactor, seconds, self.abort_all)
 
-    def _abort_all(self) -> None:
+    def abort_all(self) -> None:
+        """End every connection at once, with a reset."""
         for protocol in list(self.sessions):
             protocol.abort("drained")

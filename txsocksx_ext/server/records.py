@@ -113,6 +113,10 @@ class SessionLog:
         """A connection was closed as it came."""
         _log.warn("{peer} closed: there are max-connections already", peer=peer_name(peer))
 
+    def draining(self, count: int, seconds: float) -> None:
+        """The server stops when the connections that are left have ended."""
+        _log.info("streams that are left: {count}; they have {seconds} s to end", count=count, seconds=f"{seconds:g}")
+
     def unexpected(self, failure: Failure, session: Session) -> None:
         """
         A decision, or a line, failed in a way that has no code: a fault in a program.

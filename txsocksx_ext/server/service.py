@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from ..transports import is_loopback_host
 from .factory import SOCKS5ExtFactory
 from .listeners import listener_service, what_listens
+from .signals import hurry_on_signals
 from .textlog import LoggingService
 
 _PRIVATE_KINDS = frozenset({"unix", "ssl", "tls"})
@@ -133,8 +134,12 @@ class SOCKS5ExtService(LoggingService, MultiService):
         """
         Stop listening, then drain, then stop the routes.
 
+        Where a command runs it, another SIGINT or SIGTERM ends the draining.
+
         :returns: fires when no connection is left, and nothing runs.
         """
+        if self.twistd_options is not None:  # it is the one service of its process, which ends with it
+            hurry_on_signals(self.factory.reactor, self.factory.abort_all)
         stopped: Deferred[object] = super().stopService()
         stopped.addCallback(lambda _: self.factory.drain(self._drain))
         stopped.addCallback(lambda _: self.report())

@@ -115,6 +115,11 @@ class Worker(LineOnlyReceiver):
             self._is_stopping = True
             self._reactor.stop()
 
+    def _hurry(self, _: object) -> None:
+        """Have nobody end by himself any more."""
+        if self._serving is not None:
+            self._serving.factory.abort_all()
+
     def _end(self) -> Deferred[None]:
         """Before the reactor stops."""
         return Deferred.fromCoroutine(self._finish())
@@ -138,6 +143,7 @@ class Worker(LineOnlyReceiver):
         b"take": _take,
         b"leave": _leave,
         b"stop": stop,
+        b"hurry": _hurry,
     }
 
 

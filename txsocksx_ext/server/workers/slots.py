@@ -85,6 +85,11 @@ class Slot:
         for each in self._running:
             each.say("stop")
 
+    def hurry(self) -> None:
+        """Have the workers, which were told to end, end the streams that are left."""
+        for each in self._running:
+            each.say("hurry")
+
     def kill(self) -> None:
         """End the workers at once."""
         for each in self._running:

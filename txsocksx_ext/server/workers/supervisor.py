@@ -18,6 +18,7 @@ from ...route.interface import IRoute
 from ...tor.isolation import TOKENS
 from ..counters import Counters
 from ..settings import ServerSettings
+from ..signals import hurry_on_signals
 from ..textlog import LoggingService
 from .shared_routes import SharedRouteFactory
 from .slots import Slot, WorkerProcess, worker_command
@@ -121,10 +122,18 @@ class WorkersService(LoggingService):
         """
         Stop listening, let the workers drain, then stop the routes.
 
+        Where a command runs it, another SIGINT or SIGTERM ends the draining.
+
         :returns: fires when no worker is left, and nothing runs.
         """
+        if self.twistd_options is not None:  # it is the one service of its process, which ends with it
+            hurry_on_signals(self._reactor, self._hurry_all)
         super().stopService()
         return Deferred.fromCoroutine(self._stop_all())
+
+    def _hurry_all(self) -> None:
+        for slot in self._slots:
+            slot.hurry()
 
     def _kill_all(self) -> None:
         for slot in self._slots:
