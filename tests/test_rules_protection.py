@@ -1,0 +1,110 @@
+"""What no rule opens by accident: addresses that are nobody else's business."""
+
+import pytest
+from support.rules import DEFAULT, LOCAL, OWN, REMOTE
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+
+from txsocksx_ext import RouteTable, Session
+from txsocksx_ext.errors import ConnectionNotAllowed
+from txsocksx_ext.route.interface import Route
+from txsocksx_ext.route.refuse import RefuseRoute
+from txsocksx_ext.wire.messages import Address
+
+PROTECTED = [
+    "127.0.0.1",
+    "127.255.255.254",
+    "0.0.0.0",
+    "0.1.2.3",
+    "10.1.2.3",
+    "100.64.0.1",
+    "169.254.169.254",
+    "168.63.129.16",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.0.0.1",
+    "192.168.1.1",
+    "198.18.0.1",
+    "224.0.0.1",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "fe80::1",
+    "fec0::1",
+    "fc00::1",
+    "fd00:ec2::254",
+    "ff02::1",
+    # The same in disguise: mapped, compatible, 6to4, NAT64, Teredo's client and server.
+    "::ffff:127.0.0.1",
+    "::ffff:169.254.169.254",
+    "::7f00:1",
+    "2002:7f00:1::",
+    "2002:a9fe:a9fe::1",
+    "64:ff9b::127.0.0.1",
+    "64:ff9b::a9fe:a9fe",
+    "64:ff9b:1::7f00:1",
+    "2001:0:5333:1::80ff:fffe",
+    "2001:0:7f00:1::5333:1",
+]
+OPEN = ["192.0.2.1", "172.32.0.1", "172.15.255.255", "100.128.0.1", "11.0.0.1", "2001:db8::1", "::ffff:192.0.2.1"]
+
+
+@pytest.mark.parametrize("host", PROTECTED)
+def test_a_protected_address_is_refused_to_clients_elsewhere_alone(host):
+    table = RouteTable((), DEFAULT)
+    destination = Address.of(host, 80)
+    with pytest.raises(ConnectionNotAllowed):
+        table.route_of(destination, Session(REMOTE, table))
+    for peer in (LOCAL, IPv6Address("TCP", "::1", 1), IPv4Address("TCP", "::ffff:127.0.0.1", 1), UNIXAddress(None)):
+        assert table.route_of(destination, Session(peer, table)) is DEFAULT
+
+
+@pytest.mark.parametrize("host", OPEN)
+def test_other_addresses_are_open_to_all(host):
+    table = RouteTable((), DEFAULT)
+    assert table.route_of(Address.of(host, 80), Session(REMOTE, table)) is DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_open"),
+    [
+        ("10.1.0.0/16", True),
+        ("10.1.2.3", True),
+        ("10.1.2.3:80", True),
+        ("10.1.2.3:81", False),
+        ("10.2.0.0/16", False),
+        # These name no address, so they open none by accident.
+        ("*", False),
+        ("*:80", False),
+    ],
+)
+def test_a_rule_that_names_addresses_opens_them(pattern, is_open):
+    table = RouteTable([(pattern, OWN)], DEFAULT)
+    session = Session(REMOTE, table)
+    if is_open:
+        assert table.route_of(Address.of("10.1.2.3", 80), session) is OWN
+    else:
+        with pytest.raises(ConnectionNotAllowed):
+            table.route_of(Address.of("10.1.2.3", 80), session)
+
+
+def test_a_rule_that_refuses_addresses_does_not_open_them():
+    table = RouteTable([("*.example", OWN), ("10.0.0.0/8", RefuseRoute())], DEFAULT)
+    session = Session(REMOTE, table)
+    name = Address.of("intranet.example", 80)
+    # The name's rule stands first, so the refusal does not reach it; but it must not do the contrary.
+    assert table.route_of_resolved(name, Address.of("10.1.2.3", 80), session) is None
+
+
+@pytest.mark.parametrize("pattern", ["0.0.0.0/0", "8.0.0.0/5"])
+def test_a_rule_about_more_than_private_addresses_opens_none_by_accident(pattern):
+    table = RouteTable([(pattern, OWN)], DEFAULT)
+    with pytest.raises(ConnectionNotAllowed):
+        table.route_of(Address.of("10.1.2.3", 80), Session(REMOTE, table))
+    assert table.route_of(Address.of("10.1.2.3", 80), Session(LOCAL, table)) is OWN
+
+
+def test_a_rule_opens_addresses_to_its_own_route_alone():
+    table = RouteTable([("*.example", OWN), ("10.0.0.0/8", Route())], DEFAULT)
+    name = Address.of("intranet.example", 80)
+    assert table.route_of_resolved(name, Address.of("10.1.2.3", 80), Session(REMOTE, table)) is None
+    assert table.route_of_resolved(name, Address.of("10.1.2.3", 80), Session(LOCAL, table)) is OWN
