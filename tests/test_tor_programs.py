@@ -459,9 +459,17 @@ class TestWebAgent:
         with pytest.raises(SchemeNotSupported):
             await agent.request(b"GET", b"ftp://example.com/")
 
-    async def test_a_host_that_socks5_cannot_carry(self, proxy):
-        requesting = web_agent(FakeTor(), socks_endpoint=proxy.endpoint).request(b"GET", b"http://a@example.com/")
-        with pytest.raises(ValueError, match="holds no @"):
+    @pytest.mark.parametrize(
+        ("url", "told"),
+        [
+            (b"http://a@example.com/", "holds no @"),
+            (b"https://a@example.com/", "holds no @"),
+            (b"https://a_b.example/", "a_b"),
+        ],
+    )
+    async def test_a_host_that_socks5_or_tls_cannot_carry(self, proxy, url, told):
+        requesting = web_agent(FakeTor(), socks_endpoint=proxy.endpoint).request(b"GET", url)
+        with pytest.raises(ValueError, match=told):
             await requesting
 
     async def test_why_a_page_was_not_reached(self, proxy):

@@ -314,6 +314,10 @@ async def test_other_schemes_are_not_supported(url):
         (b"http://" + b"a" * 256 + b"/", "256 bytes"),
         (b"https://target.example:99999/", "port"),
         (b"http://alice:secret@target.example/", "holds no @"),
+        (b"https://alice:secret@target.example/", "holds no @"),
+        # Of these it is TLS that cannot name the host.
+        (b"https://under_score.example/", "under_score"),
+        (b"https:///", "empty"),
     ],
 )
 async def test_a_url_that_socks5_cannot_carry_fails_as_other_failures_do(url, told):

@@ -19,7 +19,8 @@ from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
-from .endpoints import ANONYMOUS, DEFAULT_TIMEOUT, SOCKS5ClientEndpoint, checked_timeout
+from ..wire.messages import Address
+from .endpoints import ANONYMOUS, DEFAULT_TIMEOUT, SOCKS5ClientEndpoint, checked_timeout, target_address
 from .methods import ClientMethods
 
 
@@ -54,18 +55,18 @@ class SOCKS5AgentEndpointFactory:
         """
         See `twisted.web.iweb.IAgentEndpointFactory`.
 
-        :returns: an endpoint; where SOCKS5 cannot carry the host or the port, one
-            that fails with the `ValueError` that says so.
+        :returns: an endpoint; where SOCKS5 cannot carry the host or the port, or
+            TLS cannot name the host, one that fails with the `ValueError` that says so.
         :raises SchemeNotSupported: it is neither http nor https.
         """
-        tls = tls_for(uri, self._policy) or False
         try:
+            target, tls = target_and_tls(uri, self._policy)
             return SOCKS5ClientEndpoint(
-                uri.host,
-                uri.port,
+                target.host,
+                target.port,
                 self._proxy_endpoint,
                 self._methods,
-                tls=tls,
+                tls=tls or False,
                 reactor=self._reactor,
                 **self._options,
             )
@@ -85,18 +86,18 @@ class FaultyEndpoint:
         return fail(self._error)
 
 
-def tls_for(uri: URI, policy: IPolicyForHTTPS) -> IOpenSSLClientConnectionCreator | None:
+def target_and_tls(uri: URI, policy: IPolicyForHTTPS) -> tuple[Address, IOpenSSLClientConnectionCreator | None]:
     """
-    How to speak TLS with the host of a URI; ``None`` for http.
+    Where a URI leads, and how to speak TLS there; ``None`` for http.
 
     :raises SchemeNotSupported: it is neither http nor https.
+    :raises ValueError: SOCKS5 cannot carry the host or the port, or TLS cannot name the host.
     """
     if uri.scheme not in (b"http", b"https"):
         raise SchemeNotSupported(f"no agent here speaks {uri.scheme!r}: http and https alone")
-    if uri.scheme == b"http":
-        return None
-    creator: IOpenSSLClientConnectionCreator = policy.creatorForNetloc(uri.host, uri.port)
-    return creator
+    # Before the policy sees it, whose errors repeat what is no name: a password may stand there.
+    target = target_address(uri.host, uri.port)
+    return target, policy.creatorForNetloc(uri.host, uri.port) if uri.scheme == b"https" else None
 
 
 def web_agent(

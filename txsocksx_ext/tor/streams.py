@@ -22,9 +22,9 @@ from twisted.web.client import URI
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
-from ..client.endpoints import over_tls, target_address
+from ..client.endpoints import over_tls
 from ..client.negotiation import PROXY_NOT_REACHED
-from ..client.web import FaultyEndpoint, tls_for
+from ..client.web import FaultyEndpoint, target_and_tls
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
 from ..wire.codes import Command
 from ..wire.messages import Address, Request
@@ -128,12 +128,11 @@ class AgentEndpoints:
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """See `twisted.web.iweb.IAgentEndpointFactory`."""
-        tls = tls_for(uri, self._policy)
         try:
-            target = target_address(uri.host, uri.port)
+            target, tls = target_and_tls(uri, self._policy)
+            return StreamEndpoint(self._streams, target, tls)
         except ValueError as error:
             return FaultyEndpoint(error)
-        return StreamEndpoint(self._streams, target, tls)
 
 
 def socks_port(
