@@ -272,6 +272,15 @@ class TestTheEnd:
         assert started.ends()[0] == 0
         assert noted()
 
+    def test_sigterm_and_the_end_of_stdin(self, child, client):
+        """Tor does both to a transport that it ends. Several, since not every one sees both in one moment."""
+        several = [child(client("plain")) for _ in range(4)]
+        for started in several:
+            said = started.lines()
+            started.process.terminate()
+            started.close_stdin()
+            assert started.ends() == (0, said, "")
+
     def test_a_parent_that_closes_our_stdout(self, child, client):
         started = child(client("plain", exit_on_stdin_close=False))
         started.lines()

@@ -158,8 +158,10 @@ class _Life:
 
     def begin(self, stdout: int) -> None:
         """Open the pipes, and start the transports."""
-        self._reactor.addSystemEventTrigger("before", "shutdown", self._program.stop)
-        signal.signal(signal.SIGINT, lambda *_: self._reactor.callFromThread(self._interrupted))
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
+        self._on_signal(signal.SIGINT, self._interrupted)
+        # Twisted's own handler would stop a reactor that the end of stdin has stopped already: tor does both.
+        self._on_signal(signal.SIGTERM, self.end)
         watches_stdin = self._parent.exits_on_stdin_close
         try:
             stdin = 0 if watches_stdin else os.open(os.devnull, os.O_RDONLY)
@@ -188,9 +190,17 @@ class _Life:
             self._is_over = True
             self._reactor.stop()
 
+    def _shut_down(self) -> Deferred[Any]:
+        """The reactor stops, whoever had it stop."""
+        self._is_over = True
+        return self._program.stop()
+
+    def _on_signal(self, number: signal.Signals, act: Callable[[], None]) -> None:
+        signal.signal(number, lambda *_: self._reactor.callFromThread(act))
+
     def _interrupted(self) -> None:
         """The first SIGINT lets streams end by themselves; the second does not."""
-        signal.signal(signal.SIGINT, lambda *_: self._reactor.callFromThread(self.end))
+        self._on_signal(signal.SIGINT, self.end)
         self._program.stop(UNTIL_ALL_ARE_DONE).addCallback(lambda _: self.end())
 
     def _look_for_parent(self, parent: int) -> None:
