@@ -207,6 +207,9 @@ def test_secrets_are_not_shown():
         ("socks5://us/er:p@ss:w#rd@192.0.2.9:1080", ("us/er", "p@ss:w#rd")),
         ("http://us%3Aer:%40@192.0.2.9:1080", None),
         ("http://user:%40%2F@192.0.2.9:1080", ("user", "@/")),
+        # Whatever bytes: escaped, and as the environment has what is not UTF-8.
+        ("socks5://us%ffer:%c3%bc%e4@192.0.2.9:1080", ("us\udcffer", "ü\udce4")),
+        ("socks5://us\udcffer:ü\udce4@192.0.2.9:1080", ("us\udcffer", "ü\udce4")),
     ],
 )
 def test_the_login_of_a_proxy(url, login):
@@ -217,6 +220,7 @@ def test_the_login_of_a_proxy(url, login):
     proxy = UpstreamProxy.of(url)
     assert (proxy.host, proxy.port) == ("192.0.2.9", 1080)
     assert (proxy.username, proxy.password) == login
+    assert UpstreamProxy.of(proxy.url()) == proxy
 
 
 def test_a_login_that_cannot_be_used():

@@ -107,9 +107,12 @@ def test_http(raw, target, authority):
     assert proxy.received.endswith(b"\r\n\r\npayload")
 
 
-def test_http_with_a_login(raw):
-    proxy, _, _ = raw("http", IPV4, "user", "pass:word")
-    assert b"\r\nProxy-Authorization: Basic dXNlcjpwYXNzOndvcmQ=\r\n\r\n" in proxy.received
+@pytest.mark.parametrize(
+    ("password", "encoded"), [("pass:word", b"dXNlcjpwYXNzOndvcmQ="), ("p\udcffw", b"dXNlcjpw/3c=")]
+)
+def test_http_with_a_login(raw, password, encoded):
+    proxy, _, _ = raw("http", IPV4, "user", password)
+    assert b"\r\nProxy-Authorization: Basic " + encoded + b"\r\n\r\n" in proxy.received
 
 
 @pytest.mark.parametrize(
@@ -186,14 +189,14 @@ def test_giving_up(raw, clock, scheme):
 @pytest.mark.parametrize("target", [IPV4, IPV6, NAME])
 def test_socks5(clock, target):
     proxy = FakeProxy(clock=clock, address=_elsewhere())
-    settings = UpstreamProxy("socks5", "192.0.2.99", 1080, "user", "password")
+    settings = UpstreamProxy("socks5", "192.0.2.99", 1080, "user", "pass\udcffword")
     client = Recorder()
     connecting = connectProtocol(Through(clock, settings, proxy.endpoint).endpoint(*target), client)
     clock.advance(0)
     assert connecting.called
     (conversation,) = proxy.conversations
     # Though it is not on this machine: the operator chose it.
-    assert (conversation.credentials.username, conversation.credentials.password) == (b"user", b"password")
+    assert (conversation.credentials.username, conversation.credentials.password) == (b"user", b"pass\xffword")
     assert (conversation.request.destination.host, conversation.request.destination.port) == target
     client.write(b"payload")
     assert conversation.tunnel.received == b"payload"

@@ -31,6 +31,7 @@ from ..sockets.transport import twisted_address_of
 from ..transports import endpoint_to, is_loopback_host
 from ..wire.codes import AddressType
 from ..wire.messages import Address
+from ..wire.pairs import as_bytes
 from .exchange import Exchange, ExchangeEndpoint
 from .notation import format_address
 from .upstream import UpstreamProxy
@@ -156,7 +157,7 @@ def http_connect(target: Address, username: str = "", password: str = "") -> Exc
         authority += f":{target.port}"
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     if username:
-        login = base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+        login = base64.b64encode(as_bytes("the login", f"{username}:{password}")).decode("ascii")
         lines.append(f"Proxy-Authorization: Basic {login}")
     head = yield "".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii"), 1
     # Byte by byte, since what follows the head is not the proxy's.
@@ -184,7 +185,7 @@ def socks4a_connect(target: Address, username: str = "") -> Exchange:
     if not target.is_name:
         address, name = bytes(map(int, target.host.split("."))), b""
     request = b"\x04\x01" + target.port.to_bytes(2, "big") + address
-    answer = yield request + username.encode() + b"\0" + name, 8
+    answer = yield request + as_bytes("the user name", username) + b"\0" + name, 8
     if answer[0] != 0:
         raise GeneralServerFailure("the SOCKS4a proxy does not answer as one")
     if answer[1] != 90:

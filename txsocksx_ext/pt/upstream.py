@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
+from ..wire.pairs import as_bytes
 from .notation import format_address, parse_address
 
 SCHEMES = ("socks5", "socks4a", "http")
@@ -21,7 +22,8 @@ class UpstreamProxy:
     :ivar scheme: one of `SCHEMES`.
     :ivar host: its IP address, without brackets.
     :ivar port: 1 to 65535.
-    :ivar username: empty for none. SOCKS4a has no more than this.
+    :ivar username: empty for none. SOCKS4a has no more than this. Bytes that are
+        not UTF-8 stand in it, as in the password, as surrogate escapes.
     :ivar password: empty for none.
     """
 
@@ -50,16 +52,16 @@ class UpstreamProxy:
             host, port = parse_address(address)
         except ValueError:
             raise ValueError("does not say where the proxy is as IP:PORT") from None
-        username, _, password = (unquote(part) for part in (login or "").partition(":"))
+        username, _, password = (unquote(part, errors="surrogateescape") for part in (login or "").partition(":"))
         proxy = cls(scheme, host, port, username, password)
         proxy._check_login()
         return proxy
 
     def url(self) -> str:
         """What `of` reads."""
-        login = quote(self.username, safe="")
+        login = quote(self.username, safe="", errors="surrogateescape")
         if self.password:
-            login += ":" + quote(self.password, safe="")
+            login += ":" + quote(self.password, safe="", errors="surrogateescape")
         return f"{self.scheme}://{login}{'@' * bool(login)}{format_address(self.host, self.port)}"
 
     def _check_login(self) -> None:
@@ -69,7 +71,8 @@ class UpstreamProxy:
             raise ValueError("has a user name without a password, and RFC 1929 wants both")
         if self.scheme == "socks4a" and (self.password or "\0" in self.username):
             raise ValueError("has a password, and socks4a carries none")
-        if self.scheme == "socks5" and max(len(part.encode()) for part in (self.username, self.password)) > 255:
+        longest = max(len(as_bytes("the login", part)) for part in (self.username, self.password))
+        if self.scheme == "socks5" and longest > 255:
             raise ValueError("has a user name or password above 255 bytes")
         if self.scheme == "http" and ":" in self.username:
             raise ValueError("has a user name with a colon, which HTTP cannot carry")
