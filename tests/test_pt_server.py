@@ -256,12 +256,20 @@ class TestTheWayToTor:
         (event,) = logged_errors
         assert "cookie of tor's extended ORPort cannot be read" in event["error"]
 
-    async def test_a_client_with_ipv6(self, listening, environment):
+    @pytest.mark.parametrize(
+        ("host", "told"),
+        [
+            ("2001:db8::5%eth0", b"[2001:db8::5]:443"),
+            # Of IPv4, at a listener for both.
+            ("::ffff:203.0.113.5", b"203.0.113.5:443"),
+        ],
+    )
+    async def test_a_client_at_a_listener_with_ipv6(self, listening, environment, host, told):
         from twisted.internet import reactor
 
         tor = ExtendedORPort()
         connect = way_to_tor(reactor, environment(extended_or_port=listening(tor, "::1")))
-        transport = await connect("knocked", IPv6Address("TCP", "2001:db8::5%eth0", 443))
-        assert tor.told.startswith(frame(1, b"[2001:db8::5]:443"))
+        transport = await connect("knocked", IPv6Address("TCP", host, 443))
+        assert tor.told.startswith(frame(1, told))
         transport.abortConnection()
         await tor.until(lambda it: it.lost)

@@ -4,6 +4,7 @@ The bridge's side: a listener for clients, and the way to tor.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,16 @@ def _introduced(
         raise ExtendedORPortRefused(f"the cookie of tor's extended ORPort {error}") from None
     source = None
     if isinstance(client, (IPv4Address, IPv6Address)):
-        source = format_address(client.host.split("%")[0], client.port)
+        source = format_address(_told_host(client.host), client.port)
     closed = ExtendedORPortRefused("tor's extended ORPort closed the connection")
     opening = open_by_exchange(endpoint, introduce(cookie, name, source), closed)
     return opening.addTimeout(ORPORT_TIMEOUT, reactor)
+
+
+def _told_host(host: str) -> str:
+    """A client's address as tor counts it: a listener at ``[::]`` has IPv4 clients as addresses of IPv6."""
+    literal = ipaddress.ip_address(host.split("%")[0])
+    return str(getattr(literal, "ipv4_mapped", None) or literal)
 
 
 class TransportServerFactory(Factory):
