@@ -57,6 +57,25 @@ async def test_tls_to_the_proxy(authority):
         assert protocol.lost.type is ConnectionDone
 
 
+class PausingRecorder(Recorder):
+    def connectionMade(self):
+        self.transport.pauseProducing()
+        reactor.callLater(0.05, self.transport.resumeProducing)
+
+
+@pytest.mark.parametrize("protocol", [Recorder, PausingRecorder])
+async def test_what_comes_with_the_reply_of_a_proxy_behind_tls_comes_in_its_order(authority, protocol):
+    """It is more than one record of TLS holds, and all of it is deciphered at once."""
+    secured = TLSMemoryBIOFactory(authority.server_options("proxy.example"), False, FakeProxy(joined=CONTENT[:40_000]))
+    async with listening(secured) as address:
+        way = wrapClientTLS(authority.client_for("proxy.example"), way_to(address))
+        client = await SOCKS5ClientEndpoint("target.example", 443, way).connect(Factory.forProtocol(protocol))
+        await client.until(lambda it: len(it.received) == 40_000)
+        assert client.received == CONTENT[:40_000]
+        client.abort()
+        await client.until(lambda it: it.lost)
+
+
 @pytest.mark.parametrize("name", ["other.example", None])
 async def test_a_certificate_that_does_not_hold_is_told_as_such(authority, name):
     secured = TLSMemoryBIOFactory(authority.server_options("proxy.example"), False, FakeProxy())
@@ -95,12 +114,6 @@ async def injecting(authority, behind_tls):
     async with listening(served) as address:
         way = way_to(address)
         yield wrapClientTLS(authority.client_for("proxy.example"), way) if behind_tls else way
-
-
-class PausingRecorder(Recorder):
-    def connectionMade(self):
-        self.transport.pauseProducing()
-        reactor.callLater(0.05, self.transport.resumeProducing)
 
 
 @BEHIND_TLS

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.logger import Logger
 
-from ..transports import abort, is_closing, place_of_protocol
+from ..transports import abort, is_closing, is_encrypted, place_of_protocol
 
 _log = Logger(namespace="txsocksx_ext.client")
 
@@ -24,6 +24,8 @@ class EarlyBytes:
 
     A protocol that pauses its transport gets none before it resumes: so until
     they are given away, the transport's own methods for that go through here.
+    Not so with TLS, which gives all that it has deciphered to a protocol that
+    pauses: these bytes would come after what followed them.
 
     :param data: not empty.
     """
@@ -35,7 +37,8 @@ class EarlyBytes:
         self._application: IProtocol | None = None
         self._place = place_of_protocol(transport)
         self._is_paused = self._was_paused = False
-        self._can_pause = hasattr(transport, "pauseProducing") and hasattr(transport, "resumeProducing")
+        has_methods = hasattr(transport, "pauseProducing") and hasattr(transport, "resumeProducing")
+        self._can_pause = has_methods and not is_encrypted(transport)
         if self._can_pause:
             self._pause, self._resume = transport.pauseProducing, transport.resumeProducing
             transport.pauseProducing, transport.resumeProducing = self.pause, self.resume
