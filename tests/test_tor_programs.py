@@ -19,6 +19,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IPolicyForHTTPS
 from txtorcon import socks as txtorcon_socks
+from txtorcon.torcontrolprotocol import TorDisconnectError
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -47,7 +48,7 @@ PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\na page"
 
 class FakeControl:
     """
-    What is used of a txtorcon control protocol.
+    What is used of a txtorcon control protocol. As there, a command after its end is never answered.
 
     :param listeners: what it says of the SOCKS ports, as tor writes it.
     :ivar commands: those that were queued, and not by its own methods.
@@ -65,6 +66,8 @@ class FakeControl:
 
     def get_info(self, key):
         self.asked_for.append(key)
+        if self._is_gone:
+            return Deferred()
         known = {
             "net/listeners/socks": self.socks_listeners,
             "status/bootstrap-phase": "NOTICE BOOTSTRAP PROGRESS=100 TAG=done",
@@ -79,7 +82,7 @@ class FakeControl:
 
     def queue_command(self, command):
         self.commands.append(command)
-        return succeed(self.answer)
+        return Deferred() if self._is_gone else succeed(self.answer)
 
     def when_disconnected(self):
         gone = Deferred()
@@ -241,11 +244,23 @@ class TestSOCKSPort:
 
     async def test_a_control_connection_that_is_lost(self):
         control = FakeControl()
-        control.get_info = lambda key: fail(txtorcon.TorDisconnectError("gone", ConnectionRefusedError()))
+        control.get_info = lambda key: fail(TorDisconnectError("gone", ConnectionRefusedError()))
         with pytest.raises(errors.ProxyUnreachable, match="give socks_endpoint"):
             await resolve(FakeTor(control), "example.com")
         with pytest.raises(errors.ProxyUnreachable, match="give socks_endpoint"):
             await self.connects(FakeTor(control))
+
+    async def test_a_control_connection_that_was_lost_before(self):
+        control = FakeControl('"127.0.0.1:9050"')
+        control.disconnect()
+        for asking in (
+            resolve(FakeTor(control), "example.com", timeout=5),
+            connected(stream_via(FakeTor(control), "example.com", 80, timeout=5)),
+            connected(stream_via(FakeTor(control), ONION, 80, timeout=5)),
+        ):
+            with pytest.raises(errors.ProxyUnreachable, match="give socks_endpoint"):
+                await asking
+        assert control.asked_for == []
 
     @pytest.mark.parametrize("is_late", [False, True])
     async def test_given_for_look_ups(self, proxy, is_late):
@@ -596,6 +611,17 @@ class TestClientAuthorization:
         ):
             with pytest.raises(ValueError, match="onion service"):
                 await change
+
+    async def test_the_control_connection_was_lost(self):
+        control = FakeControl()
+        control.disconnect()
+        for change in (
+            add_client_authorization(FakeTor(control), ONION, self.KEY),
+            remove_client_authorization(FakeTor(control), ONION),
+        ):
+            with pytest.raises(TorDisconnectError, match="lost"):
+                await change
+        assert control.commands == []
 
     async def test_remove(self, controlled):
         await remove_client_authorization(controlled, ONION)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
@@ -211,6 +212,21 @@ def _disconnected(tor: Any) -> Deferred[None]:
     """Fires when the control connection is lost, for whatever reason."""
     gone: Deferred[Any] = tor.protocol.when_disconnected()
     return gone.addBoth(lambda _: None)
+
+
+_ends: WeakKeyDictionary[Any, Deferred[Any]] = WeakKeyDictionary()
+"""Of each of txtorcon's control protocols that was asked about: fires at its end. txtorcon keeps each that it makes."""
+
+
+def is_disconnected(tor: Any) -> bool:
+    """
+    Whether a control connection was lost already.
+
+    Of the commands that follow, txtorcon lets the first fail, and the others wait for ever.
+    """
+    if tor.protocol not in _ends:
+        _ends[tor.protocol] = _disconnected(tor)
+    return _ends[tor.protocol].called
 
 
 async def _detach(tor: Any) -> None:

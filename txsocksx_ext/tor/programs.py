@@ -22,6 +22,7 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.iweb import IPolicyForHTTPS
 from txtorcon import socks as txtorcon_socks
+from txtorcon.torcontrolprotocol import TorDisconnectError
 
 from ..addresses import is_protected
 from ..client import endpoints
@@ -29,6 +30,7 @@ from ..client.endpoints import DEFAULT_TIMEOUT, checked_timeout, target_address
 from ..client.methods import ClientMethods
 from ..errors import reply_error
 from ..wire.codes import Dialect
+from .control import is_disconnected
 from .streams import AgentEndpoints, StreamEndpoint, StreamsOfTor, socks_port
 
 
@@ -204,6 +206,7 @@ async def add_client_authorization(
     :param permanent: whether tor keeps it in its ClientOnionAuthDir.
     :raises ValueError: the key or the address is none.
     :raises TorProtocolError: (txtorcon's) tor does not take it.
+    :raises TorDisconnectError: (txtorcon's) its control connection was lost.
     """
     words = [f"ONION_CLIENT_AUTH_ADD {_service_id(address)} x25519:{_key_as_base64(private_key)}"]
     if name is not None:
@@ -212,7 +215,7 @@ async def add_client_authorization(
         words.append(f"ClientName={name}")
     if permanent:
         words.append("Flags=Permanent")
-    await tor.protocol.queue_command(" ".join(words))
+    await _command(tor, " ".join(words))
 
 
 async def remove_client_authorization(tor: Any, address: str) -> None:
@@ -220,8 +223,15 @@ async def remove_client_authorization(tor: Any, address: str) -> None:
     Take the key for an onion service from tor (ONION_CLIENT_AUTH_REMOVE).
 
     :raises ValueError: `address` is none.
+    :raises TorDisconnectError: (txtorcon's) tor's control connection was lost.
     """
-    await tor.protocol.queue_command(f"ONION_CLIENT_AUTH_REMOVE {_service_id(address)}")
+    await _command(tor, f"ONION_CLIENT_AUTH_REMOVE {_service_id(address)}")
+
+
+async def _command(tor: Any, command: str) -> None:
+    if is_disconnected(tor):
+        raise TorDisconnectError("the control connection to this tor is lost", None)
+    await tor.protocol.queue_command(command)
 
 
 def _methods(isolation: Isolation) -> Mapping[str, Any]:

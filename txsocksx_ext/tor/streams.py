@@ -28,7 +28,7 @@ from ..client.web import FaultyEndpoint, target_and_tls
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
 from ..wire.codes import Command
 from ..wire.messages import Address, Request
-from .control import ControlConnection
+from .control import ControlConnection, is_disconnected
 from .instance import TorInstance, WatchedStream
 from .launch import socks_listener
 
@@ -169,7 +169,7 @@ class _LateEndpoint:
     async def _look(self) -> IStreamClientEndpoint:
         from twisted.internet import reactor
 
-        if self._tor.protocol is None:
+        if self._tor.protocol is None or is_disconnected(self._tor):
             raise ProxyUnreachable("nobody controls this tor, so its SOCKS port is not known: give socks_endpoint")
         try:
             listener = await socks_listener(self._tor)
@@ -247,7 +247,7 @@ _events: dict[Any, _Events] = {}
 
 async def events_of(tor: Any) -> ControlConnection | None:
     """The events of a tor; ``None`` where nobody controls it: then its replies have to do."""
-    if tor.protocol is None:
+    if tor.protocol is None or is_disconnected(tor):
         return None
     events = _events.get(tor)
     if events is None:
