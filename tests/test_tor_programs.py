@@ -24,7 +24,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from txsocksx_ext import errors
-from txsocksx_ext.testing import FakeProxy, Recorder
+from txsocksx_ext.handshake import State
+from txsocksx_ext.testing import Ending, FakeProxy, Recorder
 from txsocksx_ext.testing.connections import CLIENT_ADDRESS
 from txsocksx_ext.tor import (
     SHARED,
@@ -347,12 +348,21 @@ class TestStreams:
             assert raised.value.code == code
 
     async def test_deadline(self):
-        silent = FakeProxy(hangs=True)
+        silent = FakeProxy(stop_at=State.REPLY, ending=Ending.SILENCE)
         with pytest.raises(errors.HandshakeTimeout):
-            await connected(stream_via(FakeTor(), "example.com", 80, socks_endpoint=silent.endpoint, timeout=0.01))
+            await connected(stream_via(FakeTor(), "example.com", 80, socks_endpoint=silent.endpoint, timeout=0.1))
         with pytest.raises(errors.OnionServiceNotReachable) as raised:
-            await connected(stream_via(FakeTor(), ONION, 80, socks_endpoint=silent.endpoint, timeout=0.01))
+            await connected(stream_via(FakeTor(), ONION, 80, socks_endpoint=silent.endpoint, timeout=0.1))
         assert raised.value.code is None
+        assert silent.endpoint.connecting == []
+
+    @pytest.mark.parametrize("options", [{"hangs": True}, {"stop_at": State.SELECTION, "ending": Ending.SILENCE}])
+    async def test_nothing_is_said_of_a_service_that_tor_was_not_asked_for(self, controlled, options):
+        """A tor that is stopped, say."""
+        silent = FakeProxy(**options)
+        for tor in (FakeTor(), controlled):
+            with pytest.raises(errors.HandshakeTimeout):
+                await connected(stream_via(tor, ONION, 80, socks_endpoint=silent.endpoint, timeout=0.1))
         assert silent.endpoint.connecting == []
 
     async def test_cancelled(self):

@@ -181,6 +181,14 @@ async def test_a_port_with_extended_errors_that_never_answers():
         assert await codes(server, "target.example") == same(6)
 
 
+async def test_nothing_is_said_of_a_service_that_tor_was_not_asked_for():
+    async with behind(silent, extended=True, seconds=SHORT) as (tor, server):
+        tor.is_stopped = True
+        assert await codes(server) == same(6)
+        for each in tor.connections:
+            await each.lost()
+
+
 async def test_look_ups_have_the_same_time():
     async with behind(silent, extended=True, seconds=SHORT) as (_, server):
         assert await server.code("missing.test", 0, RESOLVE) == 6

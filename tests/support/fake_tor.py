@@ -37,7 +37,10 @@ class FakeTor:
     :param answer: called with each connection and the name that was asked for; a coroutine.
     :ivar asked: the names, in their order.
     :ivar said: what came before the request, connection by connection.
+    :ivar is_stopped: whether it is a process that was stopped: the system still takes connections.
     """
+
+    is_stopped = False
 
     def __init__(self, answer):
         self.answer = answer
@@ -54,6 +57,8 @@ class FakeTor:
         return peer
 
     def _begin(self, peer):
+        if self.is_stopped:
+            return
         self._served.append(Deferred.fromCoroutine(self._serve(peer)))
 
     async def _serve(self, peer):

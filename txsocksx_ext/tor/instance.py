@@ -112,7 +112,7 @@ class TorInstance:
             stream.finish()
 
     def error_of_timeout(self, request: Request, testimony: Testimony | None) -> ReplyError:
-        """What it means that we waited in vain."""
+        """What it means that we waited in vain for the answer of this tor, which has the request."""
         error: ReplyError | None = None
         if _is_onion_stream(request):
             if self.control is not None and self.control.is_live:
@@ -173,11 +173,13 @@ class WatchedStream:
     One stream on its way through a tor, and what a witness sees of it.
 
     :ivar tor: the tor that was asked last, or ``None`` before that.
+    :ivar is_asked: whether that tor has the request, and did not only let us connect.
     :ivar testimony: what was seen; ``None`` where nobody watches.
     """
 
     def __init__(self) -> None:
         self.tor: TorInstance | None = None
+        self.is_asked = False
         self.testimony: Testimony | None = None
         self._request: Request | None = None
         self._token: bytes | None = None
@@ -185,6 +187,7 @@ class WatchedStream:
     def begin(self, tor: TorInstance, request: Request, token: bytes | None) -> None:
         """A tor is about to be asked."""
         self.tor, self._request, self._token = tor, request, token
+        self.is_asked = False
 
     def connected_from(self, address: IAddress) -> None:
         """The connection to tor stands; its events can follow from now on."""
@@ -211,6 +214,10 @@ class _TorClientProtocol(SOCKS5ExtClientProtocol):
     def connectionMade(self) -> None:
         self.factory.stream.connected_from(self.transport.getHost())
         super().connectionMade()
+
+    def _ask(self) -> None:
+        self.factory.stream.is_asked = True
+        super()._ask()
 
 
 class _TorClientFactory(SOCKS5ExtClientFactory):

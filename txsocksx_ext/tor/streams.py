@@ -78,7 +78,8 @@ class StreamsOfTor:
         except DeferredTimeout:
             error = instance.error_of_timeout(request, stream.testimony)
             error.code = None  # none was sent
-            raise (error if isinstance(error, OnionServiceError) else HandshakeTimeout()) from None
+            is_of_service = stream.is_asked and isinstance(error, OnionServiceError)
+            raise (error if is_of_service else HandshakeTimeout()) from None
         except ProxyUnreachable as error:
             # As from any endpoint: Twisted's own error, where the proxy itself was not reached.
             if isinstance(error.__cause__, PROXY_NOT_REACHED):
