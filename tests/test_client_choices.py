@@ -80,7 +80,8 @@ def test_a_choice_that_is_no_choice_fails_and_nothing_hangs(override, value, met
     assert tried.has_left_nothing
 
 
-def test_an_error_of_a_timeout_that_is_none_fails_and_nothing_hangs():
-    tried = attempt(FakeProxy(hangs=True), factory=choosing(error_of_timeout=lambda self: None), timeout=5).run(5)
-    assert type(tried.outcome) is TypeError
+@pytest.mark.parametrize(("choice", "error"), [(lambda self: None, TypeError), (lambda self: 1 / 0, ZeroDivisionError)])
+def test_an_error_of_a_timeout_that_is_none_fails_and_nothing_hangs(choice, error):
+    tried = attempt(FakeProxy(hangs=True), factory=choosing(error_of_timeout=choice), timeout=5).run(5)
+    assert type(tried.outcome) is error
     assert tried.has_left_nothing

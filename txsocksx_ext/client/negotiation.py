@@ -52,8 +52,15 @@ def negotiate(
         if not result.called:
             factory.give_up(failure)
 
+    def expired() -> None:
+        try:
+            error = factory.error_of_timeout()
+        except Exception as raised:  # by an override: as the protocol takes it of the other choices
+            error = raised
+        factory.give_up(error)
+
     if timeout is not None and not result.called:
-        deadline = reactor.callLater(timeout, lambda: factory.give_up(factory.error_of_timeout()))
+        deadline = reactor.callLater(timeout, expired)
     # The endpoint need not keep our protocol, which gives its transport away.
     connecting.addCallbacks(_forget, not_connected)
     return result.addBoth(settled)
