@@ -77,6 +77,17 @@ def test_a_port_that_is_none_is_refused(port):
         SOCKS5ClientEndpoint("target.example", port, NOWHERE)
 
 
+@pytest.mark.parametrize(("host", "sent"), [("a.onion.", "a.onion"), ("A.Onion..", "A.Onion"), ("a.test.", "a.test.")])
+def test_an_onion_services_name_is_sent_without_its_dot_at_the_end(host, sent):
+    """With it tor takes it for a name of the DNS, and has exits look it up."""
+    clock = Clock()
+    proxy = FakeProxy(clock=clock)
+    SOCKS5ClientEndpoint(host, 443, proxy.endpoint, reactor=clock).connect(Factory.forProtocol(Recorder))
+    resolve(host, proxy.endpoint, reactor=clock)
+    clock.advance(0)
+    assert [each.destination.host for each in proxy.requests] == [sent, sent]
+
+
 @pytest.mark.parametrize(
     "options",
     [

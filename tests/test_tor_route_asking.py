@@ -166,6 +166,14 @@ async def test_names_are_handed_on_as_they_came():
     assert [host for host in tor.asked if host != PROBE] == ["Target.Example", f"www.{ONION.upper()}", "localhost"]
 
 
+async def test_an_onion_services_name_loses_its_dot_at_the_end():
+    """With it tor takes it for a name of the DNS, and has exits look it up."""
+    async with behind(endless_echo(), extended=True) as (tor, server):
+        for host in (f"{ONION}.", f"www.{ONION}..", "target.example."):
+            assert await server.code(host, 80) == 0
+    assert tor.asked == [ONION, f"www.{ONION}", "target.example."]
+
+
 async def test_data_that_comes_with_tors_reply_reaches_the_client():
     async with behind(endless_echo(FOUND + b"220 hello")) as (_, server):
         peer, code = await hear(server, "97", "target.example")

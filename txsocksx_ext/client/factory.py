@@ -4,6 +4,7 @@ The client's factory: it holds the choices of one conversation, each of which ca
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -76,6 +77,7 @@ class SOCKS5ExtClientFactory(Factory):
         be on this machine or behind TLS.
     :param limits: how much the proxy may answer.
     :param reactor: provides time; by default the global one.
+    :ivar request: what the proxy is asked for: an onion service's name has no dot at its end.
     :ivar proxy_address: what the proxy's endpoint says it connected to; ``None`` before that.
     :ivar was_built: whether the proxy's endpoint has asked for a protocol.
     :ivar result: fires with the application's protocol, or with the address
@@ -99,7 +101,7 @@ class SOCKS5ExtClientFactory(Factory):
         if reactor is None:
             from twisted.internet import reactor
         self.reactor = reactor
-        self.request = request
+        self.request = _as_tor_knows_it(request)
         self.methods = methods
         self.application = application
         self.allow_cleartext = allow_cleartext
@@ -221,6 +223,18 @@ class SOCKS5ExtClientFactory(Factory):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()
+
+
+def _as_tor_knows_it(request: Request) -> Request:
+    """
+    A request, without the dot at the end of an onion service's name.
+
+    With it tor takes the name for one of the DNS, and tells it to exits, one after the other (RFC 7686).
+    """
+    destination = request.destination
+    if not destination.host.endswith(".") or not destination.is_onion:
+        return request
+    return replace(request, destination=Address.of(destination.host.rstrip("."), destination.port))
 
 
 def _call_if_there(application: IProtocolFactory | None, name: str) -> None:

@@ -97,7 +97,8 @@ class TorInstance:
             request, methods, application, allow_cleartext=self._allow_cleartext, reactor=self._reactor
         )
         factory.stream = stream
-        stream.begin(self, request, token)
+        # As tor is asked for it, and tells it in its events.
+        stream.begin(self, factory.request, token)
         try:
             return await negotiate(self._reactor, self.socks, factory, timeout=None)
         except PROXY_NOT_REACHED as error:
