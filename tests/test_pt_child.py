@@ -420,6 +420,20 @@ async def test_who_waits_may_leave(transport):
         await staying
 
 
+@pytest.mark.usefixtures("impatience")
+async def test_who_waits_may_leave_when_it_was_started_again(transport):
+    each = transport("exec sleep 60")
+    waiting = each.when_ready()
+    stopping = each.stopService()
+    each.startService()
+    await deferLater(reactor, 0)
+    waiting.cancel()
+    with pytest.raises(CancelledError):
+        await waiting
+    await stopping
+    await each.stopService()
+
+
 async def test_what_it_says_is_logged_without_addresses(transport):
     events = []
     globalLogPublisher.addObserver(events.append)

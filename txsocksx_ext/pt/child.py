@@ -150,9 +150,12 @@ class ManagedTransport(Service):
             self._reactor.callLater(0, self._answer_waiting)
 
     def _answer_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            self.when_ready().chainDeferred(each)
+        for each in list(self._waiting):
+            if self.status is ChildState.STARTING:  # again: they go on waiting
+                return
+            if each in self._waiting:  # it was not cancelled by one that was answered before it
+                self._waiting.remove(each)
+                self.when_ready().chainDeferred(each)
 
     async def _keep_running(self) -> None:
         ends = 0
