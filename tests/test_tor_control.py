@@ -200,6 +200,20 @@ def test_it_is_tried_again_after_growing_pauses_and_said_once(log):
     attempts.stop()
 
 
+def test_each_new_reason_why_it_cannot_attach_is_said(log):
+    attempts = Attempts().begin()
+    wrong = RuntimeError("515 Authentication failed")
+    for error in (ConnectionRefusedError(), ConnectionRefusedError(), wrong, wrong, ConnectionRefusedError()):
+        attempts.opened[-1].errback(error)
+        attempts.clock.advance(15)
+    assert [line.partition(" cannot be controlled: ")[2].partition(":")[0] for line in log] == [
+        "ConnectionRefusedError",
+        "RuntimeError",
+        "ConnectionRefusedError",
+    ]
+    attempts.stop()
+
+
 def test_a_connection_that_is_lost_comes_back_and_knows_nothing_of_before(log):
     attempts = Attempts()
     tor = attempts.attached()

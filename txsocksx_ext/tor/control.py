@@ -100,19 +100,21 @@ class ControlConnection(Service):
         return "CLIENT " in answer
 
     async def _keep_attached(self) -> None:
-        failures = 0
+        failures, said = 0, ""
         while self.running:
             try:
                 tor = await Deferred.fromCoroutine(self._attach()).addTimeout(ATTACH_WITHIN, self._reactor)
             except CancelledError:
                 raise
             except Exception as error:  # txtorcon raises many kinds, of which none is the last word
-                if not failures:
-                    _log.warn("{tor} cannot be controlled: {error}", tor=self._tor_name, error=_said(error))
+                # Once for each reason: what comes when tor is up at last may be another one.
+                if _said(error) != said:
+                    said = _said(error)
+                    _log.warn("{tor} cannot be controlled: {error}", tor=self._tor_name, error=said)
                 await deferLater(self._reactor, _pause(failures))
                 failures += 1
                 continue
-            failures = 0
+            failures, said = 0, ""
             self.tor = tor
             _log.info(
                 "{tor} is under control, and {state}",
