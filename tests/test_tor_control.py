@@ -166,6 +166,23 @@ def test_the_progress_of_the_bootstrap_stands_in_the_log(log):
     attempts.stop()
 
 
+def test_a_step_of_the_bootstrap_that_tor_tells_again_is_said_once(log):
+    attempts = Attempts()
+    tor = attempts.attached(phase="NOTICE BOOTSTRAP PROGRESS=14 TAG=handshake")
+    stuck = 'WARN BOOTSTRAP PROGRESS=14 TAG=handshake SUMMARY="Handshaking with a relay" WARNING="DONE" REASON=DONE'
+    other = stuck.replace('"DONE"', '"No route to host"')
+    for line in (f"{stuck} COUNT=1", f"{stuck} COUNT=2", f"{stuck} COUNT=3", other, other, stuck):
+        tor.listeners["STATUS_CLIENT"](line)
+    assert [line.rpartition(": ")[2] for line in log[1:]] == ["DONE", "No route to host", "DONE"]
+    # A tor that comes back tells all anew.
+    tor.lose()
+    again = FakeTor(phase=tor.phase.result["status/bootstrap-phase"])
+    attempts.opened[-1].callback(again)
+    again.listeners["STATUS_CLIENT"](stuck)
+    assert log[-1].endswith(": DONE")
+    attempts.stop()
+
+
 def test_targets_never_stand_in_the_log(log):
     attempts = Attempts()
     tor = attempts.attached()

@@ -53,6 +53,7 @@ class ControlConnection(Service):
         self._close_tor = close_tor
         self._tor_name = name
         self._attaching: Deferred[None] | None = None
+        self._last_step: tuple[int, str] | None = None
         self.tor: Any = None
         self.witness = Witness()
 
@@ -114,7 +115,7 @@ class ControlConnection(Service):
                 await deferLater(self._reactor, _pause(failures))
                 failures += 1
                 continue
-            failures, said = 0, ""
+            failures, said, self._last_step = 0, "", None
             self.tor = tor
             _log.info(
                 "{tor} is under control, and {state}",
@@ -159,13 +160,15 @@ class ControlConnection(Service):
 
     def _saw_status(self, line: str) -> None:
         progress = bootstrap_progress(line)
-        if progress is not None:
-            self.witness.bootstrapped = progress == 100
+        if progress is None:
+            return
+        self.witness.bootstrapped = progress == 100
+        summary = bootstrap_summary(line)
+        # Tor tells a step once more for each relay that it does not reach.
+        if (progress, summary) != self._last_step:
+            self._last_step = (progress, summary)
             _log.info(
-                "{tor} bootstraps: {progress} % {summary}",
-                tor=self._tor_name,
-                progress=progress,
-                summary=bootstrap_summary(line),
+                "{tor} bootstraps: {progress} % {summary}", tor=self._tor_name, progress=progress, summary=summary
             )
 
 
