@@ -276,7 +276,7 @@ def test_an_attempt_that_never_ends_is_given_up_and_made_again(log):
     attempts.clock.advance(ATTACH_WITHIN)
     attempts.clock.advance(1)
     assert len(attempts.opened) == 2
-    assert "cannot be controlled: TimeoutError" in log[0]
+    assert log == ["the scripted tor cannot be controlled: TimeoutError: no answer within 30 seconds"]
     attempts.stop()
 
 

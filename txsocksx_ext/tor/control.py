@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -241,4 +242,6 @@ async def _detach(tor: Any) -> None:
 
 
 def _said(error: Exception) -> str:
+    if isinstance(error, DeferredTimeout):  # Twisted's own words are its arguments
+        return f"TimeoutError: no answer within {ATTACH_WITHIN:g} seconds"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
