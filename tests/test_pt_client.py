@@ -11,6 +11,7 @@ from twisted.internet.error import ConnectionRefusedError as TCPRefused
 from twisted.internet.error import NoRouteError
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors
 from txsocksx_ext.pt import TransportProtocol
@@ -236,6 +237,34 @@ def test_a_fault_in_the_transport(listener, extended, logged_errors):
     assert code_of(listener, extended, then=lambda: listener.bridge.write(b"refused")) == (0xF2 if extended else 0x01)
     (event,) = logged_errors
     assert event["log_failure"].check(ZeroDivisionError)
+
+
+@pytest.fixture
+def log():
+    """What the transport logs, as lines."""
+    lines = []
+
+    def observe(event):
+        if event.get("log_namespace") == "transport.tested":
+            lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_tor_s_user_sees_that_the_bridge_did_not_answer(hangs, log):
+    listener = Listener(hangs=hangs)
+    assert code_of(listener, True, then=lambda: listener.clock.advance(45)) == 0x06
+    assert log == ["tested has no connection: the bridge did not answer within 45 seconds"]
+
+
+def test_nobody_is_told_of_a_client_that_left(listener, log):
+    client, _ = listener.say(b"\x05\x01\x00", CONNECT)
+    client.abort()
+    listener.clock.advance(45)
+    assert log == []
 
 
 def test_a_client_that_leaves_during_the_handshake(listener):

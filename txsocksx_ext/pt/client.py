@@ -11,7 +11,7 @@ from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import ITransport
 
-from ..errors import AuthenticationFailed, InvalidArguments
+from ..errors import AuthenticationFailed, InvalidArguments, TTLExpired
 from ..route.interface import Route
 from ..server.factory import SOCKS5ExtFactory
 from ..server.limits import Limits
@@ -56,6 +56,12 @@ class OwnTransportRoute(Route):
     def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
         return self.open(arguments_of(session), request)
+
+    def timed_out(self, request: Request, session: Session) -> Exception:
+        """See `IRoute`: to be cancelled does not say that it was for this."""
+        error = TTLExpired(f"the bridge did not answer within {self._protocol.handshake_timeout:g} seconds")
+        self._note(error)
+        return error
 
     def open(self, arguments: Arguments, request: Request) -> Deferred[Any]:
         """
