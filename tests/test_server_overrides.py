@@ -224,7 +224,6 @@ async def test_a_route_whose_connect_is_a_coroutine():
         (0xE0, 4),
         (codes.ONION_SERVICE_NOT_FOUND, 4),
         (0x55, 1),
-        (0x1FF, 1),
     ],
 )
 async def test_a_reply_of_ones_own_passes_the_gate(said, code):
@@ -247,13 +246,17 @@ async def test_a_fault_in_reply_for_is_a_general_failure():
         assert await server.code("192.0.2.1", 80, CONNECT) == 1
 
 
-async def test_no_reply_of_ones_own_makes_a_success_of_a_failure():
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("said", [0, codes.SUCCEEDED, 0x1FF, None, "04"])
+async def test_what_is_no_reply_of_a_failure_is_a_fault_and_a_general_failure(said, logged_errors):
     class Mine(SOCKS5ExtFactory):
         def reply_for(self, failure, session):
-            return 0
+            return said
 
     async with proxy(Mine(reactor, routes=RouteTable((), RefuseRoute()))) as server:
         assert await server.code("192.0.2.1", 80) == 1
+    (event,) = logged_errors
+    assert "reply_for() returned no row" in event["traceback"]
 
 
 async def test_methods_of_ones_own():

@@ -142,9 +142,10 @@ class SOCKS5ExtFactory(Factory):
         Decide what a client is told of a failure.
 
         :param failure: of the route, or of the way to it.
-        :returns: a row of `txsocksx_ext.wire.codes`, or a number. What this
-            client does not understand becomes the nearest that it does, after
-            this.
+        :returns: a row of `txsocksx_ext.wire.codes`, or a number from 1 to 255,
+            at once: anything else is answered with 01, and logged as a fault.
+            What this client does not understand becomes the nearest that it
+            does, after this.
         """
         return row_of(failure.value)
 

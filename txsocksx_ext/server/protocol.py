@@ -289,15 +289,16 @@ class SOCKS5ExtProtocol(DecidingConnection):
         return timed_out(self.session.request, self.session)  # type: ignore[no-any-return]
 
     def _reply_for(self, failure: Failure) -> ReplyCode | int:
-        """The factory's word for a failure; what is none, or would be a success, becomes 01."""
+        """The factory's word for a failure; what is none, or would be a success, becomes 01, and is a fault."""
         try:
             code = self.factory.reply_for(failure, self.session)
+            number = code.number if isinstance(code, ReplyCode) else code
+            if not isinstance(number, int) or not 0 < number <= 0xFF:
+                raise TypeError("reply_for() returned no row of a failure, and no number from 1 to 255")
+            return code
         except Exception:
             self.factory.log.unexpected(Failure(), self.session)
             return codes.GENERAL_FAILURE
-        number = code.number if isinstance(code, ReplyCode) else code
-        is_failure = isinstance(number, int) and 0 < number <= 0xFF
-        return code if is_failure else codes.GENERAL_FAILURE
 
     def _reply_and_close(self, code: ReplyCode | int, bound: Address, reason: str) -> None:
         responder = self._responder
