@@ -3,14 +3,17 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet import reactor
 from twisted.internet.endpoints import quoteStringArgument
 
 from txsocksx_ext.descriptions import (
+    client_endpoint,
     endpoint_description,
     parse_description,
     refuse_unknown,
     secret_from_file,
     shown_endpoint,
+    without_function,
     yes_or_no,
 )
 
@@ -64,6 +67,16 @@ def test_the_ways_to_write_an_endpoint_within_a_description(arguments, descripti
 def test_an_endpoint_within_a_description_keeps_its_equals_signs():
     arguments, _ = parse_description("socks:unix:/run/a\\=b")
     assert parse_description(endpoint_description(arguments[1:])) == (["unix", "/run/a=b"], {})
+
+
+def test_an_endpoint_whose_folder_is_missing_is_told_why(tmp_path):
+    with pytest.raises(ValueError, match=r"works \(\[Errno 2\] No such file or directory: .*missing"):
+        client_endpoint(reactor, f"tls:localhost:443:trustRoots={tmp_path}/missing")
+
+
+def test_an_error_without_words_is_told_by_its_type():
+    assert without_function(AssertionError()) == "AssertionError"
+    assert without_function(TypeError("_parse() got an unexpected keyword")) == "got an unexpected keyword"
 
 
 def test_the_first_keyword_that_is_unknown_is_named_with_those_that_are_known():

@@ -113,8 +113,9 @@ def shown_endpoint(description: str) -> str:
 
 
 def without_function(error: Exception) -> str:
-    """What a parser says of its arguments, without the name that Python gives it."""
-    text = str(error)
+    """What a parser says of its arguments, without the name that Python gives it; never nothing."""
+    # Of a folder that cannot be listed, Twisted's own error has no words.
+    text = str(error) or str(getattr(error, "originalException", "")) or type(error).__name__
     return text.partition("() ")[2] or text if isinstance(error, TypeError) else text
 
 
