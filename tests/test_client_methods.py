@@ -170,12 +170,20 @@ def test_no_error_and_no_repr_shows_a_secret():
         ({b"hunter2": ()}, "not bytes"),
         ({"login": (), b"hunter2": ()}, "not bytes"),
         (None, "not NoneType"),
+        ({"extended": "hunter2"}, "extended takes pairs .* not str"),
+        ({"extended": b"hunter2"}, "extended takes pairs .* not bytes"),
+        ({"extended": False}, "extended takes pairs .* not bool"),
     ],
 )
 def test_what_is_no_mapping_is_told_by_its_type(methods, told):
     with pytest.raises(TypeError, match=told) as caught:
         ClientMethods.of(methods)
     assert not any(secret in str(caught.value) for secret in ("someone", "hunter2"))
+
+
+@pytest.mark.parametrize("none", [{}, (), None])
+def test_method_97_may_have_no_pairs(none):
+    assert ClientMethods.of({"extended": none}).offer() == (EXTENDED,)
 
 
 def test_text_that_stands_for_no_bytes_is_not_shown():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +62,7 @@ class ClientMethods:
         if "login" in methods and "isolated" in methods:
             raise ValueError("login and isolated both want the user name and password: give one of them")
         login = _login(methods["login"]) if "login" in methods else None
-        pairs = Pairs(methods["extended"] or ()) if "extended" in methods else None
+        pairs = _pairs(methods["extended"]) if "extended" in methods else None
         isolation = _token(methods["isolated"]) if "isolated" in methods else None
         return cls("anonymous" in methods, login, pairs, isolation)
 
@@ -120,6 +120,14 @@ def _token(given: Any) -> bytes:
     if not token:
         raise ValueError("the isolation token is empty: None makes one that nobody else has")
     return token if len(token) <= 255 else hashlib.sha256(token).hexdigest().encode("ascii")
+
+
+def _pairs(given: Any) -> Pairs:
+    if given is None:
+        return Pairs()
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise TypeError(f'extended takes pairs such as {{"tor.isolation": "alice"}}, not {type(given).__name__}')
+    return Pairs(given)
 
 
 def _login(login: Any) -> UsernamePassword:
