@@ -124,6 +124,7 @@ def test_a_login_of_255_bytes_fits():
         ({"login": ("user", "word", "more")}, "(username, password)"),
         ({"login": ()}, "(username, password)"),
         ({"login": USER, "isolated": None}, "one of them"),
+        ({"login": USER, "anonymous": False}, "leave it out"),
         ({"isolated": ""}, "token is empty"),
         ({"extended": {"": "x"}}, "at least one character"),
         ({"extended": {"a key": "x"}}, "'a key'"),

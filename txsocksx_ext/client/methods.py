@@ -59,6 +59,8 @@ class ClientMethods:
             raise ValueError(f"there is no method {unknown[0]!r}: there are anonymous, login, extended and isolated")
         if not methods:
             raise ValueError("methods names no method: give it anonymous, login, extended or isolated")
+        if methods.get("anonymous", ()) is False:
+            raise ValueError('"anonymous": False would still offer it: leave it out')
         if "login" in methods and "isolated" in methods:
             raise ValueError("login and isolated both want the user name and password: give one of them")
         login = _login(methods["login"]) if "login" in methods else None
