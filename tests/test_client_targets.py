@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.ways import NOWHERE
+from twisted.internet import reactor
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from txsocksx_ext import SOCKS5ClientEndpoint, resolve
+from txsocksx_ext import SOCKS5ClientEndpoint, resolve, resolve_ptr, web_agent
 from txsocksx_ext.client.endpoints import target_address
 from txsocksx_ext.testing import FakeProxy, Recorder
 
@@ -125,6 +126,28 @@ def test_calls_are_those_of_txsocksx(by_name):
 def test_without_a_way_to_a_proxy_there_is_no_endpoint():
     with pytest.raises(TypeError, match="proxy_endpoint"):
         SOCKS5ClientEndpoint("target.example", 443)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda way: SOCKS5ClientEndpoint("target.example", 443, way),
+        lambda way: resolve("target.example", way),
+        lambda way: resolve_ptr("192.0.2.7", way),
+        lambda way: web_agent(reactor, way),
+    ],
+)
+def test_a_way_to_a_proxy_that_is_no_endpoint_is_told_by_its_type(ask):
+    with pytest.raises(TypeError, match=r"a client endpoint, not str: clientFromString\(\)") as caught:
+        ask("socks5ext:far.example:1080:username=someone:password=hunter2")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", [None, reactor, 7])
+@pytest.mark.parametrize("ask", [lambda host, way: SOCKS5ClientEndpoint(host, 443, way), resolve, resolve_ptr])
+def test_a_host_that_is_no_text_is_told_by_its_type(host, ask):
+    with pytest.raises(TypeError, match=f"a host is str or bytes, not {type(host).__name__}"):
+        ask(host, NOWHERE)
 
 
 def test_an_endpoint_connects_more_than_once():

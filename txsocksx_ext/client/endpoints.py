@@ -63,6 +63,20 @@ def checked_timeout(timeout: float | None) -> float | None:
     return timeout
 
 
+def checked_proxy(endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
+    """
+    The way to a proxy as it was given.
+
+    :raises TypeError: it is no endpoint. Only its type is told: an endpoint string may hold a password.
+    """
+    if not hasattr(endpoint, "connect"):
+        raise TypeError(
+            f"the way to a proxy is a client endpoint, not {type(endpoint).__name__}:"
+            " clientFromString() makes one of an endpoint string"
+        )
+    return endpoint
+
+
 def target_address(host: str | bytes, port: int) -> Address:
     """
     A target as SOCKS5 carries it. Nothing is resolved here.
@@ -71,7 +85,10 @@ def target_address(host: str | bytes, port: int) -> Address:
         one with letters beyond ASCII is sent as IDNA encodes it.
     :raises ValueError: SOCKS5 cannot carry it. It is never shortened, nor
         resolved here instead.
+    :raises TypeError: it is no text.
     """
+    if not isinstance(host, (str, bytes)):
+        raise TypeError(f"a host is str or bytes, not {type(host).__name__}")
     text = host.decode("ascii", "surrogateescape") if isinstance(host, bytes) else host
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
@@ -229,7 +246,8 @@ class _ProxyQuery:
     ) -> _ProxyQuery:
         """Check what the public functions were given."""
         given, seconds = ClientMethods.of(methods), checked_timeout(timeout)
-        return cls(request, proxy_endpoint, given, seconds, dialect_named(dialect), allow_cleartext, reactor)
+        proxy = checked_proxy(proxy_endpoint)
+        return cls(request, proxy, given, seconds, dialect_named(dialect), allow_cleartext, reactor)
 
     def begin(self, factory: type[SOCKS5ExtClientFactory], application: IProtocolFactory | None) -> Deferred[Any]:
         reactor = self.reactor

@@ -20,7 +20,14 @@ from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
 from ..wire.messages import Address
-from .endpoints import ANONYMOUS, DEFAULT_TIMEOUT, SOCKS5ClientEndpoint, checked_timeout, target_address
+from .endpoints import (
+    ANONYMOUS,
+    DEFAULT_TIMEOUT,
+    SOCKS5ClientEndpoint,
+    checked_proxy,
+    checked_timeout,
+    target_address,
+)
 from .methods import ClientMethods
 
 
@@ -45,7 +52,7 @@ class SOCKS5AgentEndpointFactory:
         **options: Any,
     ) -> None:
         self._reactor = reactor
-        self._proxy_endpoint = proxy_endpoint
+        self._proxy_endpoint = checked_proxy(proxy_endpoint)
         # Once: an agent without a token of its own gets one, not one for each request.
         self._methods = ClientMethods.of(methods)
         self._policy = BrowserLikePolicyForHTTPS() if policy is None else policy
