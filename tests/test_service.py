@@ -417,6 +417,11 @@ def test_a_description_that_is_none_is_an_error_at_once():
         SOCKS5ExtService(reactor, SOCKS5ExtFactory(reactor), ["nothing:80"])
 
 
+def test_one_description_alone_is_no_list_of_them():
+    with pytest.raises(TypeError, match="put the one into a list"):
+        SOCKS5ExtService(reactor, SOCKS5ExtFactory(reactor), "tcp:0:interface=127.0.0.1")
+
+
 # The program.
 
 

@@ -113,9 +113,12 @@ class SOCKS5ExtService(LoggingService, MultiService):
     :param listeners: Twisted server endpoint strings.
     :param drain: how many seconds open streams have to end by themselves.
     :raises ValueError: a listener's description is faulty.
+    :raises TypeError: `listeners` is one description, and not several.
     """
 
     def __init__(self, reactor: Any, factory: SOCKS5ExtFactory, listeners: Iterable[str], drain: float = 10.0) -> None:
+        if isinstance(listeners, str):
+            raise TypeError("listeners are several endpoint strings: put the one into a list")
         super().__init__()
         self.factory = factory
         self._drain = drain
