@@ -52,7 +52,13 @@ class Rule:
         IPv6 address or network stands in brackets.
 
         :raises ValueError: it is none of these.
+        :raises TypeError: the route is none.
         """
+        if not hasattr(route, "connect"):
+            raise TypeError(
+                f"the route for {pattern} has no connect(), it is {type(route).__name__}:"
+                " route_from_string() makes one of a description"
+            )
         host, ports = _split_pattern(pattern)
         network = _as_network(_spelt_out(host))
         if network is not None:
