@@ -31,7 +31,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, eventAsJSON, eventAsText, globalLogPublisher, textFileLogObserver
 
-from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory
+from txsocksx_ext import Limits, Route, RouteTable, SOCKS5ExtFactory
 from txsocksx_ext.client.methods import ClientMethods
 from txsocksx_ext.errors import InvalidArguments
 from txsocksx_ext.route.direct import DirectRoute
@@ -160,6 +160,18 @@ async def test_every_end_is_one_line_that_says_why(events, said, fields):
         client.close()
         event = await only_end(server, events)
         assert {name: event[name] for name in fields} == fields
+
+
+async def test_a_key_that_the_way_does_not_honour_is_told_from_a_rule(events):
+    isolating = Route()
+    isolating.keys = frozenset({"tor.isolation"})
+    async with proxy(routes=RouteTable([("*.onion", isolating)], Route())) as server:
+        client = await server.connect()
+        client.send(GREET_EXTENDED + pairs((b"tor.isolation", b"alice")) + request("elsewhere.example", 80))
+        await client.read_to_end()
+        client.close()
+        event = await only_end(server, events)
+    assert (event["code"], event["end"]) == ("02", "KeyNotHonoured")
 
 
 async def test_a_connection_too_many_is_a_warning(events):

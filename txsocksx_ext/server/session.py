@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from .rules import RouteTable
 
 
+class KeyNotHonoured(ConnectionNotAllowed):
+    """The way to a target does not know a key that it must honour. Its name tells it in the log from a rule."""
+
+
 class Session:
     """
     One client's connection, as decisions and routes see it.
@@ -107,7 +111,7 @@ class Session:
         honoured: frozenset[str] = getattr(route, "keys", frozenset())
         for key in self.required_keys:
             if not is_among(key, honoured):
-                raise ConnectionNotAllowed(f"the way to this target does not know the key {key}")
+                raise KeyNotHonoured(f"the way to this target does not know the key {key}")
 
     def take_pairs(self, pairs: Pairs, required_keys: frozenset[str] = frozenset()) -> None:
         """Keep what method 97 carried; USERNAME and PASSWD are credentials as RFC 1929's are."""
