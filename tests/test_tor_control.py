@@ -470,6 +470,7 @@ async def test_what_tor_is_told(tmp_path):
         assert options["DataDirectory"] == f"{tmp_path}/not/yet/there"
         assert options["__OwningControllerProcess"] == str(os.getpid())
         assert (options["--defaults-torrc"], options["-f"]) == ("/dev/null", "/dev/null")
+        assert "--ignore-missing-torrc" in words
         assert (options["SocksPort"], options["ControlPort"], options["CookieAuthentication"]) == ("auto", "auto", "1")
         assert stat.S_IMODE((tmp_path / "not/yet/there").stat().st_mode) == 0o700
 
@@ -482,6 +483,7 @@ async def test_files_are_found_from_where_they_were_named(tmp_path, monkeypatch)
     async with launched:
         (words,) = await launched.starts()
         assert following(words, "-f") == f"{tmp_path}/mine"
+        assert "--ignore-missing-torrc" not in words
         assert following(words, "DataDirectory") == f"{tmp_path}/kept"
 
 

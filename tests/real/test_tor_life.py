@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from examples.raw_peers import settles
-from support.programs import need
+from support.programs import free_port, need
 from support.tor_clients import ask, code, codes, heard_as, routes_to, same, start_server, under_control, way
 from support.tornet import CONTROL_PASSWORD, ECHO_PORT, never_published
 
@@ -258,6 +258,15 @@ def test_a_tor_of_our_own(tor_network, launching_server, tmp_path):
     server.process.wait(SLACK)
     assert processes_with(started) == []
     assert "Traceback" not in server.output
+
+
+def test_a_tor_of_our_own_needs_no_torrc(program, tmp_path):
+    wrapper = tmp_path / "tor"
+    # It is to reach nobody: not the real network either.
+    wrapper.write_text(f'#!/bin/sh\nexec {need("tor")} "$@" Socks5Proxy 127.0.0.1:{free_port()}\n')
+    wrapper.chmod(0o700)
+    server = start_server(program, f"tor:launch:exec={wrapper}", attached=False)
+    assert settles(lambda: under_control(server), 60), server.output
 
 
 def test_it_ends_with_a_server_that_is_killed(launching_server, tmp_path):

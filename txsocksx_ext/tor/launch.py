@@ -125,6 +125,9 @@ class _OwnTor:
             "__OwningControllerProcess": os.getpid(),
         }
         arguments = [program, "--defaults-torrc", os.devnull, "-f", self._torrc or os.devnull]
+        if self._torrc is None:
+            # Tor takes no device for a file, and would end.
+            arguments.append("--ignore-missing-torrc")
         for name, value in options.items():
             arguments += [name, str(value)]
         process = _TorProcess()
