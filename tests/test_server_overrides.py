@@ -1,5 +1,7 @@
 """What one override of the server's factory changes, and that a fault in it harms nobody."""
 
+import asyncio
+
 import pytest
 from examples.raw_peers import (
     CONNECT,
@@ -281,6 +283,36 @@ async def test_a_fault_in_methods_lets_nobody_in(answer):
 
     async with proxy(Mine(reactor)) as server:
         assert await talk(server, GREET_ANONYMOUS, None) == b"\x05\xff"
+
+
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("at", ["methods", "authenticate", "route", "reply_for"])
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, SystemExit])
+@pytest.mark.parametrize("is_later", [False, True])
+async def test_what_is_no_exception_harms_no_other_connection(at, error, is_later):
+    """As where an override asks a future of asyncio that was cancelled."""
+
+    def fail(self, *arguments):
+        raise error
+
+    def decide(self, session):
+        return later(RefuseRoute()) if is_later else RefuseRoute()
+
+    class Mine(SOCKS5ExtFactory):
+        route = decide
+
+    async with proxy(Mine(reactor)) as server:
+        before = await server.connect()
+        before.send(GREET_ANONYMOUS)
+        assert await before.read(2) == b"\x05\x00"
+        setattr(Mine, at, fail)
+        refused = b"\x05\xff" if at in ("methods", "authenticate") else b"\x05\x00\x05\x01"
+        assert (await talk(server, GREET_ANONYMOUS + request("192.0.2.1", 80), None))[:4] == refused
+        delattr(Mine, at)
+        Mine.route = decide
+        before.send(request("192.0.2.1", 80))
+        assert (await before.read(2)) == b"\x05\x02"
+        assert await server.code("192.0.2.1", 80) == 2
 
 
 async def test_a_decision_that_never_comes_is_not_needed_to_build_the_next_connection():

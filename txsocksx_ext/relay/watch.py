@@ -63,7 +63,7 @@ class Watch(Generic[Watched, State]):
                 continue
             try:
                 state = self.look_at(watched, state)
-            except Exception:  # which must not keep the others open
+            except BaseException:  # which must not keep the others open
                 self._states.pop(watched, None)
                 log_fault()
             if watched in self._states:

@@ -43,7 +43,12 @@ failure: methods that are looked up for each connection take longer.
 
 
 class DecidingConnection(ClientConnection):
-    """A connection that asks for one decision at a time, and acts on it."""
+    """
+    A connection that asks for one decision at a time, and acts on it.
+
+    Whatever a decision raises is its connection's end alone, as with a Deferred:
+    also what is no `Exception`, such as the cancellation of asyncio.
+    """
 
     _decision: Deferred[Any] | None = None
     _lost = False
@@ -57,7 +62,7 @@ class DecidingConnection(ClientConnection):
         ask, made, failed = question
         try:
             result = ask(self, message)
-        except Exception:
+        except BaseException:
             result = Failure()
         # To ask whether something is a Deferred takes long if it is not.
         if result is not None and isinstance(result, (Deferred, CoroutineType)):
@@ -74,7 +79,7 @@ class DecidingConnection(ClientConnection):
         act = failed if isinstance(result, Failure) else made
         try:
             act(self, result)
-        except Exception:
+        except BaseException:
             self._failed_unexpectedly()
 
     def _decided(self, result: Any, act: Callable[[Any, Any], None]) -> None:
@@ -88,7 +93,7 @@ class DecidingConnection(ClientConnection):
             return
         try:
             act(self, result)
-        except Exception:
+        except BaseException:
             self._failed_unexpectedly()
         self._go_on()
 
@@ -97,7 +102,7 @@ class DecidingConnection(ClientConnection):
         if self._decision is not None:
             try:
                 self._decision.cancel()
-            except Exception:
+            except BaseException:
                 self.factory.log.unexpected(Failure(), self.session)
 
     def _failed_unexpectedly(self) -> None:

@@ -144,7 +144,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
         session.offered = greeting.methods
         try:
             method = self._responder.preferred_method(self.factory.methods(session))
-        except Exception:
+        except BaseException:
             self._refuse_method(Failure())
             return
         if method == _NO_AUTHENTICATION:
@@ -250,7 +250,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
             return
         try:
             bound = bound_address(target)
-        except Exception:  # it is none: a route of someone's own fired with something else
+        except BaseException:  # it is none: a route of someone's own fired with something else
             close_result(target)
             self._failed(Failure())
             return
@@ -263,7 +263,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
             relay = self._relay = join(transport, target, factory.reactor, ended, idle_timeout, fast=factory.fast_relay)
             session.relay = relay.name
             relay.start(responder.take_read_ahead() if responder.buffer else b"", self._input_ended)
-        except Exception:
+        except BaseException:
             close_result(target)
             raise
         # A stream needs them no more, and there may be thousands of streams.
@@ -296,7 +296,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
             if not isinstance(number, int) or not 0 < number <= 0xFF:
                 raise TypeError("reply_for() returned no row of a failure, and no number from 1 to 255")
             return code
-        except Exception:
+        except BaseException:
             self.factory.log.unexpected(Failure(), self.session)
             return codes.GENERAL_FAILURE
 
@@ -339,7 +339,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
         # A route of someone's own goes on all the same; its client waits no longer.
         try:
             self._failed(Failure(CancelledError()))
-        except Exception:
+        except BaseException:
             self._failed_unexpectedly()
 
     def _say_and_close(self, last_words: bytes, reason: str) -> None:

@@ -56,7 +56,7 @@ class PolledPort:
         """See `txsocksx_ext.sockets.poller.Watcher`. A fault in one connection must not keep the others waiting."""
         try:
             have_all = self._accept_some(self._port.socket)
-        except Exception:
+        except BaseException:
             log_fault()
             have_all = False
         if not have_all and self._is_listening:

@@ -159,7 +159,8 @@ class Poller:
                     continue
                 try:
                     watcher.ready(events)
-                except Exception:
+                # Also what is no `Exception`, such as asyncio's cancellation: a reactor would end all that is watched.
+                except BaseException:
                     log_fault()
                     self._abandon(watcher, "fault")
             # A watcher may have stopped the reactor, and with it this.
@@ -183,7 +184,7 @@ class Poller:
     def _abandon(self, watcher: Watcher, why: str) -> None:
         try:
             watcher.abandon(why)
-        except Exception:
+        except BaseException:
             log_fault()
 
 
