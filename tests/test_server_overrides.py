@@ -273,7 +273,7 @@ async def test_methods_of_ones_own():
 
 
 @pytest.mark.logs_errors
-@pytest.mark.parametrize("answer", ["an exception", None, 7])
+@pytest.mark.parametrize("answer", ["an exception", None, 7, succeed([Method.NO_AUTHENTICATION])])
 async def test_a_fault_in_methods_lets_nobody_in(answer):
     class Mine(SOCKS5ExtFactory):
         def methods(self, session):

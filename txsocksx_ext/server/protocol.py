@@ -143,7 +143,11 @@ class SOCKS5ExtProtocol(DecidingConnection):
         session = self.session
         session.offered = greeting.methods
         try:
-            method = self._responder.preferred_method(self.factory.methods(session))
+            accepted = self.factory.methods(session)
+            if accepted is not DEFAULT_PREFERENCE and isinstance(accepted, Deferred):
+                # One yields itself, again and again.
+                raise TypeError("methods() has to decide at once, and returned a Deferred")
+            method = self._responder.preferred_method(accepted)
         except BaseException:
             self._refuse_method(Failure())
             return
