@@ -92,6 +92,22 @@ def test_one_that_is_set_when_another_passes_delays_nobody():
     assert watched.clock.getDelayedCalls() == []
 
 
+def test_one_that_is_set_when_another_passes_has_its_whole_time_though_that_took_some():
+    """As for the last words of who is told that a time is over that is as long."""
+    watched = Watched()
+
+    def expired():
+        watched.clock.rightNow += 0.001
+        watched.start("last words", 2)
+
+    watched.deadlines.start("a", 2, expired)
+    watched.start("b", 2)
+    watched.pass_time(4)
+    assert watched.missed == [("b", 2.001)]
+    watched.pass_time(5)
+    assert watched.missed == [("b", 2.001), ("last words", pytest.approx(4.001))]
+
+
 def test_deadlines_of_before_the_time_was_set_back_block_nobody():
     watched = Watched()
     watched.clock.advance(100_000)

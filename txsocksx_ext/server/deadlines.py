@@ -113,6 +113,8 @@ class _Queue:
                 _, expired = self.waiting.pop(who)
                 del self._queue_of[who]
                 expired()
+                # Seen from before, what was set meanwhile would be farther away than any can be, and so pass at once.
+                now = self._clock.seconds()
         finally:
             # Also after a fault, which must not cost the others their deadline.
             self.looks_at = inf
