@@ -245,6 +245,7 @@ class TestHandshakes:
         assert pair.code is None
         clock.advance(1)
         assert pair.code == 0x06
+        assert isinstance(pair.failure, errors.TTLExpired)
 
     def test_the_time_is_the_authors(self, connect, clock):
         class Patient(Plain):

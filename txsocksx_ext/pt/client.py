@@ -59,6 +59,10 @@ class OwnTransportRoute(Route):
 
     def timed_out(self, request: Request, session: Session) -> Exception:
         """See `IRoute`: to be cancelled does not say that it was for this."""
+        return self.out_of_time()
+
+    def out_of_time(self) -> TTLExpired:
+        """Note that the handshake has run out of time: what that fails with."""
         error = TTLExpired(f"the bridge did not answer within {self._protocol.handshake_timeout:g} seconds")
         self._note(error)
         return error

@@ -134,8 +134,7 @@ async def _connect(
     location = None if state is None else state / "client"
     side = Side(reactor, "tested", True, state_location=location, outgoing=_Way(way))
     await maybeDeferred(client.set_up, side)
-    opening = OwnTransportRoute(side, client).open(
-        Arguments(published if arguments is None else arguments), Request(Command.CONNECT, BRIDGE)
-    )
-    opening.addTimeout(client.handshake_timeout, reactor)
+    route = OwnTransportRoute(side, client)
+    opening = route.open(Arguments(published if arguments is None else arguments), Request(Command.CONNECT, BRIDGE))
+    opening.addTimeout(client.handshake_timeout, reactor, lambda *_: Failure(route.out_of_time()))
     pair.opened(await opening)
