@@ -125,6 +125,12 @@ class TestLines:
             "CMETHODS DONE",
         ]
 
+    def test_a_version_that_is_no_text_is_refused_before_anything_is_said(self):
+        script = "from txsocksx_ext.pt import run; run(version=1.2)"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.endswith("TypeError: version is str, not float\n")
+
     def test_a_client_with_a_proxy(self, child, client):
         environ = client("plain", proxy=UpstreamProxy("socks5", "192.0.2.1", 1080, "user", "word"))
         assert without_ports(child(environ).lines()) == [

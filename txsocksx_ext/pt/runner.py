@@ -47,7 +47,10 @@ def run(*transports: Transport, version: str = "", log_addresses: bool = False) 
     :param log_addresses: whether LOG lines may hold IP addresses.
     :raises SystemExit: always: with 0 where the parent ended it, and with 1 where
         it could not start, which its parent was told.
+    :raises TypeError: `version` is no text, but a number, say.
     """
+    if not isinstance(version, str):
+        raise TypeError(f"version is str, not {type(version).__name__}")
     stdout = _take_stdout()
     try:
         environment = _hear_environment(stdout)
