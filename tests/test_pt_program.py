@@ -125,6 +125,13 @@ class TestLines:
             "CMETHODS DONE",
         ]
 
+    def test_a_name_that_no_transport_has_is_logged(self, child, client):
+        status, said, errors = child(client("foreign", "plian")).ends()
+        assert (status, errors) == (1, "")
+        (log,) = (line for line in said if line.startswith("LOG"))
+        assert log.startswith('LOG SEVERITY=warning MESSAGE="this program has no transport foreign, plian; it has ')
+        assert [line for line in said if line != log] == ["VERSION 1", "CMETHODS DONE"]
+
     def test_a_version_that_is_no_text_is_refused_before_anything_is_said(self):
         script = "from txsocksx_ext.pt import run; run(version=1.2)"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE)

@@ -86,9 +86,12 @@ class TransportProgram:
         if isinstance(environment, ClientEnvironment) and environment.proxy is not None:
             self._say(ProxyDoneLine())
         for name in environment.transports:
-            # Nothing is said of those that are not ours.
+            # No line of the configuration says anything of those that are not ours.
             if name in self._transports:
                 self._say(await self._start(self._transports[name], is_client))
+        if not self._transports.keys() & set(environment.transports):
+            wanted, known = ", ".join(environment.transports), ", ".join(self._transports) or "none"
+            _log.warn("this program has no transport {wanted}; it has {known}", wanted=wanted, known=known)
         self._say(ClientMethodsDoneLine() if is_client else ServerMethodsDoneLine())
         return bool(self._ports)
 
