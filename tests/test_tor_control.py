@@ -397,6 +397,19 @@ async def test_a_password_that_is_wrong():
         await peer.lost()
 
 
+async def test_a_tor_that_wants_a_password_and_gets_none_is_told_in_our_options(log):
+    async with target() as server:
+        port = server.port
+        route = route_from_string(reactor, f"tor:127.0.0.1:1:control=tcp\\:127.0.0.1\\:{port}")
+        route.service.startService()
+        peer = await server.accept()
+        peer.send(PROTOCOLINFO % b"HASHEDPASSWORD")
+        await until(lambda: log)
+        await route.service.stopService()
+    assert "there is no control-password-file=" in log[0]
+    assert "password_function" not in log[0]
+
+
 async def test_a_password_of_any_bytes_reaches_tor():
     async with attempt(b'\xff\x00 "\\') as (attaching, peer):
         peer.send(PROTOCOLINFO % b"HASHEDPASSWORD")

@@ -244,4 +244,6 @@ async def _detach(tor: Any) -> None:
 def _said(error: Exception) -> str:
     if isinstance(error, DeferredTimeout):  # Twisted's own words are its arguments
         return f"TimeoutError: no answer within {ATTACH_WITHIN:g} seconds"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    # txtorcon names what its own callers would give it.
+    words = str(error).replace("I have no password_function specified", "there is no control-password-file=")
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
