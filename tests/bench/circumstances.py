@@ -3,10 +3,11 @@
 import os
 import platform
 import re
+import sys
 import time
 from pathlib import Path
 
-from bench.servers import SERVERS, package_version
+from bench.servers import SERVERS, debian_version, package_version
 
 
 def circumstances(rounds):
@@ -19,7 +20,12 @@ def circumstances(rounds):
         "cpu": model[1] if model else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "kernel": re.match(r"[\d.]*\d", platform.release())[0],
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()}, {_whose_python()}",
         "versions": {**servers, **{name: package_version(name) for name in ("uvloop", "txtorcon", "python-socks")}},
         "rounds": rounds,
     }
+
+
+def _whose_python():
+    """One that is compiled as it comes, as pyenv does, lacks the optimization by profile that distributions make."""
+    return "the distribution's" if debian_version(os.path.realpath(sys.executable)) else "not the distribution's"

@@ -55,10 +55,10 @@ class Server:
         """Which release is here; ``None`` where that is not known."""
         if self.package:
             return package_version(self.package)
-        return _debian_version(program_named(self.program)) if self.program else None
+        return debian_version(program_named(self.program)) if self.program else None
 
 
-def _debian_version(path):
+def debian_version(path):
     """That of the Debian package that a program is of: not each of them can say its version."""
     dpkg = shutil.which("dpkg-query")
     if not dpkg:
