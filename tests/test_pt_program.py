@@ -356,6 +356,8 @@ def wait_until_closed(listener):
     while time.monotonic() < deadline:
         try:
             socket.create_connection(listener, timeout=PATIENCE).close()
+        except ConnectionResetError:
+            """It was closed while we connected."""
         except ConnectionRefusedError:
             return
         time.sleep(0.02)

@@ -43,6 +43,8 @@ def is_refused(port):
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it was closing
+        return False
     return False
 
 
