@@ -434,6 +434,21 @@ async def test_who_waits_may_leave_when_it_was_started_again(transport):
     await each.stopService()
 
 
+async def test_what_it_says_on_stderr_is_logged_by_lines(transport):
+    """What comes in two pieces too, since half of an address would stay in the log."""
+    events = []
+    globalLogPublisher.addObserver(events.append)
+    try:
+        each = transport(
+            READY + "printf 'dialling 203.0.113' >&2; sleep 0.2; echo .77:443 >&2; printf 'the end' >&2; sleep 0.1"
+        )
+        await (await each.when_ready()).ended()
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    said = [event["text"] for event in events if "stderr" in event["log_format"]]
+    assert said == ["dialling [scrubbed]", "the end"]
+
+
 async def test_what_it_says_is_logged_without_addresses(transport):
     events = []
     globalLogPublisher.addObserver(events.append)

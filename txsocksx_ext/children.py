@@ -31,8 +31,16 @@ class ChildProcess(ProcessProtocol):
 
     def lines_with(self, descriptor: int, data: bytes) -> list[bytes]:
         """The lines that what came now completes, without their ends."""
-        *lines, self._unread[descriptor] = (self._unread.get(descriptor, b"") + data).split(b"\n")
+        *lines, self._unread[descriptor] = (self.unended_line(descriptor) + data).split(b"\n")
         return lines
+
+    def unended_line(self, descriptor: int) -> bytes:
+        """What came of a line whose end has not come."""
+        return self._unread.get(descriptor, b"")
+
+    def take_unended_line(self, descriptor: int) -> bytes:
+        """The same, which is forgotten then."""
+        return self._unread.pop(descriptor, b"")
 
     def signal(self, name: str) -> None:
         """

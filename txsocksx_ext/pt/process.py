@@ -4,7 +4,7 @@ The process of a managed transport that is our child, and what it says.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -17,7 +17,7 @@ from .lines import ClientMethodLine, LogLine, StatusLine, parse_line
 from .parent import ClientConversation, ConversationFault, without_addresses
 
 LONGEST_LINE = 64 * 1024
-"""Bytes of one line on its stdout."""
+"""Bytes of one line on its stdout, and of one on its stderr that is logged as one."""
 
 END_OF_STDIN_WITHIN = 2.0
 """Seconds for it to end by itself when its stdin is closed; then it is told by SIGTERM."""
@@ -62,7 +62,7 @@ class TransportProcess(ChildProcess):
         try:
             for line in self.lines_with(1, data):
                 self._hear(line)
-            if len(self._unread[1]) > LONGEST_LINE:
+            if len(self.unended_line(1)) > LONGEST_LINE:
                 raise ConversationFault("a line of it has no end")
         except ConversationFault as fault:
             self._break(fault)
@@ -85,7 +85,7 @@ class TransportProcess(ChildProcess):
 
     def _break(self, fault: ConversationFault) -> None:
         """End it: as tor does, it gets no second chance in this life."""
-        self._unread[1] = b""
+        self.take_unended_line(1)
         if self._fault is None:
             self._fault = fault
             self._settle(lambda: self.configured.errback(fault))
@@ -96,15 +96,24 @@ class TransportProcess(ChildProcess):
             fire()
 
     def errReceived(self, data: bytes) -> None:
-        """Keep its words for those who look for them."""
-        for line in filter(None, map(str.strip, data.decode("utf-8", "backslashreplace").splitlines())):
-            _log.debug("{name} says on stderr: {text}", name=self._name, text=without_addresses(line))
+        """Keep its words for those who look for them. By whole lines: half of an address is not known for one."""
+        lines = self.lines_with(2, data)
+        if len(self.unended_line(2)) > LONGEST_LINE:
+            lines.append(self.take_unended_line(2))
+        self._log_errors(lines)
+
+    def _log_errors(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            text = line.decode("utf-8", "backslashreplace").strip()
+            if text:
+                _log.debug("{name} says on stderr: {text}", name=self._name, text=without_addresses(text))
 
     def processExited(self, reason: Failure) -> None:
         self._close_pipes = self._reactor.callLater(LAST_WORDS_WITHIN, self.transport.loseConnection)
 
     def processEnded(self, reason: Failure) -> None:
         self.pid = None
+        self._log_errors([self.take_unended_line(2)])
         if self._close_pipes is not None and self._close_pipes.active():
             self._close_pipes.cancel()
         fault = ConversationFault(f"it ended before it was ready: {_words_of(reason.value)}")
