@@ -8,6 +8,7 @@ from examples.raw_peers import (
     GREET_ANONYMOUS,
     GREET_EXTENDED,
     GREET_LOGIN,
+    RESOLVE,
     login,
     pairs,
     proxy,
@@ -27,7 +28,7 @@ from txsocksx_ext.errors import AuthenticationFailed, ConnectionNotAllowed, Inva
 from txsocksx_ext.route.refuse import RefuseRoute
 from txsocksx_ext.wire import codes
 from txsocksx_ext.wire.codes import Method
-from txsocksx_ext.wire.messages import UsernamePassword
+from txsocksx_ext.wire.messages import Address, UsernamePassword
 from txsocksx_ext.wire.pairs import Pairs
 
 
@@ -212,10 +213,20 @@ class AsyncRoute:
         await later(None)
         raise self._error
 
+    async def resolve(self, request, session):
+        return await later(Address.of("192.0.2.7", 0))
 
-async def test_a_route_whose_connect_is_a_coroutine():
-    async with proxy(routes=RouteTable((), AsyncRoute(ConnectionNotAllowed()))) as server:
+
+@pytest.mark.parametrize("kind", [lambda route: route, later, in_a_coroutine])
+async def test_a_route_whose_connect_is_a_coroutine(kind):
+    class Mine(SOCKS5ExtFactory):
+        def route(self, session):
+            return kind(AsyncRoute(ConnectionNotAllowed()))
+
+    async with proxy(Mine(reactor)) as server:
         assert await server.code("192.0.2.1", 80) == 2
+        _, code, bound = await server.ask("a.example", 0, RESOLVE)
+        assert (code, bound) == (0, ("192.0.2.7", 0))
 
 
 @pytest.mark.parametrize(

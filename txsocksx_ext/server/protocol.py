@@ -244,7 +244,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
         route = self.factory.route(session)
         # To ask whether something is a Deferred takes long if it is not.
         if not isinstance(route, Route) and isinstance(route, (Deferred, CoroutineType)):
-            return ensureDeferred(route).addCallback(ask, session)
+            return ensureDeferred(route).addCallback(ask, session).addCallback(_awaited)
         return ask(route, session)
 
     def _connected(self, target: Any) -> None:
@@ -378,6 +378,11 @@ def _note_literal(request: Request, session: Session) -> Request:
         if literal is not None:
             request = session.request = Request(request.command, literal)
     return request
+
+
+def _awaited(answer: Any) -> Any:
+    """A route's answer as a callback may return it: a Deferred waits for another one, but for no coroutine."""
+    return ensureDeferred(answer) if isinstance(answer, CoroutineType) else answer
 
 
 def _connect_by(route: IRoute, session: Session) -> Any:
