@@ -229,6 +229,17 @@ async def test_a_route_whose_connect_is_a_coroutine(kind):
         assert (code, bound) == (0, ("192.0.2.7", 0))
 
 
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("found", [None, "192.0.2.7", b"192.0.2.7", 7])
+async def test_a_route_that_resolves_to_no_address_is_a_general_failure(found):
+    class Mine(Route):
+        def resolve(self, request, session):
+            return later(found)
+
+    async with proxy(routes=RouteTable((), Mine())) as server:
+        assert await server.code("a.example", 0, RESOLVE) == 1
+
+
 @pytest.mark.parametrize(
     ("said", "code"),
     [

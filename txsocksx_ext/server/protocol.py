@@ -274,7 +274,10 @@ class SOCKS5ExtProtocol(DecidingConnection):
         del self._responder
         self.transport = None
 
-    def _resolved(self, found: Address) -> None:
+    def _resolved(self, found: Any) -> None:
+        if not isinstance(found, Address):  # a route of someone's own fired with something else
+            self._failed(Failure(TypeError(f"a look-up leads to an Address, not to {type(found).__name__}")))
+            return
         self.factory.deadlines.stop(self)
         self._reply_and_close(codes.SUCCEEDED, found, "resolved")
 
