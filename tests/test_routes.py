@@ -77,6 +77,12 @@ def test_what_is_no_kind_of_route_is_named_and_the_kinds_are_listed(kind):
     assert repr(kind) in str(caught.value)
 
 
+@pytest.mark.parametrize("description", ["=direct", "b=direct", "exec=/bin/true:arg=x"])
+def test_a_description_without_a_kind_is_told_which_there_are(description):
+    with pytest.raises(ValueError, match="'' is no kind of route; there are direct"):
+        route_from_string(reactor, description)
+
+
 @pytest.mark.parametrize(
     "description",
     [
