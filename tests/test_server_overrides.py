@@ -1,6 +1,7 @@
 """What one override of the server's factory changes, and that a fault in it harms nobody."""
 
 import asyncio
+import concurrent.futures
 
 import pytest
 from examples.raw_peers import (
@@ -142,12 +143,20 @@ async def test_a_fault_in_an_authenticate_lets_nobody_in():
 
 
 @pytest.mark.logs_errors
-@pytest.mark.parametrize("answer", [7, {"k": 7}, {"": b""}, "text"])
-async def test_an_authenticate_that_answers_nonsense_ends_the_connection(answer):
+@pytest.mark.parametrize("answer", [7, {"k": 7}, {"": b""}, "text", concurrent.futures.Future()])
+@pytest.mark.parametrize(
+    ("said", "selected"),
+    [
+        (GREET_EXTENDED + pairs(), b"\x05\x97"),
+        (GREET_LOGIN + login(b"u", b"p"), b"\x05\x02"),
+        (GREET_ANONYMOUS, b""),
+    ],
+)
+async def test_an_authenticate_that_answers_nonsense_ends_the_connection(answer, said, selected):
     async with proxy(Deciding(lambda session: answer)) as server:
         client = await server.connect()
-        client.send(GREET_EXTENDED + pairs() + request("192.0.2.1", 80))
-        assert await client.read_to_end() in (b"", b"\x05\x97")
+        client.send(said + request("192.0.2.1", 80))
+        assert await client.read_to_end() in (b"", selected)
         await client.lost()
 
 

@@ -161,8 +161,11 @@ class SOCKS5ExtProtocol(DecidingConnection):
         else:
             self._accept_no_method()
 
-    def _admit(self, answer: object) -> None:
-        """Let the client in without authentication, which has no place for an answer."""
+    def _admit(self, answer: Any) -> None:
+        """Let the client in without authentication, which has no place for an answer; but for one that is none."""
+        if answer:
+            # What was meant to be waited for, as a future of asyncio, may have been about to refuse.
+            Pairs(dict(answer))
         write_now(self.transport, self._responder.select(_NO_AUTHENTICATION))
 
     def _accept_no_method(self) -> None:
