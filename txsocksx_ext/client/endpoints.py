@@ -102,7 +102,15 @@ def target_address(host: str | bytes, port: int) -> Address:
             text = idna.encode(text, uts46=True).decode("ascii")
         except idna.IDNAError as error:
             raise ValueError(f"the host name cannot be encoded by IDNA: {type(error).__name__}") from None
-    return Address.of(text, port)
+    target = Address.of(text, port)
+    if target.is_name and not _NOT_IN_NAMES.isdisjoint(text):
+        raise ValueError(
+            "a host name holds no colon and no slash: it is no URL, no address with a zone, and has no port"
+        )
+    return target
+
+
+_NOT_IN_NAMES = frozenset(":/")
 
 
 @implementer(IStreamClientEndpoint)
