@@ -285,6 +285,7 @@ class TestFailures:
             (errors.TransportTemporaryFailure("again"), 0xF0),
             (errors.TransportProtocolFailure("never"), 0xF1),
             (errors.TransportInternalError("later"), 0xF2),
+            (errors.TransportProtocolFailure, 0xF1),
             (errors.TTLExpired(), 0x06),
             (TCPRefused(), 0x05),
             (ConnectionLost(), 0x05),
