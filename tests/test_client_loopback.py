@@ -8,10 +8,10 @@ from threading import Thread
 
 import pytest
 from support.certificates import Authority
-from support.ways import Counting
+from support.ways import Counting, listening_on_port
 from twisted.internet import reactor, tcp
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import NoProtocol, TimeoutError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
@@ -37,16 +37,6 @@ def recorders():
     return Factory.forProtocol(Recorder)
 
 
-@asynccontextmanager
-async def listening(factory):
-    """A server on a port of 127.0.0.1; yields the port."""
-    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
-    try:
-        yield port.getHost().port
-    finally:
-        await maybeDeferred(port.stopListening)
-
-
 def target_behind(way, *arguments, factory=SOCKS5ExtClientFactory, **options):
     """An endpoint for ``target.example`` behind a proxy on a port of 127.0.0.1."""
     endpoint = SOCKS5ClientEndpoint("target.example", 443, way(reactor, "127.0.0.1", *arguments, **options))
@@ -62,7 +52,7 @@ async def end_of(*protocols):
 
 async def test_a_connection_at_once_is_twisteds_client_connection():
     proxy = FakeProxy()
-    async with listening(proxy) as port:
+    async with listening_on_port(proxy) as port:
         # A system that has much to do may take its time now and then.
         for _ in range(100):
             near = await target_behind(TCP4ClientEndpoint, port).connect(recorders())
@@ -147,7 +137,7 @@ async def test_the_application_may_start_tls_as_a_client(way):
             self.transport.startTLS(authority.client_for("target.example"))
 
     proxy = FakeProxy(Factory.forProtocol(Secured))
-    async with listening(proxy) as port:
+    async with listening_on_port(proxy) as port:
         near = await target_behind(way, port).connect(Factory.forProtocol(Securing))
         far = proxy.conversations[0].tunnel
         near.write(b"question")
@@ -244,7 +234,7 @@ async def test_who_changed_how_to_connect_is_asked(kind, monkeypatch):
     if kind == "with an address to come from":
         monkeypatch.undo()
         options = {"bindAddress": ("127.0.0.3", 0)}
-    async with listening(FakeProxy()) as port:
+    async with listening_on_port(FakeProxy()) as port:
         way = TCP4ClientEndpoint(chosen, "127.0.0.1", port, **options)
         near = await SOCKS5ClientEndpoint("target.example", 443, way).connect(recorders())
         if options:
@@ -298,7 +288,7 @@ class Raising(SOCKS5ExtClientProtocol):
 )
 async def test_a_factory_that_builds_no_protocol(way, overrides, error):
     events = Counting()
-    async with listening(FakeProxy()) as port:
+    async with listening_on_port(FakeProxy()) as port:
         mine = type("Mine", (SOCKS5ExtClientFactory,), overrides)
         with pytest.raises(error):
             await target_behind(way, port, factory=mine).connect(events)
@@ -309,7 +299,7 @@ async def test_a_factory_that_builds_no_protocol(way, overrides, error):
 @pytest.mark.logs_errors
 async def test_a_protocol_that_raises_as_it_is_connected(way):
     events = Counting()
-    async with listening(FakeProxy()) as port:
+    async with listening_on_port(FakeProxy()) as port:
         mine = type("Mine", (SOCKS5ExtClientFactory,), {"protocol": Raising})
         with pytest.raises(ProxyClosed) as caught:
             await target_behind(way, port, factory=mine).connect(events)

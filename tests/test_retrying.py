@@ -1,7 +1,8 @@
 """Trying again what a pluggable transport failed at: what, how often, when; and that nothing is left of it."""
 
 import pytest
-from support.retrying import EXTENDED, F0, F1, F2, SUCCESS, Attempt, Transport, bridge_behind, end_of, listening, pauses
+from support.retrying import EXTENDED, F0, F1, F2, SUCCESS, Attempt, Transport, bridge_behind, end_of, pauses
+from support.ways import listening_on_port
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, fail, succeed
 from twisted.internet.endpoints import clientFromString
@@ -230,7 +231,7 @@ def test_an_endpoint_that_fails_at_once(code):
 
 async def test_the_endpoint_on_real_sockets():
     transport = Transport(F0, F2, F0, SUCCESS)
-    async with listening(transport) as port:
+    async with listening_on_port(transport) as port:
         protocol = await RetryingEndpoint(bridge_behind(port), pauses=lambda _: 0.01).connect(
             Factory.forProtocol(Recorder)
         )
@@ -244,7 +245,7 @@ async def test_the_endpoint_on_real_sockets():
 
 async def test_the_endpoint_string():
     transport = Transport(F0, F0, SUCCESS)
-    async with listening(transport) as port:
+    async with listening_on_port(transport) as port:
         text = f"socks5ext:bridge.example:443:proxy=tcp\\:127.0.0.1\\:{port}:pt.cert=AAAA"
         protocol = await clientFromString(reactor, f"{text}:retries=2").connect(Factory.forProtocol(Recorder))
         assert transport.tries == 3

@@ -1,7 +1,8 @@
 """A service that connects again after what a pluggable transport failed at, with the bounds of its endpoint."""
 
 import pytest
-from support.retrying import EXTENDED, F0, F1, F2, SUCCESS, Attempt, Transport, bridge_behind, end_of, listening, pauses
+from support.retrying import EXTENDED, F0, F1, F2, SUCCESS, Attempt, Transport, bridge_behind, end_of, pauses
+from support.ways import listening_on_port
 from twisted.application.service import MultiService
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, fail
@@ -175,7 +176,7 @@ def test_an_endpoint_that_fails_before_it_returns_stops_a_service_too():
 async def test_a_service_on_real_sockets_within_another():
     transport = Transport(F0, F2, SUCCESS)
     prepared = []
-    async with listening(transport) as port:
+    async with listening_on_port(transport) as port:
         service = RetryingClientService(
             bridge_behind(port), Factory.forProtocol(Recorder), lambda _: 0.01, prepareConnection=prepared.append
         )

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 import pytest
 import treq
 from support.certificates import Authority
+from support.ways import listening_on_port
 from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, serverFromString
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IHostnameResolver, IReactorPluggableNameResolver, IReactorTCP
 from twisted.internet.task import deferLater
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -99,16 +99,6 @@ class Page(Resource):
         return request.content.read()[::-1]
 
 
-@asynccontextmanager
-async def listening(factory, description="tcp:0:interface=127.0.0.1"):
-    """A server that listens; yields its port's number."""
-    port = await serverFromString(reactor, description).listen(factory)
-    try:
-        yield port.getHost().port
-    finally:
-        await maybeDeferred(port.stopListening)
-
-
 class Server:
     """A proxy of our own."""
 
@@ -129,7 +119,7 @@ class Server:
 async def proxied(*arguments, **options):
     """An agent that goes through a server of ours; yields both."""
     server = Server()
-    async with listening(server.factory) as port:
+    async with listening_on_port(server.factory) as port:
         yield web_agent(reactor, TCP4ClientEndpoint(reactor, "127.0.0.1", port), *arguments, **options), server
         while server.factory.sessions:
             await deferLater(reactor, 0.005)
@@ -158,7 +148,7 @@ def with_tls(factory, authority, *hosts):
 
 
 async def test_http_by_a_name_that_only_the_proxy_knows():
-    async with listening(Site(Page())) as port, proxied() as (agent, server):
+    async with listening_on_port(Site(Page())) as port, proxied() as (agent, server):
         assert verifyObject(IAgent, agent)
         body = await body_of(agent.request(b"GET", f"http://{NAME}:{port}/".encode()))
         assert body == f"a page for {NAME}:{port}".encode()
@@ -167,7 +157,7 @@ async def test_http_by_a_name_that_only_the_proxy_knows():
 
 async def test_https_by_a_name_that_only_the_proxy_knows(authority):
     site = with_tls(Site(Page()), authority, NAME)
-    async with listening(site) as port, proxied(policy=TrustIn(authority)) as (agent, server):
+    async with listening_on_port(site) as port, proxied(policy=TrustIn(authority)) as (agent, server):
         body = await body_of(agent.request(b"GET", f"https://{NAME}:{port}/".encode()))
         assert body == f"a page for {NAME}:{port}".encode()
         assert server.names.asked == [NAME]
@@ -177,7 +167,7 @@ async def test_https_by_a_name_that_only_the_proxy_knows(authority):
 async def test_https_with_a_certificate_that_is_not_trusted(authority, policy):
     site = with_tls(Site(Page()), authority, "other.example")
     trust = None if policy == "the platform's" else TrustIn(authority)
-    async with listening(site) as port, proxied(policy=trust) as (agent, _):
+    async with listening_on_port(site) as port, proxied(policy=trust) as (agent, _):
         with pytest.raises(ResponseNeverReceived) as caught:
             await agent.request(b"GET", f"https://{NAME}:{port}/".encode())
         assert any(word in str(caught.value.reasons) for word in ("certificate", "VerificationError"))
@@ -185,7 +175,7 @@ async def test_https_with_a_certificate_that_is_not_trusted(authority, policy):
 
 async def test_addresses_need_no_names(authority):
     site = with_tls(Site(Page()), authority, "127.0.0.1")
-    async with listening(site) as port, proxied(policy=TrustIn(authority)) as (agent, server):
+    async with listening_on_port(site) as port, proxied(policy=TrustIn(authority)) as (agent, server):
         assert await body_of(agent.request(b"GET", f"https://127.0.0.1:{port}/".encode()))
         assert server.names.asked == []
 
@@ -201,7 +191,7 @@ def has_ipv6():
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 on loopback")
 @pytest.mark.parametrize("host", ["[::1]", "six.example"])
 async def test_ipv6(host):
-    async with listening(Site(Page()), r"tcp6:0:interface=\:\:1") as port, proxied() as (agent, _):
+    async with listening_on_port(Site(Page()), r"tcp6:0:interface=\:\:1") as port, proxied() as (agent, _):
         assert (
             await body_of(agent.request(b"GET", f"http://{host}:{port}/".encode()))
             == f"a page for {host}:{port}".encode()
@@ -212,12 +202,12 @@ async def test_ipv6(host):
     "methods", [{"login": ("user", "word")}, {"extended": {"USERNAME": "user"}}, {"isolated": None}]
 )
 async def test_by_every_method(methods):
-    async with listening(Site(Page())) as port, proxied(methods) as (agent, _):
+    async with listening_on_port(Site(Page())) as port, proxied(methods) as (agent, _):
         assert await body_of(agent.request(b"GET", f"http://{NAME}:{port}/".encode()))
 
 
 async def test_treq_sends_bodies_and_follows_redirects():
-    async with listening(Site(Page())) as port, proxied() as (agent, server):
+    async with listening_on_port(Site(Page())) as port, proxied() as (agent, server):
         client = HTTPClient(agent)
         content = bytes(range(256)) * 2000
         assert await body_of(client.post(f"http://{NAME}:{port}/", data=content)) == content[::-1]
@@ -229,7 +219,7 @@ async def test_treq_sends_bodies_and_follows_redirects():
 async def test_with_a_pool_requests_share_a_connection_and_without_they_do_not():
     pool = HTTPConnectionPool(reactor)
     for kept, connections in ((pool, 1), (None, 3)):
-        async with listening(Site(Page())) as port, proxied(pool=kept) as (agent, server):
+        async with listening_on_port(Site(Page())) as port, proxied(pool=kept) as (agent, server):
             for _ in range(3):
                 await body_of(agent.request(b"GET", f"http://{NAME}:{port}/".encode()))
             assert server.accepted == connections
@@ -237,7 +227,7 @@ async def test_with_a_pool_requests_share_a_connection_and_without_they_do_not()
 
 
 async def test_what_the_proxy_says_is_what_the_caller_gets():
-    async with listening(Site(Page())) as port:
+    async with listening_on_port(Site(Page())) as port:
         pass
     async with proxied() as (agent, _):
         with pytest.raises(ConnectionRefused):

@@ -1,10 +1,7 @@
 """A transport that fails as often as a test wants, and what is tried with it."""
 
-from contextlib import asynccontextmanager
-
 from twisted.internet import reactor
-from twisted.internet.defer import maybeDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -67,16 +64,6 @@ class Attempt:
     @property
     def has_left_nothing(self):
         return not self.clock.getDelayedCalls() and not self.transport.endpoint.connecting
-
-
-@asynccontextmanager
-async def listening(factory):
-    """A server on a port of 127.0.0.1; yields the port."""
-    port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
-    try:
-        yield port.getHost().port
-    finally:
-        await maybeDeferred(port.stopListening)
 
 
 def bridge_behind(port):

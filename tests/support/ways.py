@@ -28,6 +28,13 @@ async def listening(factory, description="tcp:0:interface=127.0.0.1"):
         await maybeDeferred(port.stopListening)
 
 
+@asynccontextmanager
+async def listening_on_port(factory, description="tcp:0:interface=127.0.0.1"):
+    """The same; yields its port's number."""
+    async with listening(factory, description) as address:
+        yield address.port
+
+
 class TwistedsWay(TCP4ClientEndpoint):
     """An endpoint that is not Twisted's plain one, so that all is left to it."""
 
