@@ -1,5 +1,6 @@
 """What all tests share: deadlines, a look for leaks, and a server to talk to."""
 
+import contextlib
 import gc
 import inspect
 from functools import wraps
@@ -47,9 +48,9 @@ def _within(function, seconds):
     return limited
 
 
-@pytest.fixture
-def logged_errors():
-    """The error events that were logged during the test."""
+@contextlib.contextmanager
+def errors_of_the_log():
+    """The error events that are logged meanwhile."""
     events = []
 
     def observe(event):
@@ -57,8 +58,29 @@ def logged_errors():
             events.append(event)
 
     globalLogPublisher.addObserver(observe)
-    yield events
-    globalLogPublisher.removeObserver(observe)
+    try:
+        yield events
+    finally:
+        globalLogPublisher.removeObserver(observe)
+
+
+@pytest.fixture
+def logged_errors():
+    """The error events that were logged during the test."""
+    with errors_of_the_log() as events:
+        yield events
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_by_the_module():
+    """Fail where what the fixtures of a module leave has an unhandled error."""
+    yield
+    with errors_of_the_log() as events:
+        gc.collect()
+    # As after collection: else each test would look through all that those before it made Python load.
+    gc.freeze()
+    if events:
+        pytest.fail(f"the module left errors: {_texts(events)}")
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +106,7 @@ def nothing_is_left(request, logged_errors):
     if left:
         pytest.fail(f"the test left {left}")
     if logged_errors and not request.node.get_closest_marker("logs_errors"):
-        pytest.fail(f"the test logged errors: {[_text(event) for event in logged_errors]}")
+        pytest.fail(f"the test logged errors: {_texts(logged_errors)}")
 
 
 def turn_of_the_reactor(seconds=0.0):
@@ -108,6 +130,10 @@ def _selectables(reactor):
     readers = reactor.getReaders()
     watchers = {watcher for each in readers if isinstance(each, Poller) for watcher in each.watchers}
     return {each for each in (*readers, *reactor.getWriters()) if not isinstance(each, Poller)} | watchers
+
+
+def _texts(events):
+    return [_text(event) for event in events]
 
 
 def _text(event):
