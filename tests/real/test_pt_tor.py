@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from support import tornet
+from support.programs import free_port
 from support.tornet import Tor, socks
-from support.tornet.process import stable_port, wait_until
+from support.tornet.process import wait_until
 
 from txsocksx_ext.pt.extorport import ExtendedORPortRefused, introduce, read_cookie
 
@@ -32,14 +33,14 @@ class Bridge(Tor):
 
     def __init__(self, network, name, *torrc):
         self.transport = name
-        self.transport_port = stable_port()
+        self.transport_port = free_port()
         lines = [
             network._authority_line,
             "BridgeRelay 1",
             "PublishServerDescriptor 0",
             "SocksPort 0",
             "ExitRelay 0",
-            f"ORPort 127.0.0.1:{stable_port()} IPv4Only",
+            f"ORPort 127.0.0.1:{free_port()} IPv4Only",
             f"ServerTransportPlugin {name} {plugin(name)}",
             f"ServerTransportListenAddr {name} 127.0.0.1:{self.transport_port}",
             *torrc,

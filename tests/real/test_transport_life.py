@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from examples.raw_peers import settles
-from support.programs import need, twistd
+from support.programs import free_port, need, twistd
 from support.targets import Target, echo
 from support.tor_clients import ask
 from support.tornet import ECHO_PORT
-from support.tornet.process import Tor, stable_port
+from support.tornet.process import Tor
 from support.transports import Obfs4Bridge, child_of, code, is_gone, is_ready, serve, with_login, with_pairs
 
 
@@ -119,13 +119,13 @@ def test_the_life_of_snowflake(program):
 @pytest.fixture(scope="module")
 def tor_bridge(tor_network):
     """A bridge in the private network that speaks obfs4: its bridge line."""
-    transport_port = stable_port()
+    transport_port = free_port()
     lines = [
         tor_network._authority_line,
         "SocksPort 0",
         "BridgeRelay 1",
         "PublishServerDescriptor 0",
-        f"ORPort 127.0.0.1:{stable_port()} IPv4Only",
+        f"ORPort 127.0.0.1:{free_port()} IPv4Only",
         "ExtORPort auto",
         f"ServerTransportPlugin obfs4 exec {need('obfs4proxy')}",
         f"ServerTransportListenAddr obfs4 127.0.0.1:{transport_port}",

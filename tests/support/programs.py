@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -29,11 +30,28 @@ def need(name, package=None):
     return path
 
 
+_ports_given = set()
+
+# Several processes may run tests: each gives ports of its own.
+_PROCESS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+
 def free_port():
-    """A TCP port on loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """
+    A TCP port on loopback that nothing listens on, and that stays free while its owner is started again.
+
+    The kernel gives ports from 32768 up to those who ask for any: one from below does not get lost to them.
+    """
+    for _ in range(200):
+        port = random.randrange(12000 + _PROCESS, 32000, _PROCESSES)
+        if port in _ports_given:
+            continue
+        _ports_given.add(port)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 def descriptors_of(pid):

@@ -8,8 +8,10 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from support.programs import free_port
+
 from .control import ControlError
-from .process import Tor, stable_port
+from .process import Tor
 
 
 def hashed_password(password: str) -> str:
@@ -38,9 +40,9 @@ class TorClient(Tor):
     """
 
     def __init__(self, folder: Path, torrc: Sequence[str], *, password: str | None = None) -> None:
-        self.plain_port = stable_port()
-        self.extended_port = stable_port()
-        self.control_port = stable_port()
+        self.plain_port = free_port()
+        self.extended_port = free_port()
+        self.control_port = free_port()
         self.plain_socket = folder / "plain"
         self.extended_socket = folder / "extended"
         lines = [

@@ -10,13 +10,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from support.programs import free_port
+
 from . import onions
 from .authority import make_authority_keys
 from .client import TorClient
 from .control import ControlError
 from .hosts import HalfPublishingHost, MortalHost, OnionHost
 from .onions import ClientKey, OnionService
-from .process import Tor, stable_port, wait_until
+from .process import Tor, wait_until
 from .servers import Servers
 
 RELAYS = 6
@@ -82,8 +84,8 @@ class TorNetwork:
     def _add_relays(self) -> None:
         resolver = self.folder / "resolv.conf"
         resolver.write_text(f"nameserver 127.0.0.1:{self.servers.dns_port}\n")
-        or_ports = [stable_port() for _ in range(RELAYS + 1)]
-        dir_port = stable_port()
+        or_ports = [free_port() for _ in range(RELAYS + 1)]
+        dir_port = free_port()
         self._authority_line = make_authority_keys(self.folder / "a0", "a0", or_ports[0], dir_port)
         common = [
             self._authority_line,
@@ -108,7 +110,7 @@ class TorNetwork:
         targets = {
             onions.ECHO_PORT: self.servers.echo_port,
             onions.WEB_PORT: self.servers.web_port,
-            onions.CLOSED_PORT: stable_port(),
+            onions.CLOSED_PORT: free_port(),
         }
         folder = self.folder / "host"
         self._service = OnionService(folder / "service", targets)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -30,25 +28,6 @@ COMMON_TORRC = (
     "SafeLogging 0",
     "Log notice stdout",
 )
-
-_ports_given: set[int] = set()
-
-
-def stable_port() -> int:
-    """
-    A free TCP port that stays free while its owner is restarted.
-
-    The kernel gives ports from 32768 up to outgoing connections: one from below does not get lost to them.
-    """
-    for _ in range(200):
-        port = random.randrange(12000, 32000)
-        if port in _ports_given:
-            continue
-        _ports_given.add(port)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no free port")
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout: float, *, every: float = 0.03) -> None:
