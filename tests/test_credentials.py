@@ -232,6 +232,8 @@ async def test_a_relative_path_means_the_same_file_after_the_process_has_changed
         (line(b"alice", b"1") + line(b"bob", b"2") + line(b"alice", b"3"), 3),
         (line(b"alice", b"1") + b"alice:\n", 2),
     ],
+    # What is in the lines is another with each salt.
+    ids=["no colon", "no hash", "no name", "a name twice", "an empty hash"],
 )
 def test_a_bad_line_is_named_and_not_quoted(password_file, content, number):
     password_file.rewrite(content)
