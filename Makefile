@@ -7,6 +7,8 @@ PYTHON ?= $(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,python3)
 OPTIONS ?=
 # Which tests, and options of pytest, for `make test`.
 TESTS ?=
+# How many processes run them, much of which is waiting; 0: none but pytest's own.
+JOBS ?= 2
 # What to measure, all by default, and how many times, for `make bench`.
 CASES ?=
 ROUNDS ?= 5
@@ -73,7 +75,7 @@ lint: $(INSTALLED_FOR_TESTS)
 	$(VENV)/bin/mypy -p txsocksx_ext
 
 pytest: $(INSTALLED_FOR_TESTS)
-	$(VENV)/bin/coverage run -m pytest $(TESTS)
+	$(VENV)/bin/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --cov --cov-report= $(TESTS)
 	@echo "covered: $$($(VENV)/bin/coverage report --format=total)%; make coverage says what is not"
 
 coverage:

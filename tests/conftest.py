@@ -32,6 +32,13 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from support.dividing import Dividing
+
+    return Dividing(config, log) if config.option.dist == "loadfile" else None
+
+
 def pytest_configure(config):
     install(config)
     config.addinivalue_line("markers", "deadline(seconds): the time an asynchronous test has")

@@ -265,9 +265,9 @@ def test_a_shared_route_says_what_the_end_of_the_time_means(with_shared_route):
     assert answer[6:8] == b"\x05\xf0"
 
 
-def test_nothing_is_left_when_the_supervisor_is_killed(with_shared_route, tmp_path):
-    folder = tmp_path / "temporary"
-    folder.mkdir()
+def test_nothing_is_left_when_the_supervisor_is_killed(with_shared_route, tmp_path, tmp_path_factory):
+    # Short, since unix sockets lie in it.
+    folder = tmp_path_factory.mktemp("t")
     path = tmp_path / "socks"
     options = (f"--listen=unix:{path}", "--route=127.0.0.1=direct", "--drain=60")
     server = with_shared_route(2, *options, env={"TMPDIR": str(folder)})
