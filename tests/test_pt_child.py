@@ -450,11 +450,13 @@ async def test_what_it_says_on_stderr_is_logged_by_lines(transport):
 
 
 async def test_what_it_says_is_logged_without_addresses(transport):
+    traceback = f"{'frame' * 300}the-end"
     events = []
     globalLogPublisher.addObserver(events.append)
     try:
         each = transport(
             "echo 'LOG SEVERITY=error MESSAGE=\"lost 192.0.2.1\"'; echo LOG SEVERITY=debug MESSAGE=fine;"
+            f"echo LOG SEVERITY=error MESSAGE={traceback};"
             "echo STATUS TRANSPORT=obfs4 ADDRESS=192.0.2.1:1; echo dialling 192.0.2.1 >&2;" + READY + UNTIL_STDIN_ENDS
         )
         await each.when_ready()
@@ -466,6 +468,7 @@ async def test_what_it_says_is_logged_without_addresses(transport):
         [
             (LogLevel.warn, "lost [scrubbed]"),
             (LogLevel.debug, "fine"),
+            (LogLevel.warn, traceback),
             (LogLevel.debug, "TRANSPORT=obfs4 ADDRESS=[scrubbed]"),
             (LogLevel.debug, "dialling [scrubbed]"),
         ],

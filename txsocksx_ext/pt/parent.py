@@ -23,7 +23,10 @@ from .notation import printable
 from .scrubbing import scrub
 
 LONGEST_TEXT = 200
-"""How much of a transport's words a log gets."""
+"""Characters of a transport's words that a log gets."""
+
+LONGEST_LOG_TEXT = 4000
+"""Characters of what a transport says for a log: a traceback comes as one line, and ends with what matters most."""
 
 
 class ConversationFault(Exception):
@@ -34,9 +37,13 @@ class ProxyRefused(ConversationFault):
     """The transport takes no proxy: PROXY-ERROR, or not a word about it."""
 
 
-def without_addresses(text: str) -> str:
-    """A transport's words as logs get them: one line, short, and with its IP addresses left out."""
-    return printable(scrub(text))[:LONGEST_TEXT]
+def without_addresses(text: str, most: int = LONGEST_TEXT) -> str:
+    """
+    A transport's words as logs get them: one line, short, and with its IP addresses left out.
+
+    :param most: characters of it.
+    """
+    return printable(scrub(text))[:most]
 
 
 class ClientConversation:

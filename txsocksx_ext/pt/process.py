@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from ..children import ChildProcess
 from .lines import ClientMethodLine, LogLine, StatusLine, parse_line
-from .parent import ClientConversation, ConversationFault, without_addresses
+from .parent import LONGEST_LOG_TEXT, ClientConversation, ConversationFault, without_addresses
 
 LONGEST_LINE = 64 * 1024
 """Bytes of one line on its stdout, and of one on its stderr that is logged as one."""
@@ -75,7 +75,8 @@ class TransportProcess(ChildProcess):
         line = parse_line(data)
         if isinstance(line, LogLine):
             level = _LEVELS.get(line.severity, LogLevel.debug)
-            _log.emit(level, "{name} says: {text}", name=self._name, text=without_addresses(line.message))
+            text = without_addresses(line.message, LONGEST_LOG_TEXT)
+            _log.emit(level, "{name} says: {text}", name=self._name, text=text)
         elif isinstance(line, StatusLine):
             _log.debug("{name} says of its status: {text}", name=self._name, text=_fields_of(line))
         was_done = self.conversation.is_done
