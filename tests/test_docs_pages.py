@@ -194,14 +194,23 @@ def server_commands():
     return commands
 
 
-@pytest.mark.parametrize(("text", "options"), server_commands())
-def test_the_command_is_one(text, options, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("users").write_text(password_line("alice", "secret"))
-    Path("password").write_text("secret\n")
+@pytest.fixture(scope="module")
+def named_files():
+    """What the files have in them that commands name."""
     pair = KeyPair.generate(size=2048)
-    Path("key.pem").write_bytes(pair.dump(1))
-    Path("cert.pem").write_bytes(pair.selfSignedCert(1, commonName="localhost").dumpPEM())
+    return {
+        "users": password_line("alice", "secret").encode(),
+        "password": b"secret\n",
+        "key.pem": pair.dump(1),
+        "cert.pem": pair.selfSignedCert(1, commonName="localhost").dumpPEM(),
+    }
+
+
+@pytest.mark.parametrize(("text", "options"), server_commands())
+def test_the_command_is_one(text, options, tmp_path, monkeypatch, named_files):
+    monkeypatch.chdir(tmp_path)
+    for name, content in named_files.items():
+        Path(name).write_bytes(content)
     Options().parseOptions(shlex.split(options))
 
 
