@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import inspect
+import signal
 from functools import wraps
 
 import pytest
@@ -40,6 +41,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell has what it starts in the background ignore it, and so would the programs that tests start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     install(config)
     config.addinivalue_line("markers", "deadline(seconds): the time an asynchronous test has")
     config.addinivalue_line("markers", "logs_errors: the test expects errors in the log")
