@@ -1,5 +1,7 @@
 """What the application gets from a connection: bytes, ends and addresses; and what its factory may do."""
 
+import asyncio
+
 import pytest
 from support.attempts import EXTENDED, LOGIN, Application, Attempt, Fault, attempt, each_way, raising
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, ConnectionRefusedError, NoProtocol
@@ -215,10 +217,11 @@ def test_an_application_that_pauses_gets_what_came_with_the_reply_when_it_resume
 
 
 @pytest.mark.logs_errors
-def test_an_application_that_fails_over_it_when_it_has_resumed_loses_its_connection(logged_errors):
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
+def test_an_application_that_fails_over_it_when_it_has_resumed_loses_its_connection(logged_errors, error):
     class Failing(Pausing):
         def dataReceived(self, data):
-            raise ZeroDivisionError
+            raise error
 
     tried = attempt(FakeProxy(joined=b"early"), application=Application(Failing))
     tried.outcome.transport.resumeProducing()

@@ -1,12 +1,24 @@
 """Choices of a client factory of one's own: methods, credentials, pairs and errors."""
 
+import asyncio
+
 import pytest
-from support.attempts import ANONYMOUS, EXTENDED, LOGIN, Fault, attempt, choosing, raising
+from support.attempts import ANONYMOUS, EXTENDED, LOGIN, Fault, attempt, choosing
 
 from txsocksx_ext.testing import FakeProxy, Recorder
 from txsocksx_ext.wire.codes import Method
 from txsocksx_ext.wire.messages import UsernamePassword
 from txsocksx_ext.wire.pairs import Pairs
+
+UNEXPECTED = (Fault, asyncio.CancelledError)
+"""The second as of a future of asyncio that was cancelled: it is no `Exception`."""
+
+
+def raising(error):
+    def choice(*_):
+        raise error
+
+    return choice
 
 
 def test_an_offer_of_ones_own():
@@ -51,9 +63,10 @@ def test_an_error_of_ones_own(methods, options):
         ("address", ANONYMOUS, {"joined": b"data"}),
     ],
 )
-def test_a_choice_that_raises_ends_with_that_exception_and_nothing_hangs(override, methods, options):
-    tried = attempt(FakeProxy(**options), methods, factory=choosing(**{override: raising}))
-    assert type(tried.outcome) is Fault
+@pytest.mark.parametrize("error", UNEXPECTED)
+def test_a_choice_that_raises_ends_with_that_exception_and_nothing_hangs(override, methods, options, error):
+    tried = attempt(FakeProxy(**options), methods, factory=choosing(**{override: raising(error)}))
+    assert type(tried.outcome) is error
     assert tried.has_left_nothing
 
 
@@ -80,7 +93,9 @@ def test_a_choice_that_is_no_choice_fails_and_nothing_hangs(override, value, met
     assert tried.has_left_nothing
 
 
-@pytest.mark.parametrize(("choice", "error"), [(lambda self: None, TypeError), (lambda self: 1 / 0, ZeroDivisionError)])
+@pytest.mark.parametrize(
+    ("choice", "error"), [(lambda self: None, TypeError), *((raising(error), error) for error in UNEXPECTED)]
+)
 def test_an_error_of_a_timeout_that_is_none_fails_and_nothing_hangs(choice, error):
     tried = attempt(FakeProxy(hangs=True), factory=choosing(error_of_timeout=choice), timeout=5).run(5)
     assert type(tried.outcome) is error

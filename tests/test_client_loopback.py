@@ -1,5 +1,6 @@
 """The shortest way to a proxy on this machine is the same connection as Twisted's own way."""
 
+import asyncio
 import socket
 import sys
 from contextlib import asynccontextmanager
@@ -269,27 +270,33 @@ class Fault(Exception):
     """What a test raises."""
 
 
-def raising(*_):
-    raise Fault
+def raising(error):
+    def step(*_):
+        raise error
+
+    return step
 
 
-class Raising(SOCKS5ExtClientProtocol):
-    connectionMade = raising
+@pytest.fixture(params=[Fault, asyncio.CancelledError])
+def error(request):
+    """The second, as of a future of asyncio that was cancelled, is no `Exception`."""
+    return request.param
 
 
 @each_way
 @pytest.mark.parametrize(
-    ("overrides", "error"),
+    ("build", "error"),
     [
-        ({"buildProtocol": lambda self, address: None}, NoProtocol),
-        ({"buildProtocol": raising}, Fault),
+        (lambda self, address: None, NoProtocol),
+        (raising(Fault), Fault),
+        (raising(asyncio.CancelledError), asyncio.CancelledError),
     ],
-    ids=["none", "raises"],
+    ids=["none", "raises", "raises what is no Exception"],
 )
-async def test_a_factory_that_builds_no_protocol(way, overrides, error):
+async def test_a_factory_that_builds_no_protocol(way, build, error):
     events = Counting()
     async with listening_on_port(FakeProxy()) as port:
-        mine = type("Mine", (SOCKS5ExtClientFactory,), overrides)
+        mine = type("Mine", (SOCKS5ExtClientFactory,), {"buildProtocol": build})
         with pytest.raises(error):
             await target_behind(way, port, factory=mine).connect(events)
         await stopped(events)
@@ -297,11 +304,12 @@ async def test_a_factory_that_builds_no_protocol(way, overrides, error):
 
 @each_way
 @pytest.mark.logs_errors
-async def test_a_protocol_that_raises_as_it_is_connected(way):
+async def test_a_protocol_that_raises_as_it_is_connected(way, error):
     events = Counting()
+    raises = type("Raises", (SOCKS5ExtClientProtocol,), {"connectionMade": raising(error)})
     async with listening_on_port(FakeProxy()) as port:
-        mine = type("Mine", (SOCKS5ExtClientFactory,), {"protocol": Raising})
+        mine = type("Mine", (SOCKS5ExtClientFactory,), {"protocol": raises})
         with pytest.raises(ProxyClosed) as caught:
             await target_behind(way, port, factory=mine).connect(events)
-        assert type(caught.value.__cause__) is Fault
+        assert type(caught.value.__cause__) is error
         await stopped(events)

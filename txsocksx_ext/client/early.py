@@ -69,7 +69,7 @@ class EarlyBytes:
         """What is raised when bytes come ends their connection: that is the transport's way."""
         try:
             self._give_unless_paused()
-        except Exception:
+        except BaseException:
             _log.failure("a protocol failed over what came with the proxy's reply")
             abort(self._transport)
 

@@ -69,7 +69,7 @@ def _connected(transport: LoopbackClient, factory: Any) -> Deferred[IProtocol]:
         protocol = factory.buildProtocol(transport.getPeer())
         if protocol is None:
             raise NoProtocol()
-    except Exception:
+    except BaseException:
         failure = Failure()
         transport.socket.close()
         factory.doStop()
@@ -79,7 +79,7 @@ def _connected(transport: LoopbackClient, factory: Any) -> Deferred[IProtocol]:
     transport.startReading()
     try:
         protocol.makeConnection(transport)
-    except Exception:
+    except BaseException:
         transport.connectionLost(Failure())
         return fail()
     return succeed(protocol)

@@ -54,8 +54,8 @@ def negotiate(
 
     def expired() -> None:
         try:
-            error = factory.error_of_timeout()
-        except Exception as raised:  # by an override: as the protocol takes it of the other choices
+            error: BaseException = factory.error_of_timeout()
+        except BaseException as raised:  # by an override: as the protocol takes it of the other choices
             error = raised
         factory.give_up(error)
 

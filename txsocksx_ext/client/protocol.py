@@ -118,7 +118,7 @@ class SOCKS5ExtClientProtocol(Protocol):
             step()
         except MalformedMessage as violation:
             self._fail(_error_of(violation))
-        except Exception as error:
+        except BaseException as error:
             if self._is_over:
                 raise
             self._fail(error)
