@@ -1,5 +1,6 @@
 """What an author's protocol may count on: both sides in memory."""
 
+import asyncio
 import errno
 
 import pytest
@@ -366,17 +367,18 @@ class TestFailures:
 
     @pytest.mark.logs_errors
     @pytest.mark.parametrize("hook", ["prepare", "connectionMade", "dataReceived", "endpoint", "connectionLost"])
-    def test_what_is_raised_without_one(self, connect, hook, logged_errors):
+    @pytest.mark.parametrize("error", [Strange, asyncio.CancelledError])
+    def test_what_is_raised_without_one(self, connect, hook, error, logged_errors):
         def raises(self, *arguments):
-            raise Strange()
+            raise error
 
         fails = type("Fails", (Plain,), {hook: raises})
         pair = connect(client=fails, server=Closing if hook == "connectionLost" else Plain)
         assert pair.code == 0xF2
-        assert str(pair.failure) == "the transport raised Strange: see its log"
+        assert str(pair.failure) == f"the transport raised {error.__name__}: see its log"
         (event,) = logged_errors
         assert event["log_namespace"] == "transport.tested"
-        assert event["log_failure"].check(Strange)
+        assert event["log_failure"].check(error)
 
     @pytest.mark.logs_errors
     @pytest.mark.parametrize("hook", ["payload_received", "payload_ended", "peer_ended"])

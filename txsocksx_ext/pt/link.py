@@ -82,7 +82,7 @@ class Link(Protocol):
             for _, value in self.inner.arguments.pairs:
                 text = text.replace(repr(value), SCRUBBED)
             self.fail(TransportProtocolFailure(f"the transport does not take these arguments: {text}"))
-        except Exception as error:
+        except BaseException as error:
             self._failed_by(error)
         self._raise_failure()
 
@@ -95,7 +95,7 @@ class Link(Protocol):
         returned: Any = None
         try:
             returned = self.inner.endpoint()
-        except Exception as error:
+        except BaseException as error:
             self._failed_by(error)
         self._raise_failure()
         way: IStreamClientEndpoint = returned
@@ -143,7 +143,7 @@ class Link(Protocol):
             # The author may know better what it means, and fail with that.
             if self.inner.connected:
                 self.inner.connectionLost(reason)
-        except Exception as error:
+        except BaseException as error:
             self._failed_by(error)
         is_reset = self._was_reset or (reason.check(ConnectionLost) and not self.input_ended)
         kind = ConnectionRefused if is_reset else TransportProtocolFailure
@@ -160,7 +160,7 @@ class Link(Protocol):
             return
         try:
             act(*arguments)
-        except Exception as error:
+        except BaseException as error:
             self._failed_by(error)
 
     def ready(self) -> None:
@@ -212,7 +212,7 @@ class Link(Protocol):
         if self.transport is not None and not self.is_lost:
             abort(self.transport)
 
-    def _failed_by(self, error: Exception) -> None:
+    def _failed_by(self, error: BaseException) -> None:
         """Fail for what the author's protocol raised, unless it has failed already: then that counts."""
         if not self.has_failed:
             self.fail(self._telling(error))
@@ -221,7 +221,7 @@ class Link(Protocol):
         if not self.opened.called:
             self.opened.errback(error)
 
-    def _telling(self, error: Exception) -> SOCKS5Error:
+    def _telling(self, error: BaseException) -> SOCKS5Error:
         """An exception as it is told: one without a code is a fault in the author's program."""
         if isinstance(error, SOCKS5Error):
             return error
