@@ -20,6 +20,7 @@ from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..signals import on_signals
 from .environment import PREFIX, EnvironmentFault, check_version, read_environment
 from .lines import Line, LogLine, StatusLine, VersionLine
 from .logs import LogToParent
@@ -162,9 +163,9 @@ class _Life:
     def begin(self, stdout: int) -> None:
         """Open the pipes, and start the transports."""
         self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
-        self._on_signal(signal.SIGINT, self._interrupted)
+        on_signals(self._reactor, self._interrupted, signal.SIGINT)
         # Twisted's own handler would stop a reactor that the end of stdin has stopped already: tor does both.
-        self._on_signal(signal.SIGTERM, self.end)
+        on_signals(self._reactor, self.end, signal.SIGTERM)
         watches_stdin = self._parent.exits_on_stdin_close
         try:
             stdin = 0 if watches_stdin else os.open(os.devnull, os.O_RDONLY)
@@ -198,12 +199,9 @@ class _Life:
         self._is_over = True
         return self._program.stop()
 
-    def _on_signal(self, number: signal.Signals, act: Callable[[], None]) -> None:
-        signal.signal(number, lambda *_: self._reactor.callFromThread(act))
-
     def _interrupted(self) -> None:
         """The first SIGINT lets streams end by themselves; the second does not."""
-        self._on_signal(signal.SIGINT, self.end)
+        on_signals(self._reactor, self.end, signal.SIGINT)
         self._program.stop(UNTIL_ALL_ARE_DONE).addCallback(lambda _: self.end())
 
     def _look_for_parent(self, parent: int) -> None:

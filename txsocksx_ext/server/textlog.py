@@ -19,6 +19,7 @@ from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
+from ..signals import on_signals
 from .records import PLAIN_LINES
 
 
@@ -100,7 +101,7 @@ def text_log(options: Mapping[str, Any], reactor: Any) -> TextLog | None:
         return TextLog(sys.stdout, reactor) if in_foreground else None
     file = LogFile.fromFullPath(name or "twistd.log")
     if not signal.getsignal(signal.SIGUSR1):
-        signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(file.rotate))
+        on_signals(reactor, file.rotate, signal.SIGUSR1)
     return TextLog(file, reactor)
 
 

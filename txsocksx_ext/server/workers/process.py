@@ -26,6 +26,7 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ...signals import on_signals
 from ...tor.isolation import TOKENS
 from ..counters import Counters
 from ..factory import SOCKS5ExtFactory
@@ -280,7 +281,7 @@ def main() -> int:
     # A terminal sends it to all processes: what to do is the supervisor's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Not Twisted's: it may come besides the supervisor's word, and twice.
-    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(worker.stop))
+    on_signals(reactor, worker.stop, signal.SIGTERM)
     keep_what_is_loaded(reactor)
     reactor.run(installSignalHandlers=False)
     return worker.status

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -15,10 +16,10 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
 from ...route.interface import IRoute
+from ...signals import on_signals
 from ...tor.isolation import TOKENS
 from ..counters import Counters
 from ..settings import ServerSettings
-from ..signals import hurry_on_signals
 from ..textlog import LoggingService
 from .shared_routes import SharedRouteFactory
 from .slots import Slot, WorkerProcess, worker_command
@@ -127,7 +128,7 @@ class WorkersService(LoggingService):
         :returns: fires when no worker is left, and nothing runs.
         """
         if self.twistd_options is not None:  # it is the one service of its process, which ends with it
-            hurry_on_signals(self._reactor, self._hurry_all)
+            on_signals(self._reactor, self._hurry_all, signal.SIGINT, signal.SIGTERM)
         super().stopService()
         return Deferred.fromCoroutine(self._stop_all())
 
