@@ -16,6 +16,8 @@ from txsocksx_ext.descriptions import (
     without_function,
     yes_or_no,
 )
+from txsocksx_ext.server.listeners import with_backlog
+from txsocksx_ext.server.service import may_be_sniffed, port_of
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,15 @@ def test_the_ways_to_write_an_endpoint_within_a_description(arguments, descripti
 def test_an_endpoint_within_a_description_keeps_its_equals_signs():
     arguments, _ = parse_description("socks:unix:/run/a\\=b")
     assert parse_description(endpoint_description(arguments[1:])) == (["unix", "/run/a=b"], {})
+
+
+@pytest.mark.parametrize("text", ["", "=tcp", "port=1080"])
+def test_a_description_that_names_no_kind_has_an_empty_one(text):
+    (kind, *rest), _ = parse_description(text)
+    assert (kind, rest) == ("", [])
+    assert may_be_sniffed(text)
+    assert port_of(text) is None
+    assert with_backlog(text) == text
 
 
 def test_an_endpoint_whose_folder_is_missing_is_told_why(tmp_path):

@@ -19,10 +19,11 @@ def parse_description(text: str) -> tuple[list[str], dict[str, str]]:
 
     Twisted's own parser is private, and stays behind this function.
 
-    :returns: the arguments without a name, the kind first, and those with one.
+    :returns: the arguments without a name, the kind first, and those with one. The
+        kind is empty where the description names none.
     """
     arguments, keywords = _parse_with_twisted(text)
-    return list(arguments), dict(keywords)
+    return list(arguments) or [""], dict(keywords)
 
 
 def refuse_unknown(

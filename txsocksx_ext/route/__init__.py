@@ -29,9 +29,7 @@ def route_from_string(reactor: Any, description: str) -> IRoute:
 
     :raises ValueError: the kind is unknown, or does not take these arguments.
     """
-    arguments, keywords = parse_description(description)
-    # One that begins with a keyword names no kind.
-    kind, *arguments = arguments or [""]
+    (kind, *arguments), keywords = parse_description(description)
     if kind not in route_kinds():
         raise ValueError(f"{kind!r} is no kind of route; there are {', '.join(route_kinds())}")
     route: IRoute = import_module(f"{__name__}.{kind}").from_description(reactor, arguments, keywords)
