@@ -143,7 +143,7 @@ async def test_a_fault_in_an_authenticate_lets_nobody_in():
 
 
 @pytest.mark.logs_errors
-@pytest.mark.parametrize("answer", [7, {"k": 7}, {"": b""}, "text", concurrent.futures.Future()])
+@pytest.mark.parametrize("answer", [7, False, True, {"k": 7}, {"": b""}, "text", concurrent.futures.Future()])
 @pytest.mark.parametrize(
     ("said", "selected"),
     [

@@ -163,8 +163,8 @@ class SOCKS5ExtProtocol(DecidingConnection):
 
     def _admit(self, answer: Any) -> None:
         """Let the client in without authentication, which has no place for an answer; but for one that is none."""
-        if answer:
-            # What was meant to be waited for, as a future of asyncio, may have been about to refuse.
+        if answer is not None:
+            # False is meant to refuse, and what should have been waited for, as a future of asyncio, may be about to.
             Pairs(dict(answer))
         write_now(self.transport, self._responder.select(_NO_AUTHENTICATION))
 
@@ -198,8 +198,8 @@ class SOCKS5ExtProtocol(DecidingConnection):
     def _accept(self, answer: Any) -> None:
         wanted = self.session.pairs.get(TOR_ERRORS)
         pairs = NO_PAIRS
-        if answer or wanted is not None:
-            answered = dict(answer or ())
+        if answer is not None or wanted is not None:
+            answered = {} if answer is None else dict(answer)
             if wanted is not None:
                 answered.setdefault(TOR_ERRORS, wanted)
             pairs = Pairs(answered)
