@@ -33,6 +33,8 @@ from .records import SessionLog
 from .rules import RouteTable
 from .session import Session
 
+_WITH_CREDENTIALS = tuple(method for method in DEFAULT_PREFERENCE if method != Method.NO_AUTHENTICATION)
+
 
 class SOCKS5ExtFactory(Factory):
     """
@@ -98,7 +100,7 @@ class SOCKS5ExtFactory(Factory):
         """
         if self.anonymous:
             return DEFAULT_PREFERENCE
-        return tuple(method for method in DEFAULT_PREFERENCE if method != Method.NO_AUTHENTICATION)
+        return _WITH_CREDENTIALS
 
     def authenticate(self, session: Session) -> Any:
         """

@@ -144,8 +144,8 @@ class SOCKS5ExtProtocol(DecidingConnection):
         session.offered = greeting.methods
         try:
             accepted = self.factory.methods(session)
-            if accepted is not DEFAULT_PREFERENCE and isinstance(accepted, Deferred):
-                # One yields itself, again and again.
+            # To ask whether something is a Deferred takes long if it is not. One yields itself, again and again.
+            if type(accepted) is not tuple and isinstance(accepted, Deferred):
                 raise TypeError("methods() has to decide at once, and returned a Deferred")
             method = self._responder.preferred_method(accepted)
         except BaseException:
