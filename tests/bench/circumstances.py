@@ -28,4 +28,4 @@ def circumstances(rounds):
 
 def _whose_python():
     """One that is compiled as it comes, as pyenv does, lacks the optimization by profile that distributions make."""
-    return "the distribution's" if debian_version(os.path.realpath(sys.executable)) else "not the distribution's"
+    return "of a Debian package" if debian_version(os.path.realpath(sys.executable)) else "of no Debian package"
