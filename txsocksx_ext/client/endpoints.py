@@ -136,6 +136,7 @@ class SOCKS5ClientEndpoint:
     :param reactor: provides time; by default the global one.
     :param proxyEndpoint: txsocksx's name of `proxy_endpoint`, for its users' calls.
     :raises ValueError: SOCKS5 cannot carry the target, or the methods or the timeout are faulty.
+    :raises TypeError: the host is no text, the proxy no endpoint, or what `methods` holds of a wrong type.
     """
 
     factory = SOCKS5ExtClientFactory
@@ -289,6 +290,7 @@ def resolve(
 
     :returns: fires with an address, or fails as an endpoint does.
     :raises ValueError: the name is one that SOCKS5 cannot carry.
+    :raises TypeError: as `SOCKS5ClientEndpoint` does.
     """
     request = Request(Command.RESOLVE, target_address(host, 0))
     return _ask_for_host(_ProxyQuery.of(request, proxy_endpoint, methods, timeout, dialect, allow_cleartext, reactor))
@@ -311,6 +313,7 @@ def resolve_ptr(
 
     :returns: fires with a name, or fails as an endpoint does.
     :raises ValueError: `address` is no address literal.
+    :raises TypeError: as `SOCKS5ClientEndpoint` does.
     """
     target = target_address(address, 0)
     if target.is_name:

@@ -41,6 +41,8 @@ class SOCKS5AgentEndpointFactory:
     :param methods: see `SOCKS5ClientEndpoint`.
     :param policy: decides how to speak TLS with a host.
     :param options: further keywords of `SOCKS5ClientEndpoint`, but ``tls``.
+    :raises ValueError: the methods are faulty.
+    :raises TypeError: the proxy is no endpoint, or what `methods` holds of a wrong type.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ def web_agent(
     The other parameters are those of `SOCKS5ClientEndpoint`.
 
     :raises ValueError: the methods or the timeout are faulty.
+    :raises TypeError: the proxy is no endpoint, or what `methods` holds of a wrong type.
     """
     endpoints = SOCKS5AgentEndpointFactory(
         reactor,

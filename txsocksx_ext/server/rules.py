@@ -176,6 +176,8 @@ class RouteTable:
 
     :param rules: patterns, in their order, with their routes.
     :param default: the route for the rest.
+    :raises ValueError: a pattern is none.
+    :raises TypeError: a route is none, but a description, say.
     """
 
     def __init__(self, rules: Iterable[tuple[str, IRoute]], default: IRoute) -> None:
