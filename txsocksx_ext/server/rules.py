@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.interfaces import IStreamClientEndpoint
+
 from ..addresses import IPNetwork, is_protected, is_protected_network, literal_of, meanings_of
 from ..errors import AddressTypeNotSupported, ConnectionNotAllowed, HostUnreachable
 from ..route import route_from_string
@@ -54,9 +56,10 @@ class Rule:
         :raises ValueError: it is none of these.
         :raises TypeError: the route is none.
         """
-        if not hasattr(route, "connect"):
+        # An endpoint has a connect() too, which takes something else.
+        if not hasattr(route, "connect") or IStreamClientEndpoint.providedBy(route):
             raise TypeError(
-                f"the route for {pattern} has no connect(), it is {type(route).__name__}:"
+                f"the route for {pattern} is none, but {type(route).__name__}:"
                 " route_from_string() makes one of a description"
             )
         host, ports = _split_pattern(pattern)
