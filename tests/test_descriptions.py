@@ -78,6 +78,8 @@ def test_a_description_that_names_no_kind_has_an_empty_one(text):
     assert may_be_sniffed(text)
     assert port_of(text) is None
     assert with_backlog(text) == text
+    with pytest.raises(ValueError, match="begins with no kind"):
+        client_endpoint(reactor, text)
 
 
 def test_an_endpoint_whose_folder_is_missing_is_told_why(tmp_path):

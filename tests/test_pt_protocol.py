@@ -286,7 +286,6 @@ class TestFailures:
             (errors.TransportTemporaryFailure("again"), 0xF0),
             (errors.TransportProtocolFailure("never"), 0xF1),
             (errors.TransportInternalError("later"), 0xF2),
-            (errors.TransportProtocolFailure, 0xF1),
             (errors.TTLExpired(), 0x06),
             (TCPRefused(), 0x05),
             (ConnectionLost(), 0x05),
@@ -303,6 +302,17 @@ class TestFailures:
         pair = connect(client=Fails)
         assert pair.code == code
         assert pair.bridge.transport is None
+
+    @pytest.mark.logs_errors
+    def test_a_class_is_no_error(self, connect, logged_errors):
+        class Fails(Plain):
+            def connectionMade(self):
+                self.fail(errors.TransportProtocolFailure)
+
+        pair = connect(client=Fails)
+        assert pair.code == 0xF2
+        (event,) = logged_errors
+        assert str(event["log_failure"].value) == "fail() takes an exception, not type"
 
     def test_any_other_error_is_the_transports_own(self, connect):
         class Fails(Plain):

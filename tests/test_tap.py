@@ -317,6 +317,7 @@ def test_listeners_of_other_kinds(description, is_unsafe):
         "ssl:1080",
         "unix",
         "systemd:domain=INET:index=0",
+        "=tcp",
     ],
 )
 def test_a_listener_that_is_none_is_named(description):

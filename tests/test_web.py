@@ -335,6 +335,7 @@ async def test_an_endpoint_factory_for_an_agent_of_ones_own():
         ({"unknown": ()}, {}, "unknown"),
         ({}, {}, "method"),
         ({"anonymous": ()}, {"timeout": -1}, "timeout"),
+        ({"anonymous": ()}, {"dialect": "typo"}, "dialect"),
     ],
 )
 def test_what_is_faulty_is_refused_before_any_request(methods, options, told):

@@ -65,10 +65,15 @@ class ChildProcess(ProcessProtocol):
         """
         Send it signals until it has ended.
 
-        :param signals: each with the seconds from now after which it is sent.
+        :param signals: each with the seconds after which it is sent; at once after none.
         :returns: fires as `when_ended` does.
         """
-        steps = [clock.callLater(seconds, self.signal, name) for seconds, name in signals]
+        steps = []
+        for seconds, name in signals:
+            if seconds:
+                steps.append(clock.callLater(seconds, self.signal, name))
+            else:
+                self.signal(name)
 
         def settled(end: Any) -> Any:
             for step in steps:

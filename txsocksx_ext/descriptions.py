@@ -83,6 +83,17 @@ def yes_or_no(name: str, value: str) -> bool:
     return value == "yes"
 
 
+def check_kind(description: str) -> None:
+    """
+    Check that an endpoint string begins with a kind, which parsers of Twisted's take for granted.
+
+    :raises ValueError: it does not.
+    """
+    (kind, *_), _ = parse_description(description)
+    if not kind:
+        raise ValueError("it begins with no kind, as tcp:HOST:PORT does")
+
+
 def client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
     """
     Make an endpoint of a client endpoint string.
@@ -90,6 +101,7 @@ def client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
     :raises ValueError: it is none; parsers raise what they like.
     """
     try:
+        check_kind(description)
         endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
     except Exception as error:
         raise ValueError(

@@ -14,7 +14,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
-from .descriptions import without_function
+from .descriptions import check_kind, without_function
 from .server import Limits
 from .server.listeners import check_wrapper
 from .server.memory import keep_what_is_loaded
@@ -217,6 +217,7 @@ class Options(TwistedOptions, AuthOptionMixin):
 
     def _check_listener(self, reactor: Any, description: str) -> None:
         try:
+            check_kind(description)
             serverFromString(reactor, description)
             is_unsafe = may_be_sniffed(description)
         except Exception as error:  # parsers of plugins raise what they like

@@ -69,7 +69,7 @@ def checked_proxy(endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
 
     :raises TypeError: it is no endpoint. Only its type is told: an endpoint string may hold a password.
     """
-    if not hasattr(endpoint, "connect"):
+    if not hasattr(endpoint, "connect") or isinstance(endpoint, type):
         raise TypeError(
             f"the way to a proxy is a client endpoint, not {type(endpoint).__name__}:"
             " clientFromString() makes one of an endpoint string"

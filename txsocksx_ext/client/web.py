@@ -26,6 +26,7 @@ from .endpoints import (
     SOCKS5ClientEndpoint,
     checked_proxy,
     checked_timeout,
+    dialect_named,
     target_address,
 )
 from .methods import ClientMethods
@@ -131,9 +132,11 @@ def web_agent(
 
     The other parameters are those of `SOCKS5ClientEndpoint`.
 
-    :raises ValueError: the methods or the timeout are faulty.
+    :raises ValueError: the methods, the timeout or the dialect are faulty.
     :raises TypeError: the proxy is no endpoint, or what `methods` holds of a wrong type.
     """
+    # At once, and not with each request.
+    dialect_named(dialect)
     endpoints = SOCKS5AgentEndpointFactory(
         reactor,
         proxy_endpoint,

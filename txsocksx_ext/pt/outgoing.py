@@ -81,8 +81,7 @@ class Outgoing:
         return self._direct(host, port)
 
     def _direct(self, host: str, port: int) -> IStreamClientEndpoint:
-        is_ipv6 = Address.of(host, port).type == AddressType.IPV6
-        source = self._source_v6 if is_ipv6 else self._source_v4
+        source = self._source_v6 if ":" in host else self._source_v4
         bound = None if source is None or is_loopback_host(host) else (source, 0)
         return endpoint_to(self._reactor, host, port, CONNECT_TIMEOUT, bound)
 

@@ -117,26 +117,26 @@ class TransportProcess(ChildProcess):
         self._log_errors([self.take_unended_line(2)])
         if self._close_pipes is not None and self._close_pipes.active():
             self._close_pipes.cancel()
-        fault = ConversationFault(f"it ended before it was ready: {_words_of(reason.value)}")
+        fault = ConversationFault(f"it ended before it was ready: {_end_in_words(reason.value)}")
         self._settle(lambda: self.configured.errback(fault))
         super().processEnded(reason)
 
     def words_of(self, reason: Failure) -> str:
-        return str(self._fault or _words_of(reason.value))
+        return str(self._fault or _end_in_words(reason.value))
 
-    def stop(self) -> Deferred[str]:
+    def stop(self) -> Deferred[Any]:
         """
         End it, if it runs.
 
         :returns: fires when it has ended.
         """
         if self.pid is None:
-            return succeed("")
+            return succeed(None)
         self.transport.closeStdin()
         return self.end_by(self._reactor, ((END_OF_STDIN_WITHIN, "TERM"), (END_WITHIN, "KILL")))
 
 
-def _words_of(end: Any) -> str:
+def _end_in_words(end: Any) -> str:
     return f"signal {end.signal}" if end.signal else f"exit status {end.exitCode}"
 
 

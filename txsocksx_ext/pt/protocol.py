@@ -179,15 +179,18 @@ class TransportProtocol(Protocol):
         """The handshake is done: the client is told, and payload flows."""
         self._link.ready()
 
-    def fail(self, error: BaseException | type[BaseException], last_words: bytes = b"") -> None:
+    def fail(self, error: BaseException, last_words: bytes = b"") -> None:
         """
         End the connection; during the handshake, for this reason.
 
         :param error: of `txsocksx_ext.errors`, or one of Twisted's connection
-            errors, itself or its class; it decides the code that the client gets.
+            errors; it decides the code that the client gets.
         :param last_words: sent to the peer before that, so that it hears why.
+        :raises TypeError: it is no exception, but its class, say.
         """
-        self._link.fail(error() if isinstance(error, type) else error, last_words)
+        if not isinstance(error, BaseException):
+            raise TypeError(f"fail() takes an exception, not {type(error).__name__}")
+        self._link.fail(error, last_words)
 
     def write_payload(self, payload: bytes) -> None:
         """Give tor what came from the peer, decoded. Before tor can take it, it is held."""

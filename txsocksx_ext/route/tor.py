@@ -70,9 +70,8 @@ class TorRoute(Route):
     def timed_out(self, request: Request, session: Session) -> Exception:
         """See `IRoute`: an onion service that tor found, or may have found, was not reachable."""
         stream = self._streams.get(session)
-        if stream is None or stream.tor is None or not stream.is_asked:
-            return super().timed_out(request, session)
-        return stream.tor.error_of_timeout(request, stream.testimony)
+        error = None if stream is None else stream.error_of_timeout(request)
+        return super().timed_out(request, session) if error is None else error
 
     async def _ask(self, request: Request, session: Session, application: IProtocolFactory | None) -> Any:
         token = self._tokens.token_for(session)

@@ -113,7 +113,7 @@ class _Queue:
                 _, expired = self.waiting.pop(who)
                 del self._queue_of[who]
                 expired()
-                # Seen from before, what was set meanwhile would be farther away than any can be, and so pass at once.
+                # By the old time, one that was set meanwhile would look as if the clock had been set back.
                 now = self._clock.seconds()
         finally:
             # Also after a fault, which must not cost the others their deadline.

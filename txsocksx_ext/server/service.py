@@ -4,14 +4,12 @@ The server as a Twisted service: listeners, and an orderly end.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable
 from typing import Any
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
-from ..signals import on_signals
 from ..transports import is_loopback_host
 from .factory import SOCKS5ExtFactory
 from .listeners import listener_service, what_listens
@@ -142,9 +140,7 @@ class SOCKS5ExtService(LoggingService, MultiService):
 
         :returns: fires when no connection is left, and nothing runs.
         """
-        if self.twistd_options is not None:  # it is the one service of its process, which ends with it
-            # Twisted's own handlers would stop once more a reactor that stops: an error, and it goes on to wait.
-            on_signals(self.factory.reactor, self.factory.abort_all, signal.SIGINT, signal.SIGTERM)
+        self.on_another_signal(self.factory.reactor, self.factory.abort_all)
         stopped: Deferred[object] = super().stopService()
         stopped.addCallback(lambda _: self.factory.drain(self._drain))
         stopped.addCallback(lambda _: self.report())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 from twisted.application.service import Service
@@ -114,6 +114,15 @@ class LoggingService(Service):
     """
 
     twistd_options: Mapping[str, Any] | None = None
+
+    def on_another_signal(self, reactor: Any, act: Callable[[], object]) -> None:
+        """
+        From now on, have SIGINT and SIGTERM do this, where a command runs the service: its process ends with it.
+
+        Twisted's own handlers would stop once more a reactor that stops: an error, and it goes on to wait.
+        """
+        if self.twistd_options is not None:
+            on_signals(reactor, act, signal.SIGINT, signal.SIGTERM)
 
     def setServiceParent(self, parent: Any) -> None:
         """See `IService`. Twistd takes an application's own observer, if it has one when it starts to log."""

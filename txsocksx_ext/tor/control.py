@@ -184,11 +184,15 @@ async def attach(reactor: Any, endpoint: IStreamClientEndpoint, password: bytes 
 
     kept = _KeptEndpoint(endpoint)
     try:
-        return await txtorcon.connect(reactor, kept, None if password is None else lambda: password)
+        return await txtorcon.connect(reactor, kept, _no_password if password is None else lambda: password)
     except BaseException:
         # Cancelled too. txtorcon leaves open what it could not use.
         kept.abort()
         raise
+
+
+def _no_password() -> str:
+    raise PermissionError("it has no cookie that can be read, and wants a password: give control-password-file=")
 
 
 @implementer(IStreamClientEndpoint)
@@ -244,6 +248,4 @@ async def _detach(tor: Any) -> None:
 def _said(error: Exception) -> str:
     if isinstance(error, DeferredTimeout):  # Twisted's own words are its arguments
         return f"TimeoutError: no answer within {ATTACH_WITHIN:g} seconds"
-    # txtorcon names what its own callers would give it.
-    words = str(error).replace("I have no password_function specified", "there is no control-password-file=")
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -188,7 +188,6 @@ class WatchedStream:
     def begin(self, tor: TorInstance, request: Request, token: bytes | None) -> None:
         """A tor is about to be asked."""
         self.tor, self._request, self._token = tor, request, token
-        self.is_asked = False
 
     def connected_from(self, address: IAddress) -> None:
         """The connection to tor stands; its events can follow from now on."""
@@ -202,6 +201,12 @@ class WatchedStream:
         else:
             key = key_of_target(self._token, destination.host, destination.port)
         self.testimony = control.witness.expect(key)
+
+    def error_of_timeout(self, request: Request) -> ReplyError | None:
+        """What it means that we waited in vain; ``None`` where no tor has the request."""
+        if self.tor is None or not self.is_asked:
+            return None
+        return self.tor.error_of_timeout(request, self.testimony)
 
     def finish(self) -> None:
         """Nobody waits for this stream's events any more."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString, quoteStringArgument
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ..children import ChildProcess
 from ..errors import ProxyUnreachable
@@ -99,8 +101,7 @@ class _OwnTor:
         self._instance.socks = None
         if self._process is not None:
             if self._process.end is None:
-                self._process.signal("TERM")
-                await self._process.end_by(self._reactor, ((END_WITHIN, "KILL"),))
+                await self._process.end_by(self._reactor, ((0.0, "TERM"), (END_WITHIN, "KILL")))
             self._process = None
         if self._folder is not None and self._state is None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -155,11 +156,19 @@ class _TorProcess(ChildProcess):
         """Pass on what is wrong. Tor itself leaves targets out of what it logs."""
         for line in self.lines_with(1, data):
             if b"[warn]" in line or b"[err]" in line:
-                _log.warn("our own tor: {line}", line=line.decode("utf-8", "backslashreplace"))
+                self._pass_on([line])
 
     def errReceived(self, data: bytes) -> None:
         """Pass on what the system says where it cannot run the program."""
-        _log.warn("our own tor: {line}", line=data.decode("utf-8", "backslashreplace").strip())
+        self._pass_on(self.lines_with(2, data))
+
+    def processEnded(self, reason: Failure) -> None:
+        self._pass_on([self.take_unended_line(2)])
+        super().processEnded(reason)
+
+    def _pass_on(self, lines: Iterable[bytes]) -> None:
+        for line in filter(None, lines):
+            _log.warn("our own tor: {line}", line=line.decode("utf-8", "backslashreplace"))
 
 
 async def socks_listener(tor: Any) -> str:

@@ -76,10 +76,11 @@ class StreamsOfTor:
         try:
             return await asking
         except DeferredTimeout:
-            error = instance.error_of_timeout(request, stream.testimony)
+            error = stream.error_of_timeout(request)
+            if not isinstance(error, OnionServiceError):
+                raise HandshakeTimeout() from None
             error.code = None  # none was sent
-            is_of_service = stream.is_asked and isinstance(error, OnionServiceError)
-            raise (error if is_of_service else HandshakeTimeout()) from None
+            raise error from None
         except ProxyUnreachable as error:
             # As from any endpoint: Twisted's own error, where the proxy itself was not reached.
             if isinstance(error.__cause__, PROXY_NOT_REACHED):

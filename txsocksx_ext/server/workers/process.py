@@ -278,8 +278,6 @@ def main() -> int:
     sys.stdout = sys.stderr
     worker = Worker(reactor)
     stdio.StandardIO(worker)
-    # A terminal sends it to all processes: what to do is the supervisor's to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Not Twisted's: it may come besides the supervisor's word, and twice.
     on_signals(reactor, worker.stop, signal.SIGTERM)
     keep_what_is_loaded(reactor)

@@ -208,8 +208,10 @@ def worker_command(reactor: Any) -> list[str]:
 
 
 _START = """
-import sys
+import signal, sys
 from importlib import import_module
+# A terminal sends it to all processes: what to do is the supervisor's to say.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 # First of all, since txtorcon installs one.
 import_module(sys.argv[1]).install()
 from txsocksx_ext.server.workers.process import main

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +15,6 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
 from ...route.interface import IRoute
-from ...signals import on_signals
 from ...tor.isolation import TOKENS
 from ..counters import Counters
 from ..settings import ServerSettings
@@ -127,8 +125,7 @@ class WorkersService(LoggingService):
 
         :returns: fires when no worker is left, and nothing runs.
         """
-        if self.twistd_options is not None:  # it is the one service of its process, which ends with it
-            on_signals(self._reactor, self._hurry_all, signal.SIGINT, signal.SIGTERM)
+        self.on_another_signal(self._reactor, self._hurry_all)
         super().stopService()
         return Deferred.fromCoroutine(self._stop_all())
 
