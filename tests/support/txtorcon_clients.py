@@ -105,7 +105,17 @@ def words_for(error):
         return f"``{type(error).__name__}``"
     if code is None and type(error) is txtorcon_socks.SocksError:
         return "``SocksError``, no code"
-    return f"``{type(error).__name__}``" + ("" if code == type(error).code else f", code ``{code:02X}``")
+    name = f"``{type(error).__name__}``"
+    if code == type(error).code:
+        return name
+    return f"{name}, no code" if code is None else f"{name}, code {shown_code(error)}"
+
+
+def shown_code(error):
+    """The code that came, if one did; that of success without an error."""
+    if error is None:
+        return "``00``"
+    return "no code" if error.code is None else f"``{error.code:02X}``"
 
 
 async def connected(client, port, kind=Recorder, host="example.com"):
