@@ -142,8 +142,14 @@ def is_loopback_host(host: str) -> bool:
         literal = ipaddress.ip_address(host)
     except ValueError:
         return False
-    mapped = getattr(literal, "ipv4_mapped", None)
-    return bool((mapped or literal).is_loopback)
+    return bool(unmapped(literal).is_loopback)
+
+
+def unmapped(
+    literal: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An address; of an IPv6 address that stands for one of IPv4, that one."""
+    return getattr(literal, "ipv4_mapped", None) or literal
 
 
 def peer_name(address: IAddress | None) -> str:
@@ -158,9 +164,9 @@ def peer_group(address: IAddress | None) -> str:
     name = peer_name(address)
     if not isinstance(address, IPv6Address):
         return name
-    literal = ipaddress.IPv6Address(name)
-    if literal.ipv4_mapped is not None:
-        return str(literal.ipv4_mapped)
+    literal = unmapped(ipaddress.IPv6Address(name))
+    if isinstance(literal, ipaddress.IPv4Address):
+        return str(literal)
     return str(ipaddress.IPv6Network((int(literal) >> 64 << 64, 64)))
 
 

@@ -20,7 +20,7 @@ from ..errors import SOCKS5Error, TTLExpired
 from ..relay import IRelay, join
 from ..server.draining import Draining
 from ..server.limits import connections_by_descriptors
-from ..transports import endpoint_to, open_transport
+from ..transports import endpoint_to, open_transport, unmapped
 from .environment import ServerEnvironment
 from .exchange import open_by_exchange
 from .extorport import ExtendedORPortRefused, introduce, read_cookie
@@ -69,8 +69,7 @@ def _introduced(
 
 def _told_host(host: str) -> str:
     """A client's address as tor counts it: a listener at ``[::]`` has IPv4 clients as addresses of IPv6."""
-    literal = ipaddress.ip_address(host.split("%")[0])
-    return str(getattr(literal, "ipv4_mapped", None) or literal)
+    return str(unmapped(ipaddress.ip_address(host.split("%")[0])))
 
 
 class TransportServerFactory(Factory):

@@ -70,7 +70,7 @@ class TorRoute(Route):
     def timed_out(self, request: Request, session: Session) -> Exception:
         """See `IRoute`: an onion service that tor found, or may have found, was not reachable."""
         stream = self._streams.get(session)
-        error = None if stream is None else stream.error_of_timeout(request)
+        error = None if stream is None else stream.error_of_timeout()
         return super().timed_out(request, session) if error is None else error
 
     async def _ask(self, request: Request, session: Session, application: IProtocolFactory | None) -> Any:

@@ -110,8 +110,8 @@ class ControlConnection(Service):
                 raise
             except Exception as error:  # txtorcon raises many kinds, of which none is the last word
                 # Once for each reason: what comes when tor is up at last may be another one.
-                if _said(error) != said:
-                    said = _said(error)
+                said_before, said = said, _said(error)
+                if said != said_before:
                     _log.warn("{tor} cannot be controlled: {error}", tor=self._tor_name, error=said)
                 await deferLater(self._reactor, _pause(failures))
                 failures += 1

@@ -202,11 +202,11 @@ class WatchedStream:
             key = key_of_target(self._token, destination.host, destination.port)
         self.testimony = control.witness.expect(key)
 
-    def error_of_timeout(self, request: Request) -> ReplyError | None:
+    def error_of_timeout(self) -> ReplyError | None:
         """What it means that we waited in vain; ``None`` where no tor has the request."""
-        if self.tor is None or not self.is_asked:
+        if self.tor is None or self._request is None or not self.is_asked:
             return None
-        return self.tor.error_of_timeout(request, self.testimony)
+        return self.tor.error_of_timeout(self._request, self.testimony)
 
     def finish(self) -> None:
         """Nobody waits for this stream's events any more."""

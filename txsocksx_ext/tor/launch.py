@@ -100,8 +100,7 @@ class _OwnTor:
         """End tor, if it runs."""
         self._instance.socks = None
         if self._process is not None:
-            if self._process.end is None:
-                await self._process.end_by(self._reactor, ((0.0, "TERM"), (END_WITHIN, "KILL")))
+            await self._process.end_by(self._reactor, ((0.0, "TERM"), (END_WITHIN, "KILL")))
             self._process = None
         if self._folder is not None and self._state is None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -154,9 +153,7 @@ class _TorProcess(ChildProcess):
 
     def outReceived(self, data: bytes) -> None:
         """Pass on what is wrong. Tor itself leaves targets out of what it logs."""
-        for line in self.lines_with(1, data):
-            if b"[warn]" in line or b"[err]" in line:
-                self._pass_on([line])
+        self._pass_on(line for line in self.lines_with(1, data) if b"[warn]" in line or b"[err]" in line)
 
     def errReceived(self, data: bytes) -> None:
         """Pass on what the system says where it cannot run the program."""

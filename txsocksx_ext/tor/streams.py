@@ -76,7 +76,7 @@ class StreamsOfTor:
         try:
             return await asking
         except DeferredTimeout:
-            error = stream.error_of_timeout(request)
+            error = stream.error_of_timeout()
             if not isinstance(error, OnionServiceError):
                 raise HandshakeTimeout() from None
             error.code = None  # none was sent
