@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from support.logs import lines_logged
 from support.vectors import by_id, vectors_of
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -11,7 +12,6 @@ from twisted.internet.error import ConnectionRefusedError as TCPRefused
 from twisted.internet.error import NoRouteError
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
-from twisted.logger import formatEvent, globalLogPublisher
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors
 from txsocksx_ext.pt import TransportProtocol
@@ -242,15 +242,8 @@ def test_a_fault_in_the_transport(listener, extended, logged_errors):
 @pytest.fixture
 def log():
     """What the transport logs, as lines."""
-    lines = []
-
-    def observe(event):
-        if event.get("log_namespace") == "transport.tested":
-            lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    yield lines
-    globalLogPublisher.removeObserver(observe)
+    with lines_logged("transport.tested") as lines:
+        yield lines
 
 
 @pytest.mark.parametrize("hangs", [False, True])

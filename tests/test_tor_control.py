@@ -11,13 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 from examples.raw_peers import proxy, target, turn, until
+from support.logs import lines_logged
 from support.programs import free_port
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, quoteStringArgument
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
-from twisted.logger import formatEvent, globalLogPublisher
 
 from txsocksx_ext import RouteTable, route_from_string
 from txsocksx_ext.tor import launch
@@ -29,15 +29,8 @@ SERVICE = "oufiwc7giqrrjlb5zhg7vr3jtqxgbwns5ner577ncb6jxnhh2kvr7kqd"
 @pytest.fixture
 def log():
     """What the package logs about tor, as lines."""
-    lines = []
-
-    def observe(event):
-        if event.get("log_namespace") == "txsocksx_ext.tor":
-            lines.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(observe)
-    yield lines
-    globalLogPublisher.removeObserver(observe)
+    with lines_logged("txsocksx_ext.tor") as lines:
+        yield lines
 
 
 class FakeTor:
