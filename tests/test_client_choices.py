@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from support.attempts import ANONYMOUS, EXTENDED, LOGIN, Fault, attempt, choosing
 
+from txsocksx_ext.protocol.codes import Method
+from txsocksx_ext.protocol.messages import UsernamePassword
+from txsocksx_ext.protocol.pairs import Pairs
 from txsocksx_ext.testing import FakeProxy, Recorder
-from txsocksx_ext.wire.codes import Method
-from txsocksx_ext.wire.messages import UsernamePassword
-from txsocksx_ext.wire.pairs import Pairs
 
 UNEXPECTED = (Fault, asyncio.CancelledError)
 """The second as of a future of asyncio that was cancelled: it is no `Exception`."""

@@ -16,10 +16,10 @@ from txsocksx_ext.errors import (
     ProtocolViolation,
     ProxyClosed,
 )
-from txsocksx_ext.handshake import State
+from txsocksx_ext.protocol.codes import Command
+from txsocksx_ext.protocol.conversation import State
+from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.testing import Ending, FakeProxy
-from txsocksx_ext.wire.codes import Command
-from txsocksx_ext.wire.messages import Address
 
 
 def look_up(proxy, ask, host, methods=None):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from txsocksx_ext.client.methods import ClientMethods
-from txsocksx_ext.wire.codes import Method
+from txsocksx_ext.protocol.codes import Method
 
 EXTENDED, LOGIN, ANONYMOUS = Method.EXTENDED, Method.USERNAME_PASSWORD, Method.NO_AUTHENTICATION
 USER = ("user", "word")

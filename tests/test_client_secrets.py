@@ -11,10 +11,10 @@ from twisted.python.failure import Failure
 from txtorcon.socks import TorSocksEndpoint
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors
+from txsocksx_ext.protocol.codes import Method
+from txsocksx_ext.protocol.messages import UsernamePassword
+from txsocksx_ext.protocol.pairs import Pairs
 from txsocksx_ext.testing import FakeProxy, Recorder
-from txsocksx_ext.wire.codes import Method
-from txsocksx_ext.wire.messages import UsernamePassword
-from txsocksx_ext.wire.pairs import Pairs
 
 ELSEWHERE = IPv4Address("TCP", "192.0.2.1", 1080)
 

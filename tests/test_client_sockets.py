@@ -15,9 +15,9 @@ from twisted.internet.task import deferLater
 
 from txsocksx_ext import SOCKS5ClientEndpoint, SOCKS5ExtClientFactory, SOCKS5ExtFactory
 from txsocksx_ext.errors import ConnectionRefused, HandshakeTimeout, OnionServiceNotFound, SOCKS5Error
-from txsocksx_ext.handshake import State
+from txsocksx_ext.protocol.conversation import State
+from txsocksx_ext.protocol.messages import Address, Reply
 from txsocksx_ext.testing import Ending, FakeProxy, HalfCloseRecorder, Recorder
-from txsocksx_ext.wire.messages import Address, Reply
 
 
 @pytest.fixture(params=ways.WAYS)

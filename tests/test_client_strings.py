@@ -10,8 +10,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from txsocksx_ext.errors import CleartextRefused, HandshakeTimeout, TransportTemporaryFailure, UnknownReply
+from txsocksx_ext.protocol.codes import Method
 from txsocksx_ext.testing import FakeProxy, Recorder, connect_in_memory
-from txsocksx_ext.wire.codes import Method
 
 EVERY_BYTE = bytes(range(256))
 EXTENDED, LOGIN, ANONYMOUS = Method.EXTENDED, Method.USERNAME_PASSWORD, Method.NO_AUTHENTICATION

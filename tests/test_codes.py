@@ -1,6 +1,6 @@
 import pytest
 
-from txsocksx_ext.wire.codes import (
+from txsocksx_ext.protocol.codes import (
     AddressType,
     Command,
     Dialect,

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.vectors import unhurried
 
-from txsocksx_ext.handshake import Initiator, OutOfTurn, Responder, State
-from txsocksx_ext.handshake.conversation import TURNS, Role
-from txsocksx_ext.wire.codes import Command, Method, Status
-from txsocksx_ext.wire.messages import (
+from txsocksx_ext.protocol.codes import Command, Method, Status
+from txsocksx_ext.protocol.conversation import TURNS, OutOfTurn, Role, State
+from txsocksx_ext.protocol.initiator import Initiator
+from txsocksx_ext.protocol.messages import (
     Address,
     ExtendedRequest,
     ExtendedResponse,
@@ -22,8 +22,9 @@ from txsocksx_ext.wire.messages import (
     UsernamePassword,
     UsernamePasswordResponse,
 )
-from txsocksx_ext.wire.pairs import PairLimits, Pairs
-from txsocksx_ext.wire.reader import Fault, MalformedMessage
+from txsocksx_ext.protocol.pairs import PairLimits, Pairs
+from txsocksx_ext.protocol.reader import Fault, MalformedMessage
+from txsocksx_ext.protocol.responder import Responder
 
 NONE, LOGIN, EXTENDED, NO_ACCEPTABLE = Method(0x00), Method(0x02), Method(0x97), Method(0xFF)
 REQUEST = Request(Command.CONNECT, Address.of("host.example", 443))

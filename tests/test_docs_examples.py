@@ -19,11 +19,12 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from txsocksx_ext import Route, RouteTable, SOCKS5ExtFactory, route_from_string
-from txsocksx_ext.handshake import Initiator, Responder
+from txsocksx_ext.protocol.codes import Command, Method
+from txsocksx_ext.protocol.initiator import Initiator
+from txsocksx_ext.protocol.messages import Address, ExtendedRequest, Greeting, Request
+from txsocksx_ext.protocol.pairs import Pairs
+from txsocksx_ext.protocol.responder import Responder
 from txsocksx_ext.testing import FakeProxy, FakeRoute, Recorder, connect_to
-from txsocksx_ext.wire.codes import Command, Method
-from txsocksx_ext.wire.messages import Address, ExtendedRequest, Greeting, Request
-from txsocksx_ext.wire.pairs import Pairs
 
 
 def code_blocks(text, language):

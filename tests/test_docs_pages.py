@@ -18,7 +18,7 @@ from support.programs import IN_CI
 from twisted.internet.ssl import KeyPair
 
 from txsocksx_ext import errors
-from txsocksx_ext.handshake.conversation import TURNS
+from txsocksx_ext.protocol.conversation import TURNS
 from txsocksx_ext.server.passwords import password_line
 from txsocksx_ext.tap import Options
 

@@ -7,8 +7,8 @@ from twisted.internet.error import ConnectError
 
 from txsocksx_ext import errors
 from txsocksx_ext.errors import Retry, authentication_error, reply_class, reply_error
-from txsocksx_ext.wire.codes import Dialect, Method
-from txsocksx_ext.wire.pairs import Pairs
+from txsocksx_ext.protocol.codes import Dialect, Method
+from txsocksx_ext.protocol.pairs import Pairs
 
 PLAIN, PROP229, TOR = Dialect.PLAIN, Dialect.PROP229, Dialect.TOR
 

@@ -27,8 +27,8 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 
 from txsocksx_ext import RouteTable, open_transport
 from txsocksx_ext.errors import AuthenticationFailed, ConnectionRefused, TransportTemporaryFailure
+from txsocksx_ext.protocol.codes import Method
 from txsocksx_ext.route.direct import DirectRoute
-from txsocksx_ext.wire.codes import Method
 
 EXAMPLES = Path(__file__).parent / "examples"
 TICKET = (b"office.ticket", b"early bird")

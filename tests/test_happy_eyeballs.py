@@ -18,8 +18,8 @@ from twisted.internet.error import (
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
+from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.route.happy_eyeballs import ATTEMPT_DELAY, MOST_ADDRESSES, connect_first
-from txsocksx_ext.wire.messages import Address
 
 
 class Attempts:

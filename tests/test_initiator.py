@@ -1,8 +1,9 @@
 import pytest
 
-from txsocksx_ext.handshake import Initiator, OutOfTurn, State
-from txsocksx_ext.wire.codes import Command, Dialect, Method, Status
-from txsocksx_ext.wire.messages import (
+from txsocksx_ext.protocol.codes import Command, Dialect, Method, Status
+from txsocksx_ext.protocol.conversation import OutOfTurn, State
+from txsocksx_ext.protocol.initiator import Initiator
+from txsocksx_ext.protocol.messages import (
     NO_ADDRESS,
     Address,
     ExtendedRequest,
@@ -13,8 +14,8 @@ from txsocksx_ext.wire.messages import (
     UsernamePassword,
     UsernamePasswordResponse,
 )
-from txsocksx_ext.wire.pairs import Pairs
-from txsocksx_ext.wire.reader import Fault, MalformedMessage
+from txsocksx_ext.protocol.pairs import Pairs
+from txsocksx_ext.protocol.reader import Fault, MalformedMessage
 
 NONE, LOGIN, EXTENDED, NO_ACCEPTABLE = Method(0x00), Method(0x02), Method(0x97), Method(0xFF)
 REQUEST = Request(Command.CONNECT, Address.of("host.example", 443))

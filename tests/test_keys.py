@@ -6,9 +6,9 @@ import pytest
 from twisted.internet.task import Clock
 
 from txsocksx_ext.errors import InvalidArguments
+from txsocksx_ext.protocol.pairs import SERVER_KEYS, Pairs
 from txsocksx_ext.server.factory import SOCKS5ExtFactory
 from txsocksx_ext.server.keys import meaning_of
-from txsocksx_ext.wire.pairs import SERVER_KEYS, Pairs
 
 KNOWN = SERVER_KEYS | {"tor.isolation", "pt."}
 OWN = frozenset({"own.token"})

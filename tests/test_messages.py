@@ -4,9 +4,8 @@ import traceback
 
 import pytest
 
-from txsocksx_ext.server.session import PairCredentials
-from txsocksx_ext.wire.codes import AddressType, Command, Method, Status
-from txsocksx_ext.wire.messages import (
+from txsocksx_ext.protocol.codes import AddressType, Command, Method, Status
+from txsocksx_ext.protocol.messages import (
     NO_ADDRESS,
     UNSPECIFIED,
     Address,
@@ -21,7 +20,8 @@ from txsocksx_ext.wire.messages import (
     UsernamePasswordResponse,
     domain_name_problem,
 )
-from txsocksx_ext.wire.pairs import Pairs
+from txsocksx_ext.protocol.pairs import Pairs
+from txsocksx_ext.server.session import PairCredentials
 
 HOST = "secret-host.example"
 USER = b"secret-user"

@@ -272,16 +272,15 @@ def test_importing_the_package_loads_nothing_of_twisted(tmp_path):
     assert not {name for name in modules if name.partition(".")[0] in OF_TWISTED}
 
 
-def test_the_floors_without_io_load_nothing_of_twisted(tmp_path):
+def test_the_protocols_without_io_load_nothing_of_twisted(tmp_path):
     modules = modules_loaded_by(
         "import importlib, pkgutil\n"
-        "for floor in ('txsocksx_ext.wire', 'txsocksx_ext.handshake'):\n"
-        "    package = importlib.import_module(floor)\n"
-        "    for each in pkgutil.iter_modules(package.__path__, floor + '.'):\n"
-        "        importlib.import_module(each.name)",
+        "import txsocksx_ext.protocol as package\n"
+        "for each in pkgutil.iter_modules(package.__path__, package.__name__ + '.'):\n"
+        "    importlib.import_module(each.name)",
         tmp_path,
     )
-    assert {"txsocksx_ext.wire.reader", "txsocksx_ext.handshake.responder"} <= modules
+    assert {"txsocksx_ext.protocol.reader", "txsocksx_ext.protocol.responder"} <= modules
     assert not {name for name in modules if name.partition(".")[0] in OF_TWISTED}
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.vectors import unhurried
 
-from txsocksx_ext.wire.pairs import MAX_FIELD_LENGTH, PairLimits, Pairs, check_key, has_key_characters
+from txsocksx_ext.protocol.pairs import MAX_FIELD_LENGTH, PairLimits, Pairs, check_key, has_key_characters
 
 keys = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=20)
 pair_dicts = st.dictionaries(keys, st.binary(max_size=40), max_size=8)

@@ -6,6 +6,9 @@ from hypothesis import strategies as st
 from support.vectors import by_id, decode_pieces, unhurried, vectors_of
 
 from txsocksx_ext.errors import MissingArgument, TransportProtocolFailure
+from txsocksx_ext.protocol import reader
+from txsocksx_ext.protocol.messages import UsernamePassword
+from txsocksx_ext.protocol.pairs import Pairs
 from txsocksx_ext.pt.arguments import (
     Arguments,
     encode_arguments,
@@ -14,9 +17,6 @@ from txsocksx_ext.pt.arguments import (
     parse_arguments,
     to_credentials,
 )
-from txsocksx_ext.wire import reader
-from txsocksx_ext.wire.messages import UsernamePassword
-from txsocksx_ext.wire.pairs import Pairs
 
 WORDS = {
     "PTARGS_NO_VALUE": "is not key=value",

@@ -8,9 +8,9 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 
 from txsocksx_ext import RouteTable, Session, errors, route_from_string
+from txsocksx_ext.protocol import codes
+from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.pt.way_out import WayOut
-from txsocksx_ext.wire import codes
-from txsocksx_ext.wire.messages import Address
 
 BRIDGE = Address.of("192.0.2.1", 443)
 UNREACHABLE = "127.255.255.255"

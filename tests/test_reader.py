@@ -6,9 +6,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.vectors import byte_by_byte, decode_pieces, split_at, unhurried, whole_reply
 
-from txsocksx_ext.wire import reader
-from txsocksx_ext.wire.codes import AddressType, Command, Method, Status
-from txsocksx_ext.wire.messages import (
+from txsocksx_ext.protocol import reader
+from txsocksx_ext.protocol.codes import AddressType, Command, Method, Status
+from txsocksx_ext.protocol.messages import (
     NO_ADDRESS,
     UNSPECIFIED,
     Address,
@@ -22,8 +22,8 @@ from txsocksx_ext.wire.messages import (
     UsernamePassword,
     UsernamePasswordResponse,
 )
-from txsocksx_ext.wire.pairs import DEFAULT_PAIR_LIMITS, PairLimits, Pairs
-from txsocksx_ext.wire.reader import Fault, MalformedMessage, MessageReader
+from txsocksx_ext.protocol.pairs import DEFAULT_PAIR_LIMITS, PairLimits, Pairs
+from txsocksx_ext.protocol.reader import Fault, MalformedMessage, MessageReader
 
 any_byte = st.integers(0, 255)
 ports = st.integers(0, 65535)

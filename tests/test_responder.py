@@ -4,13 +4,13 @@ import pytest
 
 from txsocksx_ext import errors
 from txsocksx_ext.failures import row_of
-from txsocksx_ext.handshake import OutOfTurn, Responder, State
-from txsocksx_ext.handshake.responder import permitted_code
-from txsocksx_ext.wire import codes, reader
-from txsocksx_ext.wire.codes import Command, Dialect, Method, Status
-from txsocksx_ext.wire.messages import Address, ExtendedRequest, Greeting, Reply, Request, UsernamePassword
-from txsocksx_ext.wire.pairs import PairLimits, Pairs
-from txsocksx_ext.wire.reader import Fault, MalformedMessage
+from txsocksx_ext.protocol import codes, reader
+from txsocksx_ext.protocol.codes import Command, Dialect, Method, Status
+from txsocksx_ext.protocol.conversation import OutOfTurn, State
+from txsocksx_ext.protocol.messages import Address, ExtendedRequest, Greeting, Reply, Request, UsernamePassword
+from txsocksx_ext.protocol.pairs import PairLimits, Pairs
+from txsocksx_ext.protocol.reader import Fault, MalformedMessage
+from txsocksx_ext.protocol.responder import Responder, permitted_code
 
 NONE, LOGIN, EXTENDED, NO_ACCEPTABLE = Method(0x00), Method(0x02), Method(0x97), Method(0xFF)
 PLAIN, PROP229, TOR = Dialect.PLAIN, Dialect.PROP229, Dialect.TOR

@@ -14,8 +14,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from txsocksx_ext import RetryingClientService, RetryingEndpoint, SOCKS5ClientEndpoint, errors
+from txsocksx_ext.protocol.codes import Method
 from txsocksx_ext.testing import FakeProxy, Recorder
-from txsocksx_ext.wire.codes import Method
 
 # The endpoint.
 

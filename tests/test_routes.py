@@ -40,12 +40,12 @@ from txsocksx_ext import RouteTable, route_from_string
 from txsocksx_ext.client.methods import ClientMethods
 from txsocksx_ext.errors import CommandNotSupported, ConnectionNotAllowed
 from txsocksx_ext.failures import row_of
+from txsocksx_ext.protocol.codes import Command, Dialect
+from txsocksx_ext.protocol.messages import Address, Request
 from txsocksx_ext.route import route_kinds
 from txsocksx_ext.route.interface import Route
 from txsocksx_ext.route.socks import SOCKSRoute
 from txsocksx_ext.server.credentials import portal_for
-from txsocksx_ext.wire.codes import Command, Dialect
-from txsocksx_ext.wire.messages import Address, Request
 
 SELECT_ANONYMOUS = b"\x05\x00"
 ZEROS = b"\x00\x01\x00\x00\x00\x00\x00\x00"

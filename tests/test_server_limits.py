@@ -26,8 +26,8 @@ from support.reactors import connections_read_from
 from support.targets import Target, echo, read_exactly, read_to_end
 
 from txsocksx_ext import Limits, RouteTable
+from txsocksx_ext.protocol.pairs import PairLimits
 from txsocksx_ext.server.limits import connections_by_descriptors
-from txsocksx_ext.wire.pairs import PairLimits
 
 MEGABYTE = 1 << 20
 REFUSED = b"\x05\x97" + b"\x01\x02\x00\x01" + b"\x00\x05ERROR"

@@ -26,11 +26,11 @@ from twisted.internet.task import deferLater
 
 from txsocksx_ext import Route, RouteTable, SOCKS5ExtFactory
 from txsocksx_ext.errors import AuthenticationFailed, ConnectionNotAllowed, InvalidArguments
+from txsocksx_ext.protocol import codes
+from txsocksx_ext.protocol.codes import Method
+from txsocksx_ext.protocol.messages import Address, UsernamePassword
+from txsocksx_ext.protocol.pairs import Pairs
 from txsocksx_ext.route.refuse import RefuseRoute
-from txsocksx_ext.wire import codes
-from txsocksx_ext.wire.codes import Method
-from txsocksx_ext.wire.messages import Address, UsernamePassword
-from txsocksx_ext.wire.pairs import Pairs
 
 
 class Deciding(SOCKS5ExtFactory):

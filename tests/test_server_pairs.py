@@ -7,7 +7,7 @@ from twisted.internet import reactor
 
 from txsocksx_ext import RouteTable, SOCKS5ExtFactory
 from txsocksx_ext.errors import OnionClientAuthRequired, OnionServiceNotFound, TransportTemporaryFailure
-from txsocksx_ext.wire.codes import Method
+from txsocksx_ext.protocol.codes import Method
 
 
 async def test_an_unknown_key_is_named_and_its_value_is_not():

@@ -22,6 +22,7 @@ from twisted.internet.error import (
 )
 from twisted.internet.protocol import Factory, Protocol
 
+from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.sockets import connecting
 from txsocksx_ext.sockets.connecting import connect_socket
 from txsocksx_ext.sockets.listening import polled as accepted_by_the_poller
@@ -29,7 +30,6 @@ from txsocksx_ext.sockets.poller import URGENT, poller_of
 from txsocksx_ext.sockets.takeover import can_take
 from txsocksx_ext.sockets.transport import SocketTransport
 from txsocksx_ext.transports import hand_over
-from txsocksx_ext.wire.messages import Address
 
 
 async def failure_of(connecting):

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 
 from txsocksx_ext import RouteTable
+from txsocksx_ext.protocol.messages import UsernamePassword
+from txsocksx_ext.protocol.pairs import Pairs
 from txsocksx_ext.server.session import Session
 from txsocksx_ext.testing import FakeRoute
 from txsocksx_ext.tor.isolation import IsolationTokens
-from txsocksx_ext.wire.messages import UsernamePassword
-from txsocksx_ext.wire.pairs import Pairs
 
 SECRET = b"s" * 32
 

@@ -13,6 +13,8 @@ from txtorcon import socks as txtorcon_socks
 from txtorcon.torcontrolprotocol import TorDisconnectError
 
 from txsocksx_ext import errors
+from txsocksx_ext.protocol.codes import Method
+from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.testing import FakeProxy
 from txsocksx_ext.tor import (
     SHARED,
@@ -23,8 +25,6 @@ from txsocksx_ext.tor import (
     web_agent,
 )
 from txsocksx_ext.tor import streams as streams_module
-from txsocksx_ext.wire.codes import Method
-from txsocksx_ext.wire.messages import Address
 
 
 def named(parameters, *, skip):

@@ -15,7 +15,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from txsocksx_ext import errors
-from txsocksx_ext.handshake import State
+from txsocksx_ext.protocol.conversation import State
+from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.testing import Ending, FakeProxy, Recorder
 from txsocksx_ext.testing.connections import CLIENT_ADDRESS
 from txsocksx_ext.tor import (
@@ -24,7 +25,6 @@ from txsocksx_ext.tor import (
 )
 from txsocksx_ext.tor import streams as streams_module
 from txsocksx_ext.tor.streams import StreamsOfTor
-from txsocksx_ext.wire.messages import Address
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from txsocksx_ext import Limits, errors, route_from_string
-from txsocksx_ext.handshake import State
+from txsocksx_ext.protocol.codes import Method
+from txsocksx_ext.protocol.conversation import State
+from txsocksx_ext.protocol.messages import Address, UsernamePassword
 from txsocksx_ext.pt import child
 from txsocksx_ext.pt.child import ChildState
 from txsocksx_ext.server.credentials import portal_for
 from txsocksx_ext.testing import Ending
-from txsocksx_ext.wire.codes import Method
-from txsocksx_ext.wire.messages import Address, UsernamePassword
 
 
 @pytest.fixture

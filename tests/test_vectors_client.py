@@ -10,7 +10,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors, resolve
-from txsocksx_ext.wire.messages import Reply
+from txsocksx_ext.protocol.messages import Reply
 
 GREETING = {
     "anonymous": "05 01 00",

@@ -14,10 +14,10 @@ from support.vectors import (
     whole_reply,
 )
 
-from txsocksx_ext.wire import reader
-from txsocksx_ext.wire.codes import Command
-from txsocksx_ext.wire.messages import Address, Reply, Request, UsernamePassword
-from txsocksx_ext.wire.reader import Fault, MalformedMessage
+from txsocksx_ext.protocol import reader
+from txsocksx_ext.protocol.codes import Command
+from txsocksx_ext.protocol.messages import Address, Reply, Request, UsernamePassword
+from txsocksx_ext.protocol.reader import Fault, MalformedMessage
 
 DECODERS = {
     "greeting": reader.greeting,

@@ -9,10 +9,10 @@ from support.programs import twistd
 from support.targets import Target, programs, read_exactly, read_to_end
 from support.vectors import OPENINGS, TO_SERVER, by_id, decode_pieces, splits
 
-from txsocksx_ext.wire import reader
-from txsocksx_ext.wire.codes import Command, Method, Status
-from txsocksx_ext.wire.messages import Address, ExtendedRequest, Request, UsernamePassword
-from txsocksx_ext.wire.pairs import Pairs
+from txsocksx_ext.protocol import reader
+from txsocksx_ext.protocol.codes import Command, Method, Status
+from txsocksx_ext.protocol.messages import Address, ExtendedRequest, Request, UsernamePassword
+from txsocksx_ext.protocol.pairs import Pairs
 
 
 class Answer(NamedTuple):

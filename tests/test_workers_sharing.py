@@ -18,8 +18,8 @@ from support.targets import Target, echo, read_exactly, read_to_end
 from support.workers import SUCCEEDED, all_serve, is_alive, is_refused, opened, served_by, settles, streams, workers_of
 
 from txsocksx_ext import Limits
+from txsocksx_ext.protocol.pairs import PairLimits
 from txsocksx_ext.server.settings import ServerSettings
-from txsocksx_ext.wire.pairs import PairLimits
 
 # What must be one.
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Union
 
 from .errors import AddressTypeNotSupported, HostUnreachable
-from .wire.messages import Address
+from .protocol.messages import Address
 
 IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]

@@ -16,9 +16,9 @@ from dataclasses import replace
 
 from txtorcon import socks as txtorcon_socks
 
-from .wire import codes
-from .wire.codes import Dialect, Method, ReplyCode
-from .wire.pairs import ERROR, NO_PAIRS, Pairs
+from .protocol import codes
+from .protocol.codes import Dialect, Method, ReplyCode
+from .protocol.pairs import ERROR, NO_PAIRS, Pairs
 
 
 class SOCKS5Error(txtorcon_socks.SocksError):

@@ -22,8 +22,8 @@ from twisted.internet.error import TimeoutError as ConnectTimeoutError
 from twisted.python.failure import Failure
 
 from .errors import SOCKS5Error
-from .wire import codes
-from .wire.codes import ReplyCode
+from .protocol import codes
+from .protocol.codes import ReplyCode
 
 _BY_CLASS: dict[type[BaseException], ReplyCode] = {
     ConnectionRefusedError: codes.CONNECTION_REFUSED,

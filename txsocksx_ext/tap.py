@@ -15,6 +15,7 @@ from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
 from .descriptions import check_kind, without_function
+from .protocol.pairs import MAX_FIELD_LENGTH, PairLimits
 from .server import Limits
 from .server.listeners import check_wrapper
 from .server.memory import keep_what_is_loaded
@@ -23,7 +24,6 @@ from .server.settings import ServerSettings
 from .server.textlog import LoggingService
 from .server.workers import WorkersService
 from .server.workers.sockets import SHAREABLE_KINDS, can_share_sockets, kind_that_cannot_be_shared
-from .wire.pairs import MAX_FIELD_LENGTH, PairLimits
 
 DEFAULT_LISTENER = "tcp:1080:interface=127.0.0.1"
 

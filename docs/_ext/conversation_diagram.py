@@ -14,7 +14,7 @@ from itertools import count, pairwise
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from txsocksx_ext.handshake.conversation import TURNS, Role, State
+from txsocksx_ext.protocol.conversation import TURNS, Role, State
 
 ROW_HEIGHT = 106
 BOX_WIDTH, BOX_HEIGHT = 240, 46

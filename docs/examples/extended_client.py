@@ -12,8 +12,8 @@ from twisted.internet.task import react
 
 from txsocksx_ext import SOCKS5ClientEndpoint, SOCKS5ExtClientFactory
 from txsocksx_ext.errors import HostUnreachable, SOCKS5Error
-from txsocksx_ext.wire.codes import Method
-from txsocksx_ext.wire.pairs import Pairs
+from txsocksx_ext.protocol.codes import Method
+from txsocksx_ext.protocol.pairs import Pairs
 
 
 class NotFoundOrNotForGuests(HostUnreachable):

@@ -11,8 +11,8 @@ from twisted.internet import reactor
 
 from txsocksx_ext import SOCKS5ExtFactory, route_from_string
 from txsocksx_ext.errors import AuthenticationFailed
+from txsocksx_ext.protocol import codes
 from txsocksx_ext.server.service import SOCKS5ExtService
-from txsocksx_ext.wire import codes
 
 RANKS = {b"spring": "guest", b"summer": "member"}
 """What each ticket makes of its bearer."""

@@ -5,9 +5,9 @@ A script is a list of pairs, in hexadecimal digits as they go to another process
 it has to begin.
 """
 
-from txsocksx_ext.wire.codes import Command, Method
-from txsocksx_ext.wire.messages import Address, ExtendedRequest, Greeting, Request, UsernamePassword
-from txsocksx_ext.wire.pairs import Pairs
+from txsocksx_ext.protocol.codes import Command, Method
+from txsocksx_ext.protocol.messages import Address, ExtendedRequest, Greeting, Request, UsernamePassword
+from txsocksx_ext.protocol.pairs import Pairs
 
 USER, PASSWORD = "alice", "a-password"
 BYTE = ("78", "78")

@@ -14,9 +14,9 @@ from twisted.internet.task import react
 
 from txsocksx_ext import SOCKS5ClientEndpoint, SOCKS5ExtClientFactory
 from txsocksx_ext.errors import AuthenticationFailed, TransportTemporaryFailure
-from txsocksx_ext.wire.codes import Method, Status
-from txsocksx_ext.wire.messages import ExtendedResponse, UsernamePassword
-from txsocksx_ext.wire.pairs import Pairs
+from txsocksx_ext.protocol.codes import Method, Status
+from txsocksx_ext.protocol.messages import ExtendedResponse, UsernamePassword
+from txsocksx_ext.protocol.pairs import Pairs
 
 
 class TicketRefused(AuthenticationFailed):

@@ -16,7 +16,7 @@ from twisted.internet.task import react
 
 from txsocksx_ext import SOCKS5ExtFactory, open_transport
 from txsocksx_ext.errors import InvalidArguments
-from txsocksx_ext.wire import codes
+from txsocksx_ext.protocol import codes
 
 SEATS = {b"early bird": "1", b"late comer": "99"}
 

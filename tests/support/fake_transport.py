@@ -6,8 +6,8 @@ from twisted.internet.task import deferLater
 
 from support.targets import failure_of, local, talk_to
 from txsocksx_ext import RouteTable, SOCKS5ExtFactory, TransportRoute
+from txsocksx_ext.protocol.messages import Reply
 from txsocksx_ext.testing import FakeProxy
-from txsocksx_ext.wire.messages import Reply
 
 BRIDGE = "192.0.2.1"
 

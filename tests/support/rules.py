@@ -4,10 +4,10 @@ from examples.raw_peers import ReactorWith, proxy
 from twisted.internet.address import IPv4Address
 
 from txsocksx_ext import RouteTable, Session
+from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.route.direct import DirectRoute
 from txsocksx_ext.route.interface import Route
 from txsocksx_ext.route.refuse import RefuseRoute
-from txsocksx_ext.wire.messages import Address
 
 OWN, DEFAULT = Route(), Route()
 

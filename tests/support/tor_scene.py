@@ -1,9 +1,9 @@
 """One tor whose control events a test makes, and our streams through it."""
 
 from txsocksx_ext.errors import reply_error
+from txsocksx_ext.protocol.codes import Dialect
 from txsocksx_ext.tor.events import parse_descriptor_event, parse_stream_event
 from txsocksx_ext.tor.witness import Witness, key_of_source, onion_address, verdict
-from txsocksx_ext.wire.codes import Dialect
 
 SERVICE = "oufiwc7giqrrjlb5zhg7vr3jtqxgbwns5ner577ncb6jxnhh2kvr7kqd"
 DIRECTORY = "NO_AUTH $0F0C25408DDA5A337F7A8CCF6745589F2BDC8AF1~r2 r8gyG7iYlzu6VvQye6Hdw5IaAAJw3ykBkVHgGbx0wL4"

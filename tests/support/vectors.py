@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, settings
 
-from txsocksx_ext.wire import reader
-from txsocksx_ext.wire.codes import AddressType, Command, Method, Status
-from txsocksx_ext.wire.messages import (
+from txsocksx_ext.protocol import reader
+from txsocksx_ext.protocol.codes import AddressType, Command, Method, Status
+from txsocksx_ext.protocol.messages import (
     NO_ADDRESS,
     Address,
     ExtendedRequest,
@@ -22,8 +22,8 @@ from txsocksx_ext.wire.messages import (
     UsernamePassword,
     UsernamePasswordResponse,
 )
-from txsocksx_ext.wire.pairs import Pairs
-from txsocksx_ext.wire.reader import MessageReader
+from txsocksx_ext.protocol.pairs import Pairs
+from txsocksx_ext.protocol.reader import MessageReader
 
 unhurried = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """For properties: a busy machine fails no test."""

@@ -24,8 +24,8 @@ from twisted.internet.ssl import optionsForClientTLS
 from zope.interface import directlyProvides, implementer, providedBy
 
 from ..errors import ProtocolViolation
-from ..wire.codes import Command, Dialect
-from ..wire.messages import Address, Request
+from ..protocol.codes import Command, Dialect
+from ..protocol.messages import Address, Request
 from .factory import SOCKS5ExtClientFactory
 from .methods import ClientMethods
 from .negotiation import negotiate

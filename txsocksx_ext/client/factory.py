@@ -14,9 +14,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..errors import HandshakeTimeout, OnionServiceNotReachable, authentication_error, reply_error
-from ..handshake import Initiator
-from ..wire.codes import DESCRIPTOR_NOT_FOUND, TTL_EXPIRED, Command, Dialect, Method
-from ..wire.messages import (
+from ..protocol.codes import DESCRIPTOR_NOT_FOUND, TTL_EXPIRED, Command, Dialect, Method
+from ..protocol.initiator import Initiator
+from ..protocol.messages import (
     UNSPECIFIED,
     Address,
     ExtendedResponse,
@@ -25,7 +25,7 @@ from ..wire.messages import (
     UsernamePassword,
     UsernamePasswordResponse,
 )
-from ..wire.pairs import DEFAULT_PAIR_LIMITS, NO_PAIRS, PairLimits, Pairs
+from ..protocol.pairs import DEFAULT_PAIR_LIMITS, NO_PAIRS, PairLimits, Pairs
 from .methods import ClientMethods
 from .protocol import SOCKS5ExtClientProtocol
 

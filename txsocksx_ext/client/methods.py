@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..wire.codes import Method
-from ..wire.messages import UsernamePassword
-from ..wire.pairs import PASSWD, TOR_ISOLATION, USERNAME, Pairs, as_bytes
+from ..protocol.codes import Method
+from ..protocol.messages import UsernamePassword
+from ..protocol.pairs import PASSWD, TOR_ISOLATION, USERNAME, Pairs, as_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,10 @@ from ..errors import (
     ProtocolViolation,
     ProxyClosed,
 )
-from ..handshake import Initiator, State
-from ..sockets.takeover import write_now
-from ..transports import PausedProtocol, abort, hand_over, is_encrypted, is_local
-from ..wire.codes import AddressType, Dialect, Method, Status
-from ..wire.messages import (
+from ..protocol.codes import AddressType, Dialect, Method, Status
+from ..protocol.conversation import State
+from ..protocol.initiator import Initiator
+from ..protocol.messages import (
     ExtendedRequest,
     ExtendedResponse,
     Message,
@@ -32,8 +31,10 @@ from ..wire.messages import (
     UsernamePassword,
     UsernamePasswordResponse,
 )
-from ..wire.pairs import NO_PAIRS, Pairs
-from ..wire.reader import Fault, MalformedMessage
+from ..protocol.pairs import NO_PAIRS, Pairs
+from ..protocol.reader import Fault, MalformedMessage
+from ..sockets.takeover import write_now
+from ..transports import PausedProtocol, abort, hand_over, is_encrypted, is_local
 from .early import EarlyBytes
 
 if TYPE_CHECKING:

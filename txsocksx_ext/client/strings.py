@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ..descriptions import client_endpoint, is_number, refuse_unknown, secret_from_file, yes_or_no
-from ..wire.pairs import OPTIONAL_MARK
+from ..protocol.pairs import OPTIONAL_MARK
 from .endpoints import DEFAULT_TIMEOUT, SOCKS5ClientEndpoint, checked_timeout
 
 DEFAULT_PROXY = "tcp:127.0.0.1:1080"

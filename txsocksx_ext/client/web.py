@@ -19,7 +19,7 @@ from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
-from ..wire.messages import Address
+from ..protocol.messages import Address
 from .endpoints import (
     ANONYMOUS,
     DEFAULT_TIMEOUT,

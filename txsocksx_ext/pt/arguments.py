@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from ..errors import MissingArgument
-from ..wire.messages import UsernamePassword
-from ..wire.pairs import TRANSPORT_ARGUMENT, as_bytes
+from ..protocol.messages import UsernamePassword
+from ..protocol.pairs import TRANSPORT_ARGUMENT, as_bytes
 
 MAX_LENGTH = 510
 """The most bytes that user name and password carry."""

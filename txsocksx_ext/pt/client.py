@@ -12,14 +12,14 @@ from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import ITransport
 
 from ..errors import AuthenticationFailed, InvalidArguments, TTLExpired
+from ..protocol.codes import Method
+from ..protocol.messages import Request
+from ..protocol.pairs import TRANSPORT_ARGUMENT
 from ..route.interface import Route
 from ..server.factory import SOCKS5ExtFactory
 from ..server.limits import Limits
 from ..server.rules import RouteTable
 from ..server.session import Session
-from ..wire.codes import Method
-from ..wire.messages import Request
-from ..wire.pairs import TRANSPORT_ARGUMENT
 from .arguments import Arguments, from_credentials, from_pairs
 from .link import Link
 from .protocol import Side, TransportProtocol

@@ -14,7 +14,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..wire.messages import Address
+from ..protocol.messages import Address
 from .arguments import Arguments
 from .link import end_writing
 from .notation import checked_name

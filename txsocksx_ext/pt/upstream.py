@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
-from ..wire.pairs import as_bytes
+from ..protocol.pairs import as_bytes
 from .notation import format_address, parse_address
 
 SCHEMES = ("socks5", "socks4a", "http")

@@ -17,6 +17,9 @@ from twisted.python.failure import Failure
 
 from ..addresses import is_protected
 from ..failures import row_of
+from ..protocol import codes
+from ..protocol.codes import ReplyCode
+from ..protocol.messages import Address, Request
 from ..route.direct import DirectRoute
 from ..route.interface import IRoute, Route
 from ..server.credentials import portal_for
@@ -25,9 +28,6 @@ from ..server.limits import Limits
 from ..server.records import SessionLog
 from ..server.rules import RouteTable
 from ..server.session import Session
-from ..wire import codes
-from ..wire.codes import ReplyCode
-from ..wire.messages import Address, Request
 from .upstream import UpstreamProxy
 
 DIAL_TIMEOUT = 120.0

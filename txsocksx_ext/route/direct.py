@@ -12,9 +12,9 @@ from twisted.internet.interfaces import ITransport
 
 from ..descriptions import refuse_unknown
 from ..errors import ConnectionNotAllowed
+from ..protocol.codes import AddressType, Command
+from ..protocol.messages import Address, Request
 from ..sockets.connecting import connect_socket
-from ..wire.codes import AddressType, Command
-from ..wire.messages import Address, Request
 from .happy_eyeballs import connect_first
 from .interface import IRoute, Route
 from .lookup import Lookups

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import ITransport
 from zope.interface import Attribute, Interface, implementer
 
 from ..errors import CommandNotSupported, TTLExpired
-from ..wire.messages import Address, Request
+from ..protocol.messages import Address, Request
 
 if TYPE_CHECKING:
     from ..server.session import Session

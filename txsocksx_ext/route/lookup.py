@@ -17,8 +17,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ..errors import HostUnreachable
+from ..protocol.messages import Address
 from ..turns import in_turn
-from ..wire.messages import Address
 
 LOOKUPS_AT_ONCE = 8
 """A look-up holds one of the reactor's ten threads, and cannot be stopped: slow names must not take all."""

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import ITransport
 
 from ..descriptions import refuse_unknown
 from ..errors import ConnectionNotAllowed
-from ..wire.messages import Address, Request
+from ..protocol.messages import Address, Request
 from .interface import Route
 
 if TYPE_CHECKING:

@@ -31,15 +31,15 @@ from ..errors import (
     UnknownReply,
     reply_error,
 )
-from ..handshake import Initiator
+from ..protocol import codes
+from ..protocol.codes import Dialect, Method, ReplyCode
+from ..protocol.initiator import Initiator
+from ..protocol.messages import ExtendedResponse, Reply, Request, UsernamePasswordResponse
+from ..protocol.pairs import TRANSPORT_ARGUMENT, Pairs
 from ..pt.arguments import Arguments, encode_arguments, from_credentials, from_pairs, to_credentials
 from ..pt.child import Life, ManagedTransport
 from ..pt.way_out import Attempt
 from ..transports import PausedFactory
-from ..wire import codes
-from ..wire.codes import Dialect, Method, ReplyCode
-from ..wire.messages import ExtendedResponse, Reply, Request, UsernamePasswordResponse
-from ..wire.pairs import TRANSPORT_ARGUMENT, Pairs
 from .interface import Route
 
 if TYPE_CHECKING:

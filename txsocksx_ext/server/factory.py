@@ -16,11 +16,11 @@ from twisted.python.failure import Failure
 
 from ..errors import AuthenticationFailed
 from ..failures import row_of
-from ..handshake.responder import DEFAULT_PREFERENCE
+from ..protocol.codes import Method, ReplyCode
+from ..protocol.pairs import SERVER_KEYS, Pairs
+from ..protocol.responder import DEFAULT_PREFERENCE
 from ..route.direct import DirectRoute
 from ..route.interface import IRoute
-from ..wire.codes import Method, ReplyCode
-from ..wire.pairs import SERVER_KEYS, Pairs
 from .connection import ClientConnection
 from .counters import Counters
 from .credentials import ISOCKSUser, SOCKSCredentials
@@ -144,7 +144,7 @@ class SOCKS5ExtFactory(Factory):
         Decide what a client is told of a failure.
 
         :param failure: of the route, or of the way to it.
-        :returns: a row of `txsocksx_ext.wire.codes`, or a number from 1 to 255,
+        :returns: a row of `txsocksx_ext.protocol.codes`, or a number from 1 to 255,
             at once: anything else is answered with 01, and logged as a fault.
             What this client does not understand becomes the nearest that it
             does, after this.

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ..errors import InvalidArguments
+from ..protocol.pairs import OPTIONAL_MARK, SERVER_KEYS
 from ..route.interface import is_among
-from ..wire.pairs import OPTIONAL_MARK, SERVER_KEYS
 
 
 class Meaning(NamedTuple):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import resource
 from dataclasses import dataclass, field, fields
 
-from ..wire.pairs import DEFAULT_PAIR_LIMITS, PairLimits, check_limit
+from ..protocol.pairs import DEFAULT_PAIR_LIMITS, PairLimits, check_limit
 
 RESERVED_DESCRIPTORS = 64
 """Descriptors left for listeners, logs, look-ups and the reactor."""

@@ -24,15 +24,10 @@ from ..errors import (
     InvalidArguments,
     TTLExpired,
 )
-from ..handshake import Responder, State
-from ..handshake.responder import DEFAULT_PREFERENCE, LONGEST_REASON
-from ..relay import IRelay, join
-from ..route.interface import IRoute, Route
-from ..sockets.takeover import write_now
-from ..transports import abort, bound_address, was_reset
-from ..wire import codes
-from ..wire.codes import AddressType, Command, Dialect, Method, ReplyCode, Status
-from ..wire.messages import (
+from ..protocol import codes
+from ..protocol.codes import AddressType, Command, Dialect, Method, ReplyCode, Status
+from ..protocol.conversation import State
+from ..protocol.messages import (
     UNSPECIFIED,
     Address,
     ExtendedRequest,
@@ -40,8 +35,13 @@ from ..wire.messages import (
     Request,
     UsernamePassword,
 )
-from ..wire.pairs import ERROR, NO_PAIRS, TOR_ERRORS, Pairs
-from ..wire.reader import MalformedMessage
+from ..protocol.pairs import ERROR, NO_PAIRS, TOR_ERRORS, Pairs
+from ..protocol.reader import MalformedMessage
+from ..protocol.responder import DEFAULT_PREFERENCE, LONGEST_REASON, Responder
+from ..relay import IRelay, join
+from ..route.interface import IRoute, Route
+from ..sockets.takeover import write_now
+from ..transports import abort, bound_address, was_reset
 from .decisions import DecidingConnection, Question, close_result
 from .session import Session
 

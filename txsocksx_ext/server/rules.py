@@ -15,11 +15,11 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ..addresses import IPNetwork, is_protected, is_protected_network, literal_of, meanings_of
 from ..errors import AddressTypeNotSupported, ConnectionNotAllowed, HostUnreachable
+from ..protocol.codes import AddressType, Command
+from ..protocol.messages import Address
 from ..route import route_from_string
 from ..route.interface import IRoute
 from ..route.refuse import RefuseRoute
-from ..wire.codes import AddressType, Command
-from ..wire.messages import Address
 
 if TYPE_CHECKING:
     from .session import Session

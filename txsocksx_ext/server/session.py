@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IAddress
 
 from ..errors import ConnectionNotAllowed
+from ..protocol.codes import Method
+from ..protocol.messages import Request, UsernamePassword
+from ..protocol.pairs import NO_PAIRS, PASSWD, USERNAME, Pairs
 from ..route.interface import IRoute, is_among
 from ..transports import is_local, peer_name
-from ..wire.codes import Method
-from ..wire.messages import Request, UsernamePassword
-from ..wire.pairs import NO_PAIRS, PASSWD, USERNAME, Pairs
 
 if TYPE_CHECKING:
     from .rules import RouteTable

@@ -10,9 +10,9 @@ from typing import Any
 
 from twisted.cred.strcred import makeChecker
 
+from ..protocol.pairs import PairLimits
 from ..route import route_from_string
 from ..route.interface import IRoute
-from ..wire.pairs import PairLimits
 from .credentials import portal_for
 from .factory import SOCKS5ExtFactory
 from .limits import Limits

@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectBindError, ConnectError, ConnectingCancelledError, getConnectError
 from twisted.internet.interfaces import ITransport
 
+from ..protocol.codes import AddressType
+from ..protocol.messages import Address
 from ..transports import endpoint_to, is_loopback_host, keep_socket_alive, open_transport
-from ..wire.codes import AddressType
-from ..wire.messages import Address
 from .poller import FAILED, INPUT_ENDED, WRITABLE, Poller, poller_of
 from .transport import QUIET, SocketTransport, twisted_address_of
 

@@ -17,9 +17,9 @@ from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..protocol.codes import AddressType
+from ..protocol.messages import Address
 from ..transports import was_reset
-from ..wire.codes import AddressType
-from ..wire.messages import Address
 from .poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, URGENT, WRITABLE, Poller
 
 STREAM = int(socket.SOCK_STREAM)

@@ -13,12 +13,22 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from ..client.factory import SOCKS5Address
-from ..handshake import Responder, State
+from ..protocol.codes import Command, Method, Status
+from ..protocol.conversation import State
+from ..protocol.messages import (
+    UNSPECIFIED,
+    Address,
+    ExtendedRequest,
+    Greeting,
+    Message,
+    Reply,
+    Request,
+    UsernamePassword,
+)
+from ..protocol.pairs import NO_PAIRS, Pairs
+from ..protocol.reader import MalformedMessage
+from ..protocol.responder import Responder
 from ..transports import hand_over
-from ..wire.codes import Command, Method, Status
-from ..wire.messages import UNSPECIFIED, Address, ExtendedRequest, Greeting, Message, Reply, Request, UsernamePassword
-from ..wire.pairs import NO_PAIRS, Pairs
-from ..wire.reader import MalformedMessage
 from .connections import Hangup
 from .endpoints import MemoryEndpoint
 from .recorders import Recorder

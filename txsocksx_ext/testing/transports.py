@@ -14,6 +14,8 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from ..failures import row_of
+from ..protocol.codes import Command
+from ..protocol.messages import Address, Request
 from ..pt.arguments import Arguments
 from ..pt.client import OwnTransportRoute
 from ..pt.link import Link
@@ -21,8 +23,6 @@ from ..pt.outgoing import Outgoing
 from ..pt.protocol import Side, TransportProtocol
 from ..pt.server import TransportServerFactory
 from ..transports import hand_over, open_transport
-from ..wire.codes import Command
-from ..wire.messages import Address, Request
 from .connections import ROOM, reactor_or
 from .endpoints import MemoryEndpoint
 from .recorders import HalfCloseRecorder

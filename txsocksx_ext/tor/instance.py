@@ -26,9 +26,9 @@ from ..errors import (
     TTLExpired,
     reply_error,
 )
-from ..handshake import Initiator
-from ..wire.codes import TTL_EXPIRED, Command, Dialect
-from ..wire.messages import Address, Reply, Request
+from ..protocol.codes import TTL_EXPIRED, Command, Dialect
+from ..protocol.initiator import Initiator
+from ..protocol.messages import Address, Reply, Request
 from .control import ControlConnection
 from .witness import Testimony, key_of_source, key_of_target, of_timeout, onion_address, verdict
 

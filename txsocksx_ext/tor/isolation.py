@@ -9,8 +9,8 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING
 
+from ..protocol.pairs import TOR_ISOLATION
 from ..transports import peer_name
-from ..wire.pairs import TOR_ISOLATION
 
 if TYPE_CHECKING:
     from ..server.session import Session

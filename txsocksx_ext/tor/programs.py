@@ -29,7 +29,7 @@ from ..client import endpoints
 from ..client.endpoints import DEFAULT_TIMEOUT, checked_timeout, target_address
 from ..client.methods import ClientMethods
 from ..errors import reply_error
-from ..wire.codes import Dialect
+from ..protocol.codes import Dialect
 from .control import is_disconnected
 from .streams import AgentEndpoints, StreamEndpoint, StreamsOfTor, socks_port
 

@@ -26,8 +26,8 @@ from ..client.endpoints import over_tls
 from ..client.negotiation import PROXY_NOT_REACHED
 from ..client.web import FaultyEndpoint, target_and_tls
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
-from ..wire.codes import Command
-from ..wire.messages import Address, Request
+from ..protocol.codes import Command
+from ..protocol.messages import Address, Request
 from .control import ControlConnection, is_disconnected
 from .instance import TorInstance, WatchedStream
 from .launch import socks_listener

@@ -23,7 +23,7 @@ from ..errors import (
     OnionServiceNotReachable,
     ReplyError,
 )
-from ..wire.codes import Dialect
+from ..protocol.codes import Dialect
 from .events import DescriptorEvent, StreamEvent
 
 _TCP_SOURCE = re.compile(r"(?:[0-9.]+|\[[^]]+\]):[0-9]+")

@@ -20,10 +20,10 @@ from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IAddress
 
 from ...client.methods import ClientMethods
+from ...protocol.codes import Method
+from ...protocol.pairs import MAX_FIELD_LENGTH, OPTIONAL_MARK, SERVER_KEYS, TOR_ERRORS, PairLimits, Pairs
 from ...route.interface import IRoute
 from ...route.socks import SOCKSRoute
-from ...wire.codes import Method
-from ...wire.pairs import MAX_FIELD_LENGTH, OPTIONAL_MARK, SERVER_KEYS, TOR_ERRORS, PairLimits, Pairs
 from ..credentials import SOCKSUser
 from ..factory import SOCKS5ExtFactory
 from ..limits import Limits

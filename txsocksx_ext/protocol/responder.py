@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..wire import codes
-from ..wire.codes import Dialect, Method, ReplyCode, Status
-from ..wire.messages import (
+from . import codes
+from .codes import Dialect, Method, ReplyCode, Status
+from .conversation import Conversation, Role, State
+from .messages import (
     UNSPECIFIED,
     Address,
     ExtendedResponse,
@@ -17,9 +18,8 @@ from ..wire.messages import (
     Reply,
     UsernamePasswordResponse,
 )
-from ..wire.pairs import DEFAULT_PAIR_LIMITS, ERROR, NO_PAIRS, PairLimits, Pairs
-from ..wire.reader import Fault, MalformedMessage
-from .conversation import Conversation, Role, State
+from .pairs import DEFAULT_PAIR_LIMITS, ERROR, NO_PAIRS, PairLimits, Pairs
+from .reader import Fault, MalformedMessage
 
 DEFAULT_PREFERENCE = (Method.EXTENDED, Method.USERNAME_PASSWORD, Method.NO_AUTHENTICATION)
 """The order in which a server picks, whatever the order of the offer."""

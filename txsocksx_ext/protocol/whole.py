@@ -1,7 +1,7 @@
 """
 Messages that come alone and all at once, as most do.
 
-These functions return what the decoder of `txsocksx_ext.wire.reader` would,
+These functions return what the decoder of `txsocksx_ext.protocol.reader` would,
 without its many steps; or ``None``, so that it says what is missing or wrong.
 """
 

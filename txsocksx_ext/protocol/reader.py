@@ -310,7 +310,7 @@ _WHOLE: dict[Any, Callable[..., Any]] = {
 """
 The messages that most connections consist of, as they mostly come: alone, and all at once.
 
-See `txsocksx_ext.wire.whole`.
+See `txsocksx_ext.protocol.whole`.
 """
 
 _OF_PAIRS = frozenset({extended_request, extended_response})

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..wire import reader
-from ..wire.codes import Method
-from ..wire.messages import (
+from . import reader
+from .codes import Method
+from .messages import (
     ExtendedRequest,
     ExtendedResponse,
     Greeting,
@@ -25,7 +25,7 @@ from ..wire.messages import (
     UsernamePassword,
     UsernamePasswordResponse,
 )
-from ..wire.pairs import DEFAULT_PAIR_LIMITS, PairLimits
+from .pairs import DEFAULT_PAIR_LIMITS, PairLimits
 
 
 class Role(enum.Enum):

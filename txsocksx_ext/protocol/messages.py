@@ -245,7 +245,7 @@ class Reply:
     """
     The answer to a request (RFC 1928, section 6): ``05 REP 00 ATYP BND.ADDR BND.PORT``.
 
-    :ivar code: the byte as sent; `txsocksx_ext.wire.codes.reply_row` says what
+    :ivar code: the byte as sent; `txsocksx_ext.protocol.codes.reply_row` says what
         it means in a dialect.
     """
 

@@ -4,9 +4,10 @@ The client's end: what it says and hears.
 
 from __future__ import annotations
 
-from ..wire import reader
-from ..wire.codes import Dialect, Method, Status
-from ..wire.messages import (
+from . import reader
+from .codes import Dialect, Method, Status
+from .conversation import Conversation, Role, State
+from .messages import (
     ExtendedRequest,
     ExtendedResponse,
     Greeting,
@@ -16,9 +17,8 @@ from ..wire.messages import (
     Request,
     UsernamePassword,
 )
-from ..wire.pairs import DEFAULT_PAIR_LIMITS, TOR_ERRORS, PairLimits, Pairs
-from ..wire.reader import Fault, MalformedMessage
-from .conversation import Conversation, Role, State
+from .pairs import DEFAULT_PAIR_LIMITS, TOR_ERRORS, PairLimits, Pairs
+from .reader import Fault, MalformedMessage
 
 
 class Initiator(Conversation):
