@@ -13,7 +13,7 @@ from support.reactors import install
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
 
-from txsocksx_ext.sockets.poller import Poller
+from txsocksx_ext.net.poller import Poller
 
 DEADLINE = 60.0
 """Seconds for one asynchronous test: pytest's own time-outs cannot stop a reactor that waits."""

@@ -7,11 +7,11 @@ from support.attempts import EXTENDED, LOGIN, Application, Attempt, Fault, attem
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, ConnectionRefusedError, NoProtocol
 from twisted.internet.protocol import Factory
 
+from txsocksx_ext.net.twisted_transports import hand_over
 from txsocksx_ext.protocol.codes import Method
 from txsocksx_ext.protocol.conversation import State
 from txsocksx_ext.protocol.messages import Address, UsernamePassword
 from txsocksx_ext.testing import FakeProxy, Recorder
-from txsocksx_ext.transports import hand_over
 
 # Success.
 

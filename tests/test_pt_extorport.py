@@ -6,6 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
+from txsocksx_ext.net.twisted_transports import hand_over
 from txsocksx_ext.pt.exchange import open_by_exchange
 from txsocksx_ext.pt.extorport import (
     COOKIE_HEADER,
@@ -22,7 +23,6 @@ from txsocksx_ext.pt.extorport import (
     server_hash,
 )
 from txsocksx_ext.testing import MemoryEndpoint, Recorder
-from txsocksx_ext.transports import hand_over
 
 (VECTOR,) = (vector.row for vector in vectors_of("extor_hash"))
 COOKIE, NONCE, SERVER_NONCE = (bytes.fromhex(VECTOR[name]) for name in ("cookie", "client_nonce", "server_nonce"))

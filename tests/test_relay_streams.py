@@ -12,11 +12,11 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory, open_transport
+from txsocksx_ext.net.connecting import connect_socket
+from txsocksx_ext.net.pipe import Pipe
+from txsocksx_ext.net.poller import poller_of
+from txsocksx_ext.net.twisted_transports import PausedProtocol, hand_over
 from txsocksx_ext.protocol.messages import Address
-from txsocksx_ext.sockets.connecting import connect_socket
-from txsocksx_ext.sockets.pipe import Pipe
-from txsocksx_ext.sockets.poller import poller_of
-from txsocksx_ext.transports import PausedProtocol, hand_over
 
 
 @pytest.fixture(params=RELAYS)

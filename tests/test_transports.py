@@ -14,14 +14,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from txsocksx_ext import SOCKS5ClientEndpoint, open_transport
-from txsocksx_ext.testing import (
-    FakeProxy,
-    HalfCloseRecorder,
-    MemoryEndpoint,
-    Recorder,
-    connect_in_memory,
-)
-from txsocksx_ext.transports import (
+from txsocksx_ext.net.twisted_transports import (
     bound_address,
     can_half_close,
     hand_over,
@@ -29,6 +22,13 @@ from txsocksx_ext.transports import (
     is_local,
     keep_alive,
     peer_name,
+)
+from txsocksx_ext.testing import (
+    FakeProxy,
+    HalfCloseRecorder,
+    MemoryEndpoint,
+    Recorder,
+    connect_in_memory,
 )
 
 

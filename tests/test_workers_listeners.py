@@ -15,10 +15,10 @@ from support.workers import SUCCEEDED, all_serve, is_alive, settles
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 
+from txsocksx_ext.net import poller
+from txsocksx_ext.net.listening import ACCEPTS_IN_A_TURN
+from txsocksx_ext.net.poller import poller_of
 from txsocksx_ext.server.workers.sockets import ACCEPTS_AT_ONCE, AdoptingEndpoint, kind_that_cannot_be_shared
-from txsocksx_ext.sockets import poller
-from txsocksx_ext.sockets.listening import ACCEPTS_IN_A_TURN
-from txsocksx_ext.sockets.poller import poller_of
 
 STARTED_BY_SYSTEMD = """
 import os, socket, sys

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from .client.protocol import SOCKS5ExtClientProtocol
     from .client.retrying import RetryingClientService, RetryingEndpoint
     from .client.web import SOCKS5AgentEndpointFactory, web_agent
+    from .net.twisted_transports import open_transport
     from .route import IRoute, Route, route_from_string
     from .route.transport import TransportRoute
     from .server import Limits, RouteTable, Session, SOCKS5ExtFactory, SOCKS5ExtProtocol
-    from .transports import open_transport
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,7 @@ _HOMES = {
     "SOCKS5ExtProtocol": "server",
     "Session": "server",
     "TransportRoute": "route.transport",
-    "open_transport": "transports",
+    "open_transport": "net.twisted_transports",
     "resolve": "client.endpoints",
     "resolve_ptr": "client.endpoints",
     "route_from_string": "route",

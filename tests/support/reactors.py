@@ -8,7 +8,7 @@ import os
 
 from twisted.internet.tcp import Connection
 
-from txsocksx_ext.sockets.poller import poller_of
+from txsocksx_ext.net.poller import poller_of
 
 CHOSEN = os.environ.get("TESTS_REACTOR", "")
 

@@ -4,8 +4,8 @@ import socket
 
 from twisted.internet import reactor
 
+from txsocksx_ext.net.poller import poller_of
 from txsocksx_ext.protocol.messages import Address
-from txsocksx_ext.sockets.poller import poller_of
 
 
 class Watching:

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.logger import Logger
 
-from ..transports import abort, is_closing, is_encrypted, place_of_protocol
+from ..net.twisted_transports import abort, is_closing, is_encrypted, place_of_protocol
 
 _log = Logger(namespace="txsocksx_ext.client")
 

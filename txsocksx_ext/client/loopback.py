@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.python.failure import Failure
 
-from ..transports import is_loopback_host
+from ..net.twisted_transports import is_loopback_host
 
 
 def connect(endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> Deferred[IProtocol]:

@@ -19,6 +19,8 @@ from ..errors import (
     ProtocolViolation,
     ProxyClosed,
 )
+from ..net.handover import write_now
+from ..net.twisted_transports import PausedProtocol, abort, hand_over, is_encrypted, is_local
 from ..protocol.codes import AddressType, Dialect, Method, Status
 from ..protocol.conversation import State
 from ..protocol.initiator import Initiator
@@ -33,8 +35,6 @@ from ..protocol.messages import (
 )
 from ..protocol.pairs import NO_PAIRS, Pairs
 from ..protocol.reader import Fault, MalformedMessage
-from ..sockets.takeover import write_now
-from ..transports import PausedProtocol, abort, hand_over, is_encrypted, is_local
 from .early import EarlyBytes
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..errors import SOCKS5Error
-from ..transports import PausedProtocol, hand_over
+from ..net.twisted_transports import PausedProtocol, hand_over
 
 Exchange = Generator[tuple[bytes, int], bytes, None]
 

@@ -24,10 +24,10 @@ from zope.interface import implementer
 
 from ..errors import ConnectionRefused, SOCKS5Error, TransportInternalError, TransportProtocolFailure, reply_error
 from ..failures import row_of
+from ..net.twisted_transports import abort, can_half_close, keep_alive, pass_half_close, was_reset
 from ..protocol import codes
 from ..protocol.codes import Dialect
 from ..protocol.messages import Address
-from ..transports import abort, can_half_close, keep_alive, pass_half_close, was_reset
 from .arguments import Arguments
 from .scrubbing import SCRUBBED
 

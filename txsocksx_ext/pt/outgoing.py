@@ -27,11 +27,11 @@ from ..errors import (
     ReplyError,
     TTLExpired,
 )
+from ..net.transport import twisted_address_of
+from ..net.twisted_transports import endpoint_to, is_loopback_host
 from ..protocol.codes import AddressType
 from ..protocol.messages import Address
 from ..protocol.pairs import as_bytes
-from ..sockets.transport import twisted_address_of
-from ..transports import endpoint_to, is_loopback_host
 from .exchange import Exchange, ExchangeEndpoint
 from .notation import format_address
 from .upstream import UpstreamProxy

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from ..children import ChildProcess
+from ..net.child_process import ChildProcess
 from .lines import ClientMethodLine, LogLine, StatusLine, parse_line
 from .parent import LONGEST_LOG_TEXT, ClientConversation, ConversationFault, without_addresses
 

@@ -20,7 +20,7 @@ from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..signals import on_signals
+from ..net.signals import on_signals
 from .environment import PREFIX, EnvironmentFault, check_version, read_environment
 from .lines import Line, LogLine, StatusLine, VersionLine
 from .logs import LogToParent

@@ -17,10 +17,10 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
 
 from ..errors import SOCKS5Error, TTLExpired
-from ..relay import IRelay, join
+from ..net.relay import IRelay, join
+from ..net.twisted_transports import endpoint_to, open_transport, unmapped
 from ..server.draining import Draining
 from ..server.limits import connections_by_descriptors
-from ..transports import endpoint_to, open_transport, unmapped
 from .environment import ServerEnvironment
 from .exchange import open_by_exchange
 from .extorport import ExtendedORPortRefused, introduce, read_cookie

@@ -12,9 +12,9 @@ from twisted.internet.interfaces import ITransport
 
 from ..descriptions import refuse_unknown
 from ..errors import ConnectionNotAllowed
+from ..net.connecting import connect_socket
 from ..protocol.codes import AddressType, Command
 from ..protocol.messages import Address, Request
-from ..sockets.connecting import connect_socket
 from .happy_eyeballs import connect_first
 from .interface import IRoute, Route
 from .lookup import Lookups

@@ -18,8 +18,8 @@ from twisted.internet.interfaces import IDelayedCall, ITransport
 from twisted.python.failure import Failure
 
 from ..failures import most_telling
+from ..net.connecting import connect_socket
 from ..protocol.messages import Address
-from ..sockets.connecting import connect_socket
 
 ATTEMPT_DELAY = 0.25
 """Seconds until the next address is tried beside those that have not answered (RFC 8305, section 5)."""

@@ -17,8 +17,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ..errors import HostUnreachable
+from ..net.limiter import in_turn
 from ..protocol.messages import Address
-from ..turns import in_turn
 
 LOOKUPS_AT_ONCE = 8
 """A look-up holds one of the reactor's ten threads, and cannot be stopped: slow names must not take all."""

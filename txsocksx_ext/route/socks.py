@@ -17,9 +17,9 @@ from ..client.methods import ClientMethods
 from ..client.negotiation import negotiate
 from ..descriptions import client_endpoint, endpoint_description, refuse_unknown, secret_from_file, yes_or_no
 from ..errors import ProxyUnreachable, SOCKS5Error
+from ..net.twisted_transports import PausedFactory
 from ..protocol.codes import Dialect
 from ..protocol.messages import Address, Request
-from ..transports import PausedFactory
 from .interface import Route
 
 if TYPE_CHECKING:

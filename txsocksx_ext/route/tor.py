@@ -22,13 +22,13 @@ from ..descriptions import (
     yes_or_no,
 )
 from ..errors import ProxyUnreachable
+from ..net.twisted_transports import PausedFactory
 from ..protocol.messages import Address, Request
 from ..protocol.pairs import TOR_ISOLATION
 from ..tor.control import ControlConnection, attach
 from ..tor.instance import TorInstance, WatchedStream
 from ..tor.isolation import TOKENS, IsolationTokens
 from ..tor.launch import launched_tor
-from ..transports import PausedFactory
 from .interface import Route
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from ..errors import (
     UnknownReply,
     reply_error,
 )
+from ..net.twisted_transports import PausedFactory
 from ..protocol import codes
 from ..protocol.codes import Dialect, Method, ReplyCode
 from ..protocol.initiator import Initiator
@@ -39,7 +40,6 @@ from ..protocol.pairs import TRANSPORT_ARGUMENT, Pairs
 from ..pt.arguments import Arguments, encode_arguments, from_credentials, from_pairs, to_credentials
 from ..pt.child import Life, ManagedTransport
 from ..pt.way_out import Attempt
-from ..transports import PausedFactory
 from .interface import Route
 
 if TYPE_CHECKING:

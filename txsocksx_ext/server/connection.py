@@ -11,7 +11,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Protocol
 from twisted.protocols.policies import ProtocolWrapper
 
-from ..transports import abort, can_half_close, pass_half_close, peer_group
+from ..net.twisted_transports import abort, can_half_close, pass_half_close, peer_group
 from .session import Session
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import Logger
 from zope.interface import Interface, implementer
 
-from ..turns import in_turn
+from ..net.limiter import in_turn
 
 _log = Logger()
 

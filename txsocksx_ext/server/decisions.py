@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.python.failure import Failure
 
 from ..errors import SOCKS5Error
-from ..transports import abort
+from ..net.twisted_transports import abort
 from .connection import ClientConnection
 
 EXPECTED = (

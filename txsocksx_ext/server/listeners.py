@@ -14,8 +14,8 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from zope.interface import implementer
 
 from ..descriptions import parse_description
-from ..sockets.listening import ACCEPTS_IN_A_TURN, polled
-from ..transports import keep_socket_alive
+from ..net.listening import ACCEPTS_IN_A_TURN, polled
+from ..net.twisted_transports import keep_socket_alive
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: in a burst, Twisted's 50 makes clients send again after a second."""

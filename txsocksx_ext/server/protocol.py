@@ -24,6 +24,9 @@ from ..errors import (
     InvalidArguments,
     TTLExpired,
 )
+from ..net.handover import write_now
+from ..net.relay import IRelay, join
+from ..net.twisted_transports import abort, bound_address, was_reset
 from ..protocol import codes
 from ..protocol.codes import AddressType, Command, Dialect, Method, ReplyCode, Status
 from ..protocol.conversation import State
@@ -38,10 +41,7 @@ from ..protocol.messages import (
 from ..protocol.pairs import ERROR, NO_PAIRS, TOR_ERRORS, Pairs
 from ..protocol.reader import MalformedMessage
 from ..protocol.responder import DEFAULT_PREFERENCE, LONGEST_REASON, Responder
-from ..relay import IRelay, join
 from ..route.interface import IRoute, Route
-from ..sockets.takeover import write_now
-from ..transports import abort, bound_address, was_reset
 from .decisions import DecidingConnection, Question, close_result
 from .session import Session
 

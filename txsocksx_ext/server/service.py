@@ -10,7 +10,7 @@ from typing import Any
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
-from ..transports import is_loopback_host
+from ..net.twisted_transports import is_loopback_host
 from .factory import SOCKS5ExtFactory
 from .listeners import listener_service, what_listens
 from .textlog import LoggingService

@@ -19,7 +19,7 @@ from twisted.python.components import Componentized
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
-from ..signals import on_signals
+from ..net.signals import on_signals
 from .records import PLAIN_LINES
 
 

@@ -13,6 +13,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from ..client.factory import SOCKS5Address
+from ..net.twisted_transports import hand_over
 from ..protocol.codes import Command, Method, Status
 from ..protocol.conversation import State
 from ..protocol.messages import (
@@ -28,7 +29,6 @@ from ..protocol.messages import (
 from ..protocol.pairs import NO_PAIRS, Pairs
 from ..protocol.reader import MalformedMessage
 from ..protocol.responder import Responder
-from ..transports import hand_over
 from .connections import Hangup
 from .endpoints import MemoryEndpoint
 from .recorders import Recorder

@@ -11,9 +11,9 @@ from twisted.internet.interfaces import IProtocolFactory, ITransport
 from twisted.internet.protocol import Factory
 
 from ..errors import HostUnreachable
+from ..net.twisted_transports import open_transport
 from ..protocol.messages import Address, Request
 from ..route.interface import Route
-from ..transports import open_transport
 from .endpoints import MemoryEndpoint
 from .recorders import Recorder
 

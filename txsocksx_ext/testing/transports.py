@@ -14,6 +14,7 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from ..failures import row_of
+from ..net.twisted_transports import hand_over, open_transport
 from ..protocol.codes import Command
 from ..protocol.messages import Address, Request
 from ..pt.arguments import Arguments
@@ -22,7 +23,6 @@ from ..pt.link import Link
 from ..pt.outgoing import Outgoing
 from ..pt.protocol import Side, TransportProtocol
 from ..pt.server import TransportServerFactory
-from ..transports import hand_over, open_transport
 from .connections import ROOM, reactor_or
 from .endpoints import MemoryEndpoint
 from .recorders import HalfCloseRecorder

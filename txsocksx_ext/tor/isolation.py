@@ -9,8 +9,8 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING
 
+from ..net.twisted_transports import peer_name
 from ..protocol.pairs import TOR_ISOLATION
-from ..transports import peer_name
 
 if TYPE_CHECKING:
     from ..server.session import Session

@@ -17,8 +17,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..children import ChildProcess
 from ..errors import ProxyUnreachable
+from ..net.child_process import ChildProcess
 from .control import ControlConnection, attach
 from .instance import TorInstance
 

@@ -26,7 +26,7 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ...signals import on_signals
+from ...net.signals import on_signals
 from ...tor.isolation import TOKENS
 from ..counters import Counters
 from ..factory import SOCKS5ExtFactory

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
-from ...children import ChildProcess
+from ...net.child_process import ChildProcess
 from ..counters import Counters
 from .events import event_from_text
 

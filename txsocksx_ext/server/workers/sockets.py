@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from ...sockets.listening import ACCEPTS_IN_A_TURN
+from ...net.listening import ACCEPTS_IN_A_TURN
 from ..listeners import BACKLOG, kinds_of, prepared, set_inherited_options, with_backlog
 
 SHAREABLE_KINDS = ("tcp", "tcp6", "unix", "ssl", "systemd")

@@ -12,9 +12,9 @@ from typing import Any
 
 from twisted.internet import tcp, unix
 
-from ..transports import is_closing, keep_alive
 from .poller import Poller, Watcher
 from .transport import SocketTransport
+from .twisted_transports import is_closing, keep_alive
 
 _PLAIN_TRANSPORTS: tuple[type, ...] = (
     SocketTransport,

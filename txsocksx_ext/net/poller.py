@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from .pipe import Pipe
 
-_log = Logger(namespace="txsocksx_ext.sockets")
+_log = Logger(namespace="txsocksx_ext.net")
 
 READABLE = getattr(select, "EPOLLIN", 0)
 WRITABLE = getattr(select, "EPOLLOUT", 0)

@@ -13,8 +13,8 @@ from twisted.internet import reactor
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactor, StringTransport
 
-from txsocksx_ext.sockets import poller
-from txsocksx_ext.sockets.poller import BATCH, READABLE, WRITABLE, poller_of
+from txsocksx_ext.net import poller
+from txsocksx_ext.net.poller import BATCH, READABLE, WRITABLE, poller_of
 
 
 @contextmanager

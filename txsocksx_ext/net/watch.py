@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from ..sockets.poller import log_fault
+from .poller import log_fault
 
 Watched = TypeVar("Watched")
 State = TypeVar("State")

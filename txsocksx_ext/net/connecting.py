@@ -15,9 +15,9 @@ from twisted.internet.interfaces import ITransport
 
 from ..protocol.codes import AddressType
 from ..protocol.messages import Address
-from ..transports import endpoint_to, is_loopback_host, keep_socket_alive, open_transport
 from .poller import FAILED, INPUT_ENDED, WRITABLE, Poller, poller_of
 from .transport import QUIET, SocketTransport, twisted_address_of
+from .twisted_transports import endpoint_to, is_loopback_host, keep_socket_alive, open_transport
 
 ATTEMPT_TIMEOUT = 120.0
 """Seconds for one attempt: beyond any time that a server gives to it."""
@@ -93,7 +93,7 @@ class _Attempt:
         self.connected: Deferred[ITransport] = Deferred(self._cancel)
 
     def ready(self, events: int) -> None:
-        """See `txsocksx_ext.sockets.poller.Watcher`."""
+        """See `txsocksx_ext.net.poller.Watcher`."""
         if events & _OVER:
             problem = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if problem:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
-from .interface import IRelay
+from .relay_interface import IRelay
 from .watch import Watch
 
 CHECKS = 4

@@ -11,12 +11,12 @@ from twisted.internet.interfaces import ITransport
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
-from ..sockets.pipe import PIPE_SIZE
-from ..sockets.poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, WRITABLE, Poller
-from ..sockets.takeover import reset_socket, take_socket
-from ..transports import PausedProtocol, unacknowledged
+from .handover import reset_socket, take_socket
 from .idle import IdleWatch
-from .interface import IRelay, RelayEnded
+from .pipe import PIPE_SIZE
+from .poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, WRITABLE, Poller
+from .relay_interface import IRelay, RelayEnded
+from .twisted_transports import PausedProtocol, unacknowledged
 
 BUFFER_SIZE = 1 << 16
 """Bytes that are read at once. A stream that brings so many goes through the poller's pipe, which copies nothing."""
@@ -153,7 +153,7 @@ class _Side:
 
     def ready(self, events: int) -> None:
         """
-        See `txsocksx_ext.sockets.poller.Watcher`.
+        See `txsocksx_ext.net.poller.Watcher`.
 
         It passes on what came, until there is no more, or the other side takes no more.
         """
@@ -197,7 +197,7 @@ class _Side:
         self._relay.poller.again(self.socket.fileno())
 
     def abandon(self, why: str) -> None:
-        """See `txsocksx_ext.sockets.poller.Watcher`."""
+        """See `txsocksx_ext.net.poller.Watcher`."""
         if self.socket is not None:
             self._relay.abort(why)
 

@@ -15,11 +15,11 @@ from twisted.internet.testing import StringTransport
 from twisted.protocols.policies import WrappingFactory
 
 from txsocksx_ext import open_transport
-from txsocksx_ext.sockets.connecting import connect_socket
-from txsocksx_ext.sockets.poller import READABLE, poller_of
-from txsocksx_ext.sockets.takeover import can_take, reset_socket, take_socket, write_now
-from txsocksx_ext.sockets.transport import SocketTransport
-from txsocksx_ext.transports import hand_over
+from txsocksx_ext.net.connecting import connect_socket
+from txsocksx_ext.net.handover import can_take, reset_socket, take_socket, write_now
+from txsocksx_ext.net.poller import READABLE, poller_of
+from txsocksx_ext.net.transport import SocketTransport
+from txsocksx_ext.net.twisted_transports import hand_over
 
 
 async def plain(far):

@@ -19,8 +19,8 @@ from zope.interface import implementer
 
 from ..protocol.codes import AddressType
 from ..protocol.messages import Address
-from ..transports import was_reset
 from .poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, URGENT, WRITABLE, Poller
+from .twisted_transports import was_reset
 
 STREAM = int(socket.SOCK_STREAM)
 _IPV4, _IPV6 = AddressType.IPV4, AddressType.IPV6
@@ -143,7 +143,7 @@ class SocketTransport(Connection):
         super().connectionLost(reason)
 
     def ready(self, events: int) -> None:
-        """See `txsocksx_ext.sockets.poller.Watcher`."""
+        """See `txsocksx_ext.net.poller.Watcher`."""
         self.events |= events
         if self._is_writing and events & WRITABLE:
             self._write()
@@ -177,7 +177,7 @@ class SocketTransport(Connection):
         self.protocol.dataReceived(data)
 
     def abandon(self, why: str) -> None:
-        """See `txsocksx_ext.sockets.poller.Watcher`."""
+        """See `txsocksx_ext.net.poller.Watcher`."""
         self.connectionLost(Failure(ConnectionLost()))
 
     def _write(self) -> None:

@@ -12,10 +12,10 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..transports import abort, can_half_close, hand_over, socket_transport, unacknowledged, was_reset
 from .idle import IdleWatch
-from .interface import IRelay, RelayEnded
-from .paused import PausedWatch
+from .relay_interface import IRelay, RelayEnded
+from .reset_check import PausedWatch
+from .twisted_transports import abort, can_half_close, hand_over, socket_transport, unacknowledged, was_reset
 
 
 @implementer(IRelay)

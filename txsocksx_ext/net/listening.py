@@ -14,9 +14,9 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..transports import keep_socket_alive
 from .poller import Poller, log_fault, poller_of
 from .transport import STREAM, SocketTransport, address_of
+from .twisted_transports import keep_socket_alive
 
 ACCEPTS_IN_A_TURN = 64
 """How many connections are accepted before others have their turn."""
@@ -53,7 +53,7 @@ class PolledPort:
         return self._port.getHost()
 
     def ready(self, events: int) -> None:
-        """See `txsocksx_ext.sockets.poller.Watcher`. A fault in one connection must not keep the others waiting."""
+        """See `txsocksx_ext.net.poller.Watcher`. A fault in one connection must not keep the others waiting."""
         try:
             have_all = self._accept_some(self._port.socket)
         except BaseException:
@@ -63,7 +63,7 @@ class PolledPort:
             self._poller.again(self._port.fileno())
 
     def abandon(self, why: str) -> None:
-        """See `txsocksx_ext.sockets.poller.Watcher`."""
+        """See `txsocksx_ext.net.poller.Watcher`."""
         self._poller.forget(self._port.fileno())
         self._port.connectionLost(Failure(ConnectionDone()))
 

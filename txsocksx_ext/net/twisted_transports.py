@@ -32,8 +32,8 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
-from .protocol.codes import AddressType
-from .protocol.messages import UNSPECIFIED, Address
+from ..protocol.codes import AddressType
+from ..protocol.messages import UNSPECIFIED, Address
 
 
 def hand_over(transport: Any, successor: IProtocol) -> bool:

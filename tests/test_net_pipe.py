@@ -8,7 +8,7 @@ from itertools import chain
 import pytest
 from support.targets import reset
 
-from txsocksx_ext.sockets.pipe import PIPE_SIZE, Pipe
+from txsocksx_ext.net.pipe import PIPE_SIZE, Pipe
 
 
 @contextmanager

@@ -10,14 +10,14 @@ from typing import Any
 
 from twisted.internet.interfaces import ITransport
 
-from ..sockets.poller import poller_of
-from ..sockets.takeover import can_take
-from ..transports import keep_alive
-from .epoll import EpollRelay
+from .epoll_relay import EpollRelay
+from .handover import can_take
 from .idle import IdleWatch
-from .interface import IRelay, RelayEnded
-from .paused import PausedWatch
-from .producers import ProducerRelay
+from .poller import poller_of
+from .relay_interface import IRelay, RelayEnded
+from .reset_check import PausedWatch
+from .twisted_relay import ProducerRelay
+from .twisted_transports import keep_alive
 from .watch import shared_watch
 
 __all__ = ["IRelay", "RelayEnded", "join"]

@@ -1,0 +1,3 @@
+"""
+Plain sockets inside any Twisted reactor: an epoll poller, connecting, accepting, and the relays.
+"""

@@ -1,3 +1,0 @@
-"""
-Plain sockets, served by a poller of their own inside whatever reactor runs.
-"""
