@@ -13,7 +13,7 @@ TESTS = Path(__file__).parent
 @pytest.mark.parametrize("chosen", ["asyncio", "uvloop"])
 def test_relays_and_sockets_in_another_reactor(chosen):
     """The same tests, in a process of their own, with servers on the same kind of reactor."""
-    tests = sorted({*TESTS.glob("test_relay_*.py"), *TESTS.glob("test_sockets_*.py")})
+    tests = sorted({*TESTS.glob("test_relay_*.py"), *TESTS.glob("test_net_*.py")})
     assert tests
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, tests)],
