@@ -4,6 +4,7 @@ import traceback
 
 import pytest
 
+from txsocksx_ext.context import PairCredentials
 from txsocksx_ext.protocol.codes import AddressType, Command, Method, Status
 from txsocksx_ext.protocol.messages import (
     NO_ADDRESS,
@@ -21,7 +22,6 @@ from txsocksx_ext.protocol.messages import (
     domain_name_problem,
 )
 from txsocksx_ext.protocol.pairs import Pairs
-from txsocksx_ext.server.session import PairCredentials
 
 HOST = "secret-host.example"
 USER = b"secret-user"

@@ -33,13 +33,13 @@ from twisted.logger import LogLevel, eventAsJSON, eventAsText, globalLogPublishe
 
 from txsocksx_ext import Limits, Route, RouteTable, SOCKS5ExtFactory
 from txsocksx_ext.client.methods import ClientMethods
+from txsocksx_ext.context import Session
 from txsocksx_ext.errors import InvalidArguments
 from txsocksx_ext.route.direct import DirectRoute
 from txsocksx_ext.route.refuse import RefuseRoute
 from txsocksx_ext.route.socks import SOCKSRoute
 from txsocksx_ext.server.credentials import portal_for
 from txsocksx_ext.server.records import SessionLog
-from txsocksx_ext.server.session import Session
 from txsocksx_ext.server.textlog import TextLog
 
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, UNIXAddress
 
 from txsocksx_ext import RouteTable
+from txsocksx_ext.context import Session
 from txsocksx_ext.protocol.messages import UsernamePassword
 from txsocksx_ext.protocol.pairs import Pairs
-from txsocksx_ext.server.session import Session
 from txsocksx_ext.testing import FakeRoute
 from txsocksx_ext.tor.isolation import IsolationTokens
 

@@ -37,7 +37,7 @@ _HOMES = {
     "SOCKS5ExtClientProtocol": "client.protocol",
     "SOCKS5ExtFactory": "server",
     "SOCKS5ExtProtocol": "server",
-    "Session": "server",
+    "Session": "context",
     "TransportRoute": "route.transport",
     "open_transport": "net.twisted_transports",
     "resolve": "client.endpoints",

@@ -11,6 +11,7 @@ from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import ITransport
 
+from ..context import Session
 from ..errors import AuthenticationFailed, InvalidArguments, TTLExpired
 from ..protocol.codes import Method
 from ..protocol.messages import Request
@@ -19,7 +20,6 @@ from ..route.interface import Route
 from ..server.factory import SOCKS5ExtFactory
 from ..server.limits import Limits
 from ..server.rules import RouteTable
-from ..server.session import Session
 from .arguments import Arguments, from_credentials, from_pairs
 from .link import Link
 from .protocol import Side, TransportProtocol

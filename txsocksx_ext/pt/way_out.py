@@ -16,6 +16,7 @@ from twisted.internet.interfaces import ITransport
 from twisted.python.failure import Failure
 
 from ..addresses import is_protected
+from ..context import Session
 from ..failures import row_of
 from ..protocol import codes
 from ..protocol.codes import ReplyCode
@@ -27,7 +28,6 @@ from ..server.factory import SOCKS5ExtFactory
 from ..server.limits import Limits
 from ..server.records import SessionLog
 from ..server.rules import RouteTable
-from ..server.session import Session
 from .upstream import UpstreamProxy
 
 DIAL_TIMEOUT = 120.0

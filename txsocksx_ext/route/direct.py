@@ -20,7 +20,7 @@ from .interface import IRoute, Route
 from .lookup import Lookups
 
 if TYPE_CHECKING:
-    from ..server.session import Session
+    from ..context import Session
 
 
 _DOMAINNAME = AddressType.DOMAINNAME

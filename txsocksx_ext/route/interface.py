@@ -16,7 +16,7 @@ from ..errors import CommandNotSupported, TTLExpired
 from ..protocol.messages import Address, Request
 
 if TYPE_CHECKING:
-    from ..server.session import Session
+    from ..context import Session
 
 
 class IRoute(Interface):

@@ -16,7 +16,7 @@ from ..protocol.messages import Address, Request
 from .interface import Route
 
 if TYPE_CHECKING:
-    from ..server.session import Session
+    from ..context import Session
 
 
 class RefuseRoute(Route):

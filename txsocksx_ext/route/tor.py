@@ -32,7 +32,7 @@ from ..tor.launch import launched_tor
 from .interface import Route
 
 if TYPE_CHECKING:
-    from ..server.session import Session
+    from ..context import Session
 
 
 class TorRoute(Route):

@@ -43,7 +43,7 @@ from ..pt.way_out import Attempt
 from .interface import Route
 
 if TYPE_CHECKING:
-    from ..server.session import Session
+    from ..context import Session
 
 ENDS_WITHIN = 2.0
 """Seconds in which a transport that closed a connection turns out to have ended, its last words read."""

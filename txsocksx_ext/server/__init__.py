@@ -2,10 +2,10 @@
 The server: factory, protocol, credentials, rules and limits.
 """
 
+from ..context import Session
 from .factory import SOCKS5ExtFactory
 from .limits import Limits
 from .protocol import SOCKS5ExtProtocol
 from .rules import RouteTable
-from .session import Session
 
 __all__ = ["Limits", "RouteTable", "SOCKS5ExtFactory", "SOCKS5ExtProtocol", "Session"]

@@ -11,8 +11,8 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Protocol
 from twisted.protocols.policies import ProtocolWrapper
 
+from ..context import Session
 from ..net.twisted_transports import abort, can_half_close, pass_half_close, peer_group
-from .session import Session
 
 if TYPE_CHECKING:
     from .factory import SOCKS5ExtFactory

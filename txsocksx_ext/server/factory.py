@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
+from ..context import Session
 from ..errors import AuthenticationFailed
 from ..failures import row_of
 from ..protocol.codes import Method, ReplyCode
@@ -31,7 +32,6 @@ from .limits import Limits
 from .protocol import SOCKS5ExtProtocol
 from .records import SessionLog
 from .rules import RouteTable
-from .session import Session
 
 _WITH_CREDENTIALS = tuple(method for method in DEFAULT_PREFERENCE if method != Method.NO_AUTHENTICATION)
 

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..addresses import literal_of
+from ..context import Session
 from ..errors import (
     AddressTypeNotSupported,
     AuthenticationFailed,
@@ -43,7 +44,6 @@ from ..protocol.reader import MalformedMessage
 from ..protocol.responder import DEFAULT_PREFERENCE, LONGEST_REASON, Responder
 from ..route.interface import IRoute, Route
 from .decisions import DecidingConnection, Question, close_result
-from .session import Session
 
 _GREETING, _REPLY, _SUCCESS = State.GREETING, State.REPLY, Status.SUCCESS
 _CONNECT, _DOMAINNAME, _NO_AUTHENTICATION = Command.CONNECT, AddressType.DOMAINNAME, Method.NO_AUTHENTICATION

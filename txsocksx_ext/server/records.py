@@ -11,8 +11,8 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from ..context import Session
 from ..net.twisted_transports import peer_name
-from .session import Session
 
 _NAMESPACE, _INFO = "txsocksx_ext.server", LogLevel.info
 

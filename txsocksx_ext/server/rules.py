@@ -22,7 +22,7 @@ from ..route.interface import IRoute
 from ..route.refuse import RefuseRoute
 
 if TYPE_CHECKING:
-    from .session import Session
+    from ..context import Session
 
 
 @dataclass(frozen=True, slots=True)

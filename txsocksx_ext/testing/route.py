@@ -18,7 +18,7 @@ from .endpoints import MemoryEndpoint
 from .recorders import Recorder
 
 if TYPE_CHECKING:
-    from ..server.session import Session
+    from ..context import Session
 
 
 class FakeRoute(Route):

@@ -13,7 +13,7 @@ from ..net.twisted_transports import peer_name
 from ..protocol.pairs import TOR_ISOLATION
 
 if TYPE_CHECKING:
-    from ..server.session import Session
+    from ..context import Session
 
 
 class IsolationTokens:

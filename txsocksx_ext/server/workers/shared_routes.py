@@ -20,6 +20,7 @@ from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IAddress
 
 from ...client.methods import ClientMethods
+from ...context import PairCredentials, Session
 from ...protocol.codes import Method
 from ...protocol.pairs import MAX_FIELD_LENGTH, OPTIONAL_MARK, SERVER_KEYS, TOR_ERRORS, PairLimits, Pairs
 from ...route.interface import IRoute
@@ -28,7 +29,6 @@ from ..credentials import SOCKSUser
 from ..factory import SOCKS5ExtFactory
 from ..limits import Limits
 from ..records import SessionLog
-from ..session import PairCredentials, Session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IAddress
 
-from ..errors import ConnectionNotAllowed
-from ..net.twisted_transports import is_local, peer_name
-from ..protocol.codes import Method
-from ..protocol.messages import Request, UsernamePassword
-from ..protocol.pairs import NO_PAIRS, PASSWD, USERNAME, Pairs
-from ..route.interface import IRoute, is_among
+from .errors import ConnectionNotAllowed
+from .net.twisted_transports import is_local, peer_name
+from .protocol.codes import Method
+from .protocol.messages import Request, UsernamePassword
+from .protocol.pairs import NO_PAIRS, PASSWD, USERNAME, Pairs
+from .route.interface import IRoute, is_among
 
 if TYPE_CHECKING:
-    from .rules import RouteTable
+    from .server.rules import RouteTable
 
 
 class KeyNotHonoured(ConnectionNotAllowed):
