@@ -11,8 +11,8 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred
 
 from txsocksx_ext.errors import HostUnreachable
+from txsocksx_ext.policy.resolver import LOOKUPS_AT_ONCE, Lookups
 from txsocksx_ext.protocol.messages import Address
-from txsocksx_ext.route.lookup import LOOKUPS_AT_ONCE, Lookups
 
 
 def lookup_host(reactor, destination):

@@ -43,7 +43,7 @@ from txsocksx_ext.failures import row_of
 from txsocksx_ext.protocol.codes import Command, Dialect
 from txsocksx_ext.protocol.messages import Address, Request
 from txsocksx_ext.route import route_kinds
-from txsocksx_ext.route.interface import Route
+from txsocksx_ext.route.base import Route
 from txsocksx_ext.route.socks import SOCKSRoute
 from txsocksx_ext.server.credentials import portal_for
 

@@ -8,9 +8,9 @@ from twisted.internet.address import IPv4Address
 
 from txsocksx_ext import RouteTable, Session
 from txsocksx_ext.errors import ConnectionNotAllowed
+from txsocksx_ext.policy.table import Rule, table_from_strings
 from txsocksx_ext.protocol.messages import Address
-from txsocksx_ext.route.interface import Route
-from txsocksx_ext.server.rules import Rule, table_from_strings
+from txsocksx_ext.route.base import Route
 
 
 def test_a_client_that_turns_out_to_be_remote_is_held_to_be_so():

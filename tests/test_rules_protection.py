@@ -7,7 +7,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from txsocksx_ext import RouteTable, Session
 from txsocksx_ext.errors import ConnectionNotAllowed
 from txsocksx_ext.protocol.messages import Address
-from txsocksx_ext.route.interface import Route
+from txsocksx_ext.route.base import Route
 from txsocksx_ext.route.refuse import RefuseRoute
 
 PROTECTED = [

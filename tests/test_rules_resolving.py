@@ -7,8 +7,8 @@ from support.rules import server_of
 from txsocksx_ext import RouteTable
 from txsocksx_ext.errors import ConnectionNotAllowed
 from txsocksx_ext.protocol.messages import Address
+from txsocksx_ext.route.base import Route
 from txsocksx_ext.route.direct import DirectRoute
-from txsocksx_ext.route.interface import Route
 from txsocksx_ext.route.refuse import RefuseRoute
 
 # Through a server: what `direct` resolved.

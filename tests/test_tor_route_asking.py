@@ -29,7 +29,7 @@ from support.fake_tor import (
 from twisted.internet import reactor
 
 from txsocksx_ext import route_from_string
-from txsocksx_ext.server.rules import table_from_strings
+from txsocksx_ext.policy.table import table_from_strings
 
 # Descriptions.
 

@@ -14,10 +14,10 @@ from .net.twisted_transports import is_local, peer_name
 from .protocol.codes import Method
 from .protocol.messages import Request, UsernamePassword
 from .protocol.pairs import NO_PAIRS, PASSWD, USERNAME, Pairs
-from .route.interface import IRoute, is_among
+from .route.base import IRoute, is_among
 
 if TYPE_CHECKING:
-    from .server.rules import RouteTable
+    from .policy.table import RouteTable
 
 
 class KeyNotHonoured(ConnectionNotAllowed):

@@ -43,7 +43,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from txsocksx_ext import Limits, errors
-from txsocksx_ext.server.rules import table_from_strings
+from txsocksx_ext.policy.table import table_from_strings
 
 pytestmark = pytest.mark.filterwarnings(COOKIE_IS_LEFT_OPEN)
 

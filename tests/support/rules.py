@@ -5,8 +5,8 @@ from twisted.internet.address import IPv4Address
 
 from txsocksx_ext import RouteTable, Session
 from txsocksx_ext.protocol.messages import Address
+from txsocksx_ext.route.base import Route
 from txsocksx_ext.route.direct import DirectRoute
-from txsocksx_ext.route.interface import Route
 from txsocksx_ext.route.refuse import RefuseRoute
 
 OWN, DEFAULT = Route(), Route()

@@ -13,13 +13,13 @@ from twisted.internet.interfaces import ITransport
 
 from ..context import Session
 from ..errors import AuthenticationFailed, InvalidArguments, TTLExpired
+from ..policy.table import RouteTable
 from ..protocol.codes import Method
 from ..protocol.messages import Request
 from ..protocol.pairs import TRANSPORT_ARGUMENT
-from ..route.interface import Route
+from ..route.base import Route
 from ..server.factory import SOCKS5ExtFactory
 from ..server.limits import Limits
-from ..server.rules import RouteTable
 from .arguments import Arguments, from_credentials, from_pairs
 from .link import Link
 from .protocol import Side, TransportProtocol

@@ -18,16 +18,16 @@ from twisted.python.failure import Failure
 from ..addresses import is_protected
 from ..context import Session
 from ..failures import row_of
+from ..policy.table import RouteTable
 from ..protocol import codes
 from ..protocol.codes import ReplyCode
 from ..protocol.messages import Address, Request
+from ..route.base import IRoute, Route
 from ..route.direct import DirectRoute
-from ..route.interface import IRoute, Route
 from ..server.credentials import portal_for
 from ..server.factory import SOCKS5ExtFactory
 from ..server.limits import Limits
 from ..server.records import SessionLog
-from ..server.rules import RouteTable
 from .upstream import UpstreamProxy
 
 DIAL_TIMEOUT = 120.0

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from ..descriptions import parse_description
-from .interface import IRoute, Route
+from .base import IRoute, Route
 
 __all__ = ["IRoute", "Route", "route_from_string", "route_kinds"]
 

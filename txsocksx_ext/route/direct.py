@@ -13,11 +13,11 @@ from twisted.internet.interfaces import ITransport
 from ..descriptions import refuse_unknown
 from ..errors import ConnectionNotAllowed
 from ..net.connecting import connect_socket
+from ..policy.resolver import Lookups
 from ..protocol.codes import AddressType, Command
 from ..protocol.messages import Address, Request
+from .base import IRoute, Route
 from .happy_eyeballs import connect_first
-from .interface import IRoute, Route
-from .lookup import Lookups
 
 if TYPE_CHECKING:
     from ..context import Session

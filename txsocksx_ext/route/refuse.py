@@ -13,7 +13,7 @@ from twisted.internet.interfaces import ITransport
 from ..descriptions import refuse_unknown
 from ..errors import ConnectionNotAllowed
 from ..protocol.messages import Address, Request
-from .interface import Route
+from .base import Route
 
 if TYPE_CHECKING:
     from ..context import Session

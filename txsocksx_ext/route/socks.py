@@ -20,7 +20,7 @@ from ..errors import ProxyUnreachable, SOCKS5Error
 from ..net.twisted_transports import PausedFactory
 from ..protocol.codes import Dialect
 from ..protocol.messages import Address, Request
-from .interface import Route
+from .base import Route
 
 if TYPE_CHECKING:
     from ..context import Session

@@ -29,7 +29,7 @@ from ..tor.control import ControlConnection, attach
 from ..tor.instance import TorInstance, WatchedStream
 from ..tor.isolation import TOKENS, IsolationTokens
 from ..tor.launch import launched_tor
-from .interface import Route
+from .base import Route
 
 if TYPE_CHECKING:
     from ..context import Session

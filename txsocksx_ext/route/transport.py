@@ -40,7 +40,7 @@ from ..protocol.pairs import TRANSPORT_ARGUMENT, Pairs
 from ..pt.arguments import Arguments, encode_arguments, from_credentials, from_pairs, to_credentials
 from ..pt.child import Life, ManagedTransport
 from ..pt.way_out import Attempt
-from .interface import Route
+from .base import Route
 
 if TYPE_CHECKING:
     from ..context import Session

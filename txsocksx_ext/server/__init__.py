@@ -3,9 +3,9 @@ The server: factory, protocol, credentials, rules and limits.
 """
 
 from ..context import Session
+from ..policy.table import RouteTable
 from .factory import SOCKS5ExtFactory
 from .limits import Limits
 from .protocol import SOCKS5ExtProtocol
-from .rules import RouteTable
 
 __all__ = ["Limits", "RouteTable", "SOCKS5ExtFactory", "SOCKS5ExtProtocol", "Session"]

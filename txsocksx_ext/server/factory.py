@@ -17,11 +17,12 @@ from twisted.python.failure import Failure
 from ..context import Session
 from ..errors import AuthenticationFailed
 from ..failures import row_of
+from ..policy.table import RouteTable
 from ..protocol.codes import Method, ReplyCode
 from ..protocol.pairs import SERVER_KEYS, Pairs
 from ..protocol.responder import DEFAULT_PREFERENCE
+from ..route.base import IRoute
 from ..route.direct import DirectRoute
-from ..route.interface import IRoute
 from .connection import ClientConnection
 from .counters import Counters
 from .credentials import ISOCKSUser, SOCKSCredentials
@@ -31,7 +32,6 @@ from .keys import meaning_of
 from .limits import Limits
 from .protocol import SOCKS5ExtProtocol
 from .records import SessionLog
-from .rules import RouteTable
 
 _WITH_CREDENTIALS = tuple(method for method in DEFAULT_PREFERENCE if method != Method.NO_AUTHENTICATION)
 

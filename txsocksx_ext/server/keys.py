@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..errors import InvalidArguments
 from ..protocol.pairs import OPTIONAL_MARK, SERVER_KEYS
-from ..route.interface import is_among
+from ..route.base import is_among
 
 
 class Meaning(NamedTuple):

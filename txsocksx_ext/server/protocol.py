@@ -42,7 +42,7 @@ from ..protocol.messages import (
 from ..protocol.pairs import ERROR, NO_PAIRS, TOR_ERRORS, Pairs
 from ..protocol.reader import MalformedMessage
 from ..protocol.responder import DEFAULT_PREFERENCE, LONGEST_REASON, Responder
-from ..route.interface import IRoute, Route
+from ..route.base import IRoute, Route
 from .decisions import DecidingConnection, Question, close_result
 
 _GREETING, _REPLY, _SUCCESS = State.GREETING, State.REPLY, Status.SUCCESS

@@ -10,13 +10,13 @@ from typing import Any
 
 from twisted.cred.strcred import makeChecker
 
+from ..policy.table import split_rule, table_from_strings
 from ..protocol.pairs import PairLimits
 from ..route import route_from_string
-from ..route.interface import IRoute
+from ..route.base import IRoute
 from .credentials import portal_for
 from .factory import SOCKS5ExtFactory
 from .limits import Limits
-from .rules import split_rule, table_from_strings
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory
 from ..errors import HostUnreachable
 from ..net.twisted_transports import open_transport
 from ..protocol.messages import Address, Request
-from ..route.interface import Route
+from ..route.base import Route
 from .endpoints import MemoryEndpoint
 from .recorders import Recorder
 

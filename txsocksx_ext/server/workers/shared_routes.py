@@ -23,7 +23,7 @@ from ...client.methods import ClientMethods
 from ...context import PairCredentials, Session
 from ...protocol.codes import Method
 from ...protocol.pairs import MAX_FIELD_LENGTH, OPTIONAL_MARK, SERVER_KEYS, TOR_ERRORS, PairLimits, Pairs
-from ...route.interface import IRoute
+from ...route.base import IRoute
 from ...route.socks import SOCKSRoute
 from ..credentials import SOCKSUser
 from ..factory import SOCKS5ExtFactory

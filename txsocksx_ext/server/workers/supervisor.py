@@ -14,7 +14,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
-from ...route.interface import IRoute
+from ...route.base import IRoute
 from ...tor.isolation import TOKENS
 from ..counters import Counters
 from ..settings import ServerSettings

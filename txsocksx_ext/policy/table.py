@@ -18,7 +18,7 @@ from ..errors import AddressTypeNotSupported, ConnectionNotAllowed, HostUnreacha
 from ..protocol.codes import AddressType, Command
 from ..protocol.messages import Address
 from ..route import route_from_string
-from ..route.interface import IRoute
+from ..route.base import IRoute
 from ..route.refuse import RefuseRoute
 
 if TYPE_CHECKING:

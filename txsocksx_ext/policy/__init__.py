@@ -1,0 +1,3 @@
+"""
+Where a request may go, and by which route: rules, address protection and name resolution.
+"""
