@@ -15,8 +15,8 @@ from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.strcred import makeChecker
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from txsocksx_ext.server import credentials as module
-from txsocksx_ext.server.credentials import HashedPasswordFile, SOCKSRealm, SOCKSUser, portal_for
+from txsocksx_ext.server import auth as module
+from txsocksx_ext.server.auth import HashedPasswordFile, SOCKSRealm, SOCKSUser, portal_for
 from txsocksx_ext.server.passwords import main, password_line
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)

@@ -3,7 +3,7 @@
 import pytest
 from twisted.internet.task import Clock
 
-from txsocksx_ext.server.deadlines import Deadlines
+from txsocksx_ext.server.timers import Deadlines
 
 
 class Watched:

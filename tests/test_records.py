@@ -38,9 +38,9 @@ from txsocksx_ext.errors import InvalidArguments
 from txsocksx_ext.route.direct import DirectRoute
 from txsocksx_ext.route.refuse import RefuseRoute
 from txsocksx_ext.route.socks import SOCKSRoute
-from txsocksx_ext.server.credentials import portal_for
-from txsocksx_ext.server.records import SessionLog
-from txsocksx_ext.server.textlog import TextLog
+from txsocksx_ext.server.access_log import SessionLog
+from txsocksx_ext.server.auth import portal_for
+from txsocksx_ext.server.text_log import TextLog
 
 
 @pytest.fixture

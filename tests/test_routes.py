@@ -45,7 +45,7 @@ from txsocksx_ext.protocol.messages import Address, Request
 from txsocksx_ext.route import route_kinds
 from txsocksx_ext.route.base import Route
 from txsocksx_ext.route.socks import SOCKSRoute
-from txsocksx_ext.server.credentials import portal_for
+from txsocksx_ext.server.auth import portal_for
 
 SELECT_ANONYMOUS = b"\x05\x00"
 ZEROS = b"\x00\x01\x00\x00\x00\x00\x00\x00"

@@ -7,7 +7,7 @@ from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import IRealm, Portal
 from zope.interface import implementer
 
-from txsocksx_ext.server.credentials import ISOCKSUser, SOCKSUser, portal_for
+from txsocksx_ext.server.auth import ISOCKSUser, SOCKSUser, portal_for
 
 PASSWORD = (b"PASSWD", b"secret")
 

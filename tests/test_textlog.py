@@ -15,8 +15,8 @@ from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, textFil
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
-from txsocksx_ext.server.records import PLAIN_LINES
-from txsocksx_ext.server.textlog import LoggingService, TextLog, text_log
+from txsocksx_ext.server.access_log import PLAIN_LINES
+from txsocksx_ext.server.text_log import LoggingService, TextLog, text_log
 
 
 class StoppedClock(Clock):

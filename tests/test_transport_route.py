@@ -16,7 +16,7 @@ from txsocksx_ext.protocol.conversation import State
 from txsocksx_ext.protocol.messages import Address, UsernamePassword
 from txsocksx_ext.pt import child
 from txsocksx_ext.pt.child import ChildState
-from txsocksx_ext.server.credentials import portal_for
+from txsocksx_ext.server.auth import portal_for
 from txsocksx_ext.testing import Ending
 
 

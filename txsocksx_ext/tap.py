@@ -21,7 +21,7 @@ from .server.listeners import check_wrapper
 from .server.memory import keep_what_is_loaded
 from .server.service import SOCKS5ExtService, may_be_sniffed, port_of
 from .server.settings import ServerSettings
-from .server.textlog import LoggingService
+from .server.text_log import LoggingService
 from .server.workers import WorkersService
 from .server.workers.sockets import SHAREABLE_KINDS, can_share_sockets, kind_that_cannot_be_shared
 

@@ -12,7 +12,7 @@ from twisted.application.service import Application
 from twisted.internet import reactor
 
 from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory, route_from_string
-from txsocksx_ext.server.credentials import HashedPasswordFile, portal_for
+from txsocksx_ext.server.auth import HashedPasswordFile, portal_for
 from txsocksx_ext.server.service import SOCKS5ExtService
 
 SOCKS_PORT = os.environ.get("TEAM_TOR", r"tcp\:127.0.0.1\:9050")

@@ -4,7 +4,7 @@ from examples.raw_peers import GREET_EXTENDED, pairs, request
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 
 from txsocksx_ext import RouteTable
-from txsocksx_ext.server.credentials import portal_for
+from txsocksx_ext.server.auth import portal_for
 
 ZEROS = b"\x01\x00\x00\x00\x00\x00\x00"
 """ATYP, address and port of a reply that tells no address."""

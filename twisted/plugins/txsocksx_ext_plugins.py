@@ -33,7 +33,7 @@ class _HashedPasswordFileFactory:
     credentialInterfaces = (IUsernamePassword,)
 
     def generateChecker(self, argstring):
-        from txsocksx_ext.server.credentials import HashedPasswordFile
+        from txsocksx_ext.server.auth import HashedPasswordFile
 
         if not argstring:
             raise InvalidAuthArgumentString("it needs the path of a file, as in hashed:FILE")

@@ -24,10 +24,10 @@ from ..protocol.codes import ReplyCode
 from ..protocol.messages import Address, Request
 from ..route.base import IRoute, Route
 from ..route.direct import DirectRoute
-from ..server.credentials import portal_for
+from ..server.access_log import SessionLog
+from ..server.auth import portal_for
 from ..server.factory import SOCKS5ExtFactory
 from ..server.limits import Limits
-from ..server.records import SessionLog
 from .upstream import UpstreamProxy
 
 DIAL_TIMEOUT = 120.0

@@ -23,15 +23,15 @@ from ..protocol.pairs import SERVER_KEYS, Pairs
 from ..protocol.responder import DEFAULT_PREFERENCE
 from ..route.base import IRoute
 from ..route.direct import DirectRoute
+from .access_log import SessionLog
+from .auth import ISOCKSUser, SOCKSCredentials
 from .connection import ClientConnection
-from .counters import Counters
-from .credentials import ISOCKSUser, SOCKSCredentials
-from .deadlines import Deadlines
 from .draining import Draining
 from .keys import meaning_of
 from .limits import Limits
 from .protocol import SOCKS5ExtProtocol
-from .records import SessionLog
+from .stats import Counters
+from .timers import Deadlines
 
 _WITH_CREDENTIALS = tuple(method for method in DEFAULT_PREFERENCE if method != Method.NO_AUTHENTICATION)
 

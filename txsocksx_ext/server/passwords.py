@@ -1,5 +1,5 @@
 """
-Makes lines for a `~txsocksx_ext.server.credentials.HashedPasswordFile`.
+Makes lines for a `~txsocksx_ext.server.auth.HashedPasswordFile`.
 
 ``python -m txsocksx_ext.server.passwords NAME`` asks for a password, or reads
 one line of standard input where that is no terminal, and prints ``NAME:HASH``.

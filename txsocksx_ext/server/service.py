@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from ..net.twisted_transports import is_loopback_host
 from .factory import SOCKS5ExtFactory
 from .listeners import listener_service, what_listens
-from .textlog import LoggingService
+from .text_log import LoggingService
 
 _PRIVATE_KINDS = frozenset({"unix", "ssl", "tls"})
 _DEFAULT_INTERFACES = {"tcp": "0.0.0.0", "tcp6": "::"}

@@ -14,7 +14,7 @@ from ..policy.table import split_rule, table_from_strings
 from ..protocol.pairs import PairLimits
 from ..route import route_from_string
 from ..route.base import IRoute
-from .credentials import portal_for
+from .auth import portal_for
 from .factory import SOCKS5ExtFactory
 from .limits import Limits
 

@@ -28,11 +28,11 @@ from zope.interface import implementer
 
 from ...net.signals import on_signals
 from ...tor.isolation import TOKENS
-from ..counters import Counters
 from ..factory import SOCKS5ExtFactory
 from ..memory import keep_what_is_loaded
 from ..service import SOCKS5ExtService
 from ..settings import ServerSettings
+from ..stats import Counters
 from .events import event_to_text, is_about_ports
 from .shared_routes import SharedRoute
 from .sockets import AdoptingEndpoint

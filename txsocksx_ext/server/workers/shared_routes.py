@@ -25,10 +25,10 @@ from ...protocol.codes import Method
 from ...protocol.pairs import MAX_FIELD_LENGTH, OPTIONAL_MARK, SERVER_KEYS, TOR_ERRORS, PairLimits, Pairs
 from ...route.base import IRoute
 from ...route.socks import SOCKSRoute
-from ..credentials import SOCKSUser
+from ..access_log import SessionLog
+from ..auth import SOCKSUser
 from ..factory import SOCKS5ExtFactory
 from ..limits import Limits
-from ..records import SessionLog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
 from ...net.child_process import ChildProcess
-from ..counters import Counters
+from ..stats import Counters
 from .events import event_from_text
 
 LIVES_LONG = 10.0

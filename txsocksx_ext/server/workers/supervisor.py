@@ -16,9 +16,9 @@ from twisted.logger import Logger
 
 from ...route.base import IRoute
 from ...tor.isolation import TOKENS
-from ..counters import Counters
 from ..settings import ServerSettings
-from ..textlog import LoggingService
+from ..stats import Counters
+from ..text_log import LoggingService
 from .shared_routes import SharedRouteFactory
 from .slots import Slot, WorkerProcess, worker_command
 from .sockets import SharedListener, open_listener

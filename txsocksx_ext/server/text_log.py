@@ -20,7 +20,7 @@ from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
 from ..net.signals import on_signals
-from .records import PLAIN_LINES
+from .access_log import PLAIN_LINES
 
 
 @implementer(ILogObserver)
