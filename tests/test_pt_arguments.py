@@ -9,7 +9,7 @@ from txsocksx_ext.errors import MissingArgument, TransportProtocolFailure
 from txsocksx_ext.protocol import reader
 from txsocksx_ext.protocol.messages import UsernamePassword
 from txsocksx_ext.protocol.pairs import Pairs
-from txsocksx_ext.pt.arguments import (
+from txsocksx_ext.transports.arguments import (
     Arguments,
     encode_arguments,
     from_credentials,

@@ -17,10 +17,11 @@ from twisted.internet.task import deferLater
 from twisted.logger import LogLevel, globalLogPublisher
 
 from txsocksx_ext.errors import TransportInternalError, TransportTemporaryFailure
-from txsocksx_ext.pt import child, process
-from txsocksx_ext.pt.child import ChildState, ManagedTransport
-from txsocksx_ext.pt.lines import parse_line
-from txsocksx_ext.pt.parent import ClientConversation, ConversationFault, ProxyRefused, without_addresses
+from txsocksx_ext.transports import managed as child
+from txsocksx_ext.transports import process
+from txsocksx_ext.transports.lines import parse_line
+from txsocksx_ext.transports.managed import ChildState, ManagedTransport
+from txsocksx_ext.transports.parent import ClientConversation, ConversationFault, ProxyRefused, without_addresses
 
 # The conversation alone.
 

@@ -18,11 +18,11 @@ from txsocksx_ext.protocol.codes import Command
 from txsocksx_ext.protocol.messages import Address, ExtendedRequest, Request
 from txsocksx_ext.protocol.pairs import Pairs
 from txsocksx_ext.pt import TransportProtocol
-from txsocksx_ext.pt.arguments import Arguments, encode_arguments, to_credentials
 from txsocksx_ext.pt.client import OwnTransportRoute, TransportSOCKSFactory
 from txsocksx_ext.pt.outgoing import Outgoing
 from txsocksx_ext.pt.protocol import Side
 from txsocksx_ext.testing import MemoryEndpoint, Recorder, connect_to
+from txsocksx_ext.transports.arguments import Arguments, encode_arguments, to_credentials
 
 TARGET = Address.of("192.0.2.7", 4443)
 CONNECT = Request(Command.CONNECT, TARGET).encode()

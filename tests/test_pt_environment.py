@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.vectors import unhurried
 
-from txsocksx_ext.pt.arguments import Arguments
 from txsocksx_ext.pt.environment import (
     ClientEnvironment,
     EnvironmentFault,
@@ -15,7 +14,8 @@ from txsocksx_ext.pt.environment import (
     check_version,
     read_environment,
 )
-from txsocksx_ext.pt.upstream import UpstreamProxy
+from txsocksx_ext.transports.arguments import Arguments
+from txsocksx_ext.transports.upstream import UpstreamProxy
 
 COMMON = {"TOR_PT_MANAGED_TRANSPORT_VER": "1", "TOR_PT_STATE_LOCATION": "/var/lib/tor/pt_state/"}
 CLIENT = {**COMMON, "TOR_PT_CLIENT_TRANSPORTS": "obfs4,sealed"}

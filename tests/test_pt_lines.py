@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txsocksx_ext.pt.lines import (
+from txsocksx_ext.transports.lines import (
     ClientMethodErrorLine,
     ClientMethodLine,
     ClientMethodsDoneLine,

@@ -8,7 +8,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txsocksx_ext.pt.logs import LogToParent
-from txsocksx_ext.pt.scrubbing import scrub
+from txsocksx_ext.transports.scrubbing import scrub
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from twisted.internet.task import Clock
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors
 from txsocksx_ext.pt.outgoing import Outgoing
-from txsocksx_ext.pt.upstream import UpstreamProxy
 from txsocksx_ext.testing import FakeProxy, MemoryEndpoint, Recorder
+from txsocksx_ext.transports.upstream import UpstreamProxy
 
 IPV4, IPV6, NAME = ("192.0.2.7", 4443), ("2001:db8::7", 4443), ("bridge.example", 4443)
 

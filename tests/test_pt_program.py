@@ -16,7 +16,7 @@ from support.programs import free_port, need
 
 from txsocksx_ext.pt.environment import ClientEnvironment, ServerEnvironment
 from txsocksx_ext.pt.extorport import COOKIE_HEADER
-from txsocksx_ext.pt.upstream import UpstreamProxy
+from txsocksx_ext.transports.upstream import UpstreamProxy
 
 PROGRAM = Path(__file__).parent / "examples" / "odd_transports.py"
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"

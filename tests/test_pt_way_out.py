@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from txsocksx_ext import RouteTable, Session, errors, route_from_string
 from txsocksx_ext.protocol import codes
 from txsocksx_ext.protocol.messages import Address
-from txsocksx_ext.pt.way_out import WayOut
+from txsocksx_ext.transports.outbound_proxy import WayOut
 
 BRIDGE = Address.of("192.0.2.1", 443)
 UNREACHABLE = "127.255.255.255"

@@ -33,7 +33,7 @@ from support.transports import (
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
-from txsocksx_ext.pt.arguments import encode_arguments
+from txsocksx_ext.transports.arguments import encode_arguments
 
 UNREACHABLE = "127.255.255.255"
 """The broadcast address of loopback, to which Linux connects nobody: network unreachable."""

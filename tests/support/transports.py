@@ -17,8 +17,8 @@ from twisted.internet.threads import deferToThread
 from support.programs import need, twistd
 from support.targets import failure_of, local, talk_to
 from support.tor_clients import ask
-from txsocksx_ext.pt.arguments import encode_arguments, to_credentials
-from txsocksx_ext.pt.lines import ServerMethodLine, ServerMethodsDoneLine, parse_line
+from txsocksx_ext.transports.arguments import encode_arguments, to_credentials
+from txsocksx_ext.transports.lines import ServerMethodLine, ServerMethodsDoneLine, parse_line
 
 CERT_OF_NO_ONE = "A" * 70
 """An obfs4 certificate (52 bytes) that belongs to no bridge."""

@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .arguments import Arguments
+    from ..transports.arguments import Arguments
     from .protocol import Side, Transport, TransportProtocol
     from .runner import run
 
 _HOMES = {
-    "Arguments": "arguments",
+    "Arguments": ".transports.arguments",
     "Side": "protocol",
     "Transport": "protocol",
     "TransportProtocol": "protocol",

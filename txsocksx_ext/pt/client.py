@@ -20,7 +20,7 @@ from ..protocol.pairs import TRANSPORT_ARGUMENT
 from ..route.base import Route
 from ..server.factory import SOCKS5ExtFactory
 from ..server.limits import Limits
-from .arguments import Arguments, from_credentials, from_pairs
+from ..transports.arguments import Arguments, from_credentials, from_pairs
 from .link import Link
 from .protocol import Side, TransportProtocol
 

@@ -28,8 +28,8 @@ from ..net.twisted_transports import abort, can_half_close, keep_alive, pass_hal
 from ..protocol import codes
 from ..protocol.codes import Dialect
 from ..protocol.messages import Address
-from .arguments import Arguments
-from .scrubbing import SCRUBBED
+from ..transports.arguments import Arguments
+from ..transports.scrubbing import SCRUBBED
 
 if TYPE_CHECKING:
     from .protocol import Side, TransportProtocol

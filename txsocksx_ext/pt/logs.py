@@ -9,8 +9,8 @@ from collections.abc import Callable
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from zope.interface import implementer
 
-from .lines import LogLine
-from .scrubbing import scrub
+from ..transports.lines import LogLine
+from ..transports.scrubbing import scrub
 
 SEVERITY = {
     LogLevel.debug: "debug",

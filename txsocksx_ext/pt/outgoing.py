@@ -32,9 +32,9 @@ from ..net.twisted_transports import endpoint_to, is_loopback_host
 from ..protocol.codes import AddressType
 from ..protocol.messages import Address
 from ..protocol.pairs import as_bytes
+from ..transports.notation import format_address
+from ..transports.upstream import UpstreamProxy
 from .exchange import Exchange, ExchangeEndpoint
-from .notation import format_address
-from .upstream import UpstreamProxy
 
 CONNECT_TIMEOUT = 45.0
 """Seconds for one connection to be made."""

@@ -13,10 +13,8 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from ..errors import SOCKS5Error
-from .arguments import Arguments
-from .client import TransportSOCKSFactory
-from .environment import ANY_ADDRESS, ClientEnvironment, ServerEnvironment, env_error
-from .lines import (
+from ..transports.arguments import Arguments
+from ..transports.lines import (
     ClientMethodErrorLine,
     ClientMethodLine,
     ClientMethodsDoneLine,
@@ -27,11 +25,13 @@ from .lines import (
     ServerMethodsDoneLine,
     StatusLine,
 )
+from ..transports.notation import format_arguments
+from ..transports.scrubbing import scrub
+from .client import TransportSOCKSFactory
+from .environment import ANY_ADDRESS, ClientEnvironment, ServerEnvironment, env_error
 from .link import Link
-from .notation import format_arguments
 from .outgoing import Outgoing
 from .protocol import Side, Transport, TransportProtocol
-from .scrubbing import scrub
 from .server import ConnectToTor, TransportServerFactory, way_to_tor
 
 LOOPBACK = "127.0.0.1"

@@ -15,9 +15,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..protocol.messages import Address
-from .arguments import Arguments
+from ..transports.arguments import Arguments
+from ..transports.notation import checked_name
 from .link import end_writing
-from .notation import checked_name
 from .outgoing import Outgoing
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from ..net.relay import IRelay, join
 from ..net.twisted_transports import endpoint_to, open_transport, unmapped
 from ..server.draining import Draining
 from ..server.limits import connections_by_descriptors
+from ..transports.notation import format_address
 from .environment import ServerEnvironment
 from .exchange import open_by_exchange
 from .extorport import ExtendedORPortRefused, introduce, read_cookie
 from .link import Link, PayloadTransport
-from .notation import format_address
 from .protocol import Side, TransportProtocol
 
 ORPORT_TIMEOUT = 30.0

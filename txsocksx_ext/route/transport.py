@@ -37,9 +37,9 @@ from ..protocol.codes import Dialect, Method, ReplyCode
 from ..protocol.initiator import Initiator
 from ..protocol.messages import ExtendedResponse, Reply, Request, UsernamePasswordResponse
 from ..protocol.pairs import TRANSPORT_ARGUMENT, Pairs
-from ..pt.arguments import Arguments, encode_arguments, from_credentials, from_pairs, to_credentials
-from ..pt.child import Life, ManagedTransport
-from ..pt.way_out import Attempt
+from ..transports.arguments import Arguments, encode_arguments, from_credentials, from_pairs, to_credentials
+from ..transports.managed import Life, ManagedTransport
+from ..transports.outbound_proxy import Attempt
 from .base import Route
 
 if TYPE_CHECKING:

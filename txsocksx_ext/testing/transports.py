@@ -17,12 +17,12 @@ from ..failures import row_of
 from ..net.twisted_transports import hand_over, open_transport
 from ..protocol.codes import Command
 from ..protocol.messages import Address, Request
-from ..pt.arguments import Arguments
 from ..pt.client import OwnTransportRoute
 from ..pt.link import Link
 from ..pt.outgoing import Outgoing
 from ..pt.protocol import Side, TransportProtocol
 from ..pt.server import TransportServerFactory
+from ..transports.arguments import Arguments
 from .connections import ROOM, reactor_or
 from .endpoints import MemoryEndpoint
 from .recorders import HalfCloseRecorder

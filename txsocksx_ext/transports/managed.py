@@ -24,12 +24,12 @@ from twisted.python.failure import Failure
 
 from ..errors import TransportInternalError, TransportTemporaryFailure
 from ..net.twisted_transports import endpoint_to
-from .environment import PREFIX, ClientEnvironment
+from ..pt.environment import PREFIX, ClientEnvironment
 from .lines import ClientMethodLine
 from .notation import checked_name
+from .outbound_proxy import WayOut
 from .parent import ConversationFault, ProxyRefused, without_addresses
 from .process import TransportProcess
-from .way_out import WayOut
 
 START_WITHIN = 30.0
 """Seconds for a transport to say that it is ready."""

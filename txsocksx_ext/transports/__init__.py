@@ -1,0 +1,3 @@
+"""
+Managed pluggable transports: run a transport's program as a child process (Tor's pt-spec).
+"""
