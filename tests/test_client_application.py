@@ -9,8 +9,8 @@ from twisted.internet.protocol import Factory
 
 from txsocksx_ext.net.twisted_transports import hand_over
 from txsocksx_ext.protocol.codes import Method
-from txsocksx_ext.protocol.conversation import State
 from txsocksx_ext.protocol.messages import Address, UsernamePassword
+from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.testing import FakeProxy, Recorder
 
 # Success.

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors
-from txsocksx_ext.protocol.conversation import State
+from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.testing import Ending, FakeProxy, Recorder, connect_in_memory
 
 # Deadlines.

@@ -6,7 +6,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRef
 from twisted.internet.task import Clock
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors
-from txsocksx_ext.protocol.conversation import State
+from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.testing import Ending, FakeProxy, Recorder
 
 # Failures of the request.

@@ -17,8 +17,8 @@ from txsocksx_ext.errors import (
     ProxyClosed,
 )
 from txsocksx_ext.protocol.codes import Command
-from txsocksx_ext.protocol.conversation import State
 from txsocksx_ext.protocol.messages import Address
+from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.testing import Ending, FakeProxy
 
 

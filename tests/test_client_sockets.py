@@ -15,8 +15,8 @@ from twisted.internet.task import deferLater
 
 from txsocksx_ext import SOCKS5ClientEndpoint, SOCKS5ExtClientFactory, SOCKS5ExtFactory
 from txsocksx_ext.errors import ConnectionRefused, HandshakeTimeout, OnionServiceNotFound, SOCKS5Error
-from txsocksx_ext.protocol.conversation import State
 from txsocksx_ext.protocol.messages import Address, Reply
+from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.testing import Ending, FakeProxy, HalfCloseRecorder, Recorder
 
 

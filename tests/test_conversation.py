@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from support.vectors import unhurried
 
 from txsocksx_ext.protocol.codes import Command, Method, Status
-from txsocksx_ext.protocol.conversation import TURNS, OutOfTurn, Role, State
-from txsocksx_ext.protocol.initiator import Initiator
+from txsocksx_ext.protocol.decoding import Fault, MalformedMessage
 from txsocksx_ext.protocol.messages import (
     Address,
     ExtendedRequest,
@@ -23,8 +22,7 @@ from txsocksx_ext.protocol.messages import (
     UsernamePasswordResponse,
 )
 from txsocksx_ext.protocol.pairs import PairLimits, Pairs
-from txsocksx_ext.protocol.reader import Fault, MalformedMessage
-from txsocksx_ext.protocol.responder import Responder
+from txsocksx_ext.protocol.socks5 import TRANSITIONS, Initiator, OutOfOrder, Responder, Role, State
 
 NONE, LOGIN, EXTENDED, NO_ACCEPTABLE = Method(0x00), Method(0x02), Method(0x97), Method(0xFF)
 REQUEST = Request(Command.CONNECT, Address.of("host.example", 443))
@@ -125,8 +123,8 @@ def drive(messages, pieces_of):
     initiator, responder = Initiator(), Responder()
     speaker, listener = initiator, responder
     for message in messages:
-        assert speaker.is_ours_to_speak
-        assert not listener.is_ours_to_speak
+        assert speaker.is_ours_to_send
+        assert not listener.is_ours_to_send
         *pieces, last = pieces_of(say(speaker, message))
         for piece in pieces:
             listener.feed(piece)
@@ -155,7 +153,7 @@ def test_two_ends_understand_each_other_through_buffers_of_any_size():
             assert initiator.selected == responder.selected == messages[1].method
             for one in (initiator, responder):
                 assert one.state is end
-                assert not one.is_ours_to_speak
+                assert not one.is_ours_to_send
                 assert one.next_message() is None
         # With the last size, each message came whole: no byte is left, but the address of a failing reply.
         address = messages[-1].encode()[2:] if is_failing_reply(messages[-1]) else b""
@@ -202,7 +200,7 @@ def test_no_order_of_hearing_and_speaking_loses_a_byte(end_class, first):
         step = 0
         while stream or one.state is not State.OPEN:
             # Whether we hear or speak first, if it is ours to speak, is a matter of chance.
-            if one.is_ours_to_speak and not (stream and hear_first[step % len(hear_first)]):
+            if one.is_ours_to_send and not (stream and hear_first[step % len(hear_first)]):
                 say(one, next(ours))
             size = sizes[step % len(sizes)]
             one.feed(stream[:size])
@@ -242,11 +240,11 @@ def test_only_the_message_that_is_due_can_be_sent(end_class, first):
                     one.next_message()
             is_ours = spoken < len(messages) and spoken % 2 == first
             due = type(messages[spoken]) if is_ours else None
-            assert one.is_ours_to_speak == is_ours
+            assert one.is_ours_to_send == is_ours
             state = one.state
             for message in ONE_OF_EACH:
                 if type(message) is not due:
-                    with pytest.raises(OutOfTurn):
+                    with pytest.raises(OutOfOrder):
                         one.send(message)
                     assert one.state is state
             if is_ours:
@@ -255,35 +253,35 @@ def test_only_the_message_that_is_due_can_be_sent(end_class, first):
 
 def test_nobody_speaks_twice_in_a_row():
     initiator, responder = Initiator(), Responder()
-    with pytest.raises(OutOfTurn):
+    with pytest.raises(OutOfOrder):
         responder.select(NONE)
     responder.feed(initiator.offer((NONE,)))
-    with pytest.raises(OutOfTurn):
+    with pytest.raises(OutOfOrder):
         initiator.request(REQUEST)
     responder.next_message()
     initiator.feed(responder.select(NONE))
-    with pytest.raises(OutOfTurn):
+    with pytest.raises(OutOfOrder):
         responder.reply(0)
     assert initiator.next_message() == MethodSelection(NONE)
     assert initiator.request(REQUEST) == REQUEST.encode()
 
 
 def test_every_message_has_one_place_and_every_state_is_reached():
-    assert sorted(turn.message.__name__ for turn in TURNS.values()) == sorted(
+    assert sorted(turn.message.__name__ for turn in TRANSITIONS.values()) == sorted(
         type(message).__name__ for message in ONE_OF_EACH
     )
     reached = {State.GREETING}
     for _ in State:
-        reached |= {after for state in reached & set(TURNS) for after in TURNS[state].outcomes.values()}
+        reached |= {after for state in reached & set(TRANSITIONS) for after in TRANSITIONS[state].outcomes.values()}
     assert reached == set(State)
-    assert set(State) - set(TURNS) == {State.OPEN, State.CLOSED}
-    for turn in TURNS.values():
-        for after in set(turn.outcomes.values()) & set(TURNS):
-            assert TURNS[after].speaker is not turn.speaker
+    assert set(State) - set(TRANSITIONS) == {State.OPEN, State.CLOSED}
+    for turn in TRANSITIONS.values():
+        for after in set(turn.outcomes.values()) & set(TRANSITIONS):
+            assert TRANSITIONS[after].sender is not turn.sender
 
 
 def test_the_initiator_begins():
-    assert TURNS[State.GREETING].speaker is Role.INITIATOR
+    assert TRANSITIONS[State.GREETING].sender is Role.INITIATOR
 
 
 # Violations.
@@ -312,7 +310,7 @@ def test_a_violation_ends_the_conversation():
         assert one.state is State.CLOSED
         assert one.next_message() is None
         for message in ONE_OF_EACH:
-            with pytest.raises(OutOfTurn):
+            with pytest.raises(OutOfOrder):
                 one.send(message)
 
 
@@ -321,7 +319,7 @@ def test_a_closed_conversation_hears_and_says_nothing():
     one.close()
     one.feed(REQUEST.encode())
     assert one.next_message() is None
-    with pytest.raises(OutOfTurn):
+    with pytest.raises(OutOfOrder):
         one.reply(0)
 
 

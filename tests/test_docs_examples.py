@@ -20,10 +20,9 @@ from twisted.web.server import Site
 
 from txsocksx_ext import Route, RouteTable, SOCKS5ExtFactory, route_from_string
 from txsocksx_ext.protocol.codes import Command, Method
-from txsocksx_ext.protocol.initiator import Initiator
 from txsocksx_ext.protocol.messages import Address, ExtendedRequest, Greeting, Request
 from txsocksx_ext.protocol.pairs import Pairs
-from txsocksx_ext.protocol.responder import Responder
+from txsocksx_ext.protocol.socks5 import Initiator, Responder
 from txsocksx_ext.testing import FakeProxy, FakeRoute, Recorder, connect_to
 
 

@@ -18,7 +18,7 @@ from support.programs import IN_CI
 from twisted.internet.ssl import KeyPair
 
 from txsocksx_ext import errors
-from txsocksx_ext.protocol.conversation import TURNS
+from txsocksx_ext.protocol.socks5 import TRANSITIONS
 from txsocksx_ext.server.passwords import password_line
 from txsocksx_ext.tap import Options
 
@@ -79,10 +79,10 @@ def diagram(built):
 
 def test_the_diagram_shows_every_state_and_outcome(diagram):
     words = [text.text for text in diagram.iter(f"{SVG}text")]
-    reached = {to for turn in TURNS.values() for to in turn.outcomes.values()}
-    assert {state.value for state in {*TURNS, *reached}} <= set(words)
-    assert {f"{turn.speaker.value}: {turn.message.__name__}" for turn in TURNS.values()} <= set(words)
-    outcomes = [name for turn in TURNS.values() for name in turn.outcomes]
+    reached = {to for turn in TRANSITIONS.values() for to in turn.outcomes.values()}
+    assert {state.value for state in {*TRANSITIONS, *reached}} <= set(words)
+    assert {f"{turn.sender.value}: {turn.message.__name__}" for turn in TRANSITIONS.values()} <= set(words)
+    outcomes = [name for turn in TRANSITIONS.values() for name in turn.outcomes]
     arrows = [path for path in diagram.iter(f"{SVG}path") if path.get("class") == "outcome"]
     assert len(arrows) == len(outcomes)
     assert sorted(word for word in words if word in outcomes) == sorted(name for name in outcomes if name != "sent")
@@ -95,7 +95,7 @@ def test_no_two_boxes_of_the_diagram_overlap(diagram):
         for one, other in combinations(boxes, 2)
         if all(one[axis] < other[axis] + other[axis + 2] and other[axis] < one[axis] + one[axis + 2] for axis in (0, 1))
     ]
-    assert len(boxes) > len(TURNS)
+    assert len(boxes) > len(TRANSITIONS)
     assert overlapping == []
 
 

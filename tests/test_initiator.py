@@ -1,8 +1,7 @@
 import pytest
 
 from txsocksx_ext.protocol.codes import Command, Dialect, Method, Status
-from txsocksx_ext.protocol.conversation import OutOfTurn, State
-from txsocksx_ext.protocol.initiator import Initiator
+from txsocksx_ext.protocol.decoding import Fault, MalformedMessage
 from txsocksx_ext.protocol.messages import (
     NO_ADDRESS,
     Address,
@@ -15,7 +14,7 @@ from txsocksx_ext.protocol.messages import (
     UsernamePasswordResponse,
 )
 from txsocksx_ext.protocol.pairs import Pairs
-from txsocksx_ext.protocol.reader import Fault, MalformedMessage
+from txsocksx_ext.protocol.socks5 import Initiator, OutOfOrder, State
 
 NONE, LOGIN, EXTENDED, NO_ACCEPTABLE = Method(0x00), Method(0x02), Method(0x97), Method(0xFF)
 REQUEST = Request(Command.CONNECT, Address.of("host.example", 443))
@@ -92,7 +91,7 @@ def test_no_secret_leaves_for_a_method_that_was_not_selected():
             if message is due:
                 assert initiator.send(message) == message.encode()
             else:
-                with pytest.raises(OutOfTurn):
+                with pytest.raises(OutOfOrder):
                     initiator.send(message)
 
 
@@ -104,7 +103,7 @@ def test_nothing_leaves_before_the_method_is_selected():
         (initiator.authenticate, ExtendedRequest()),
         (initiator.request, REQUEST),
     ):
-        with pytest.raises(OutOfTurn):
+        with pytest.raises(OutOfOrder):
             say(message)
     assert initiator.selected is None
 

@@ -280,7 +280,7 @@ def test_the_protocols_without_io_load_nothing_of_twisted(tmp_path):
         "    importlib.import_module(each.name)",
         tmp_path,
     )
-    assert {"txsocksx_ext.protocol.reader", "txsocksx_ext.protocol.responder"} <= modules
+    assert {"txsocksx_ext.protocol.decoding", "txsocksx_ext.protocol.socks5"} <= modules
     assert not {name for name in modules if name.partition(".")[0] in OF_TWISTED}
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.vectors import by_id, decode_pieces, unhurried, vectors_of
 
 from txsocksx_ext.errors import MissingArgument, TransportProtocolFailure
-from txsocksx_ext.protocol import reader
+from txsocksx_ext.protocol import decoding
 from txsocksx_ext.protocol.messages import UsernamePassword
 from txsocksx_ext.protocol.pairs import Pairs
 from txsocksx_ext.transports.arguments import (
@@ -26,7 +26,7 @@ WORDS = {
 
 
 def credentials_of(vector):
-    message, rest = decode_pieces([vector.data], reader.username_password)
+    message, rest = decode_pieces([vector.data], decoding.username_password)
     assert not rest
     return message
 

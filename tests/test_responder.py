@@ -4,13 +4,12 @@ import pytest
 
 from txsocksx_ext import errors
 from txsocksx_ext.failures import row_of
-from txsocksx_ext.protocol import codes, reader
-from txsocksx_ext.protocol.codes import Command, Dialect, Method, Status
-from txsocksx_ext.protocol.conversation import OutOfTurn, State
+from txsocksx_ext.protocol import codes, decoding
+from txsocksx_ext.protocol.codes import Command, Dialect, Method, Status, permitted_code
+from txsocksx_ext.protocol.decoding import Fault, MalformedMessage
 from txsocksx_ext.protocol.messages import Address, ExtendedRequest, Greeting, Reply, Request, UsernamePassword
 from txsocksx_ext.protocol.pairs import PairLimits, Pairs
-from txsocksx_ext.protocol.reader import Fault, MalformedMessage
-from txsocksx_ext.protocol.responder import Responder, permitted_code
+from txsocksx_ext.protocol.socks5 import OutOfOrder, Responder, State
 
 NONE, LOGIN, EXTENDED, NO_ACCEPTABLE = Method(0x00), Method(0x02), Method(0x97), Method(0xFF)
 PLAIN, PROP229, TOR = Dialect.PLAIN, Dialect.PROP229, Dialect.TOR
@@ -301,7 +300,7 @@ def test_nothing_is_answered_before_it_was_asked():
     responder.next_message()
     responder.select(NONE)
     for say in (lambda: responder.answer(Status.SUCCESS), lambda: responder.reply(0)):
-        with pytest.raises(OutOfTurn):
+        with pytest.raises(OutOfOrder):
             say()
 
 
@@ -312,7 +311,7 @@ def test_a_reply_carries_the_bound_address():
 
 # What is still said after a violation: the selected method, the bytes, the answer as hex.
 AN_ANSWER_WITH_A_REASON = "01 02 0001 0005 4552524f52"
-FAREWELLS = {
+FINAL_REPLIES = {
     "no methods": (None, "05 00", "05 ff"),
     "SOCKS4": (None, "04 01 00", ""),
     "HTTP": (None, "47 45 54", ""),
@@ -330,25 +329,25 @@ FAREWELLS = {
 }
 
 
-@pytest.mark.parametrize(("selected", "data", "farewell"), FAREWELLS.values(), ids=FAREWELLS)
-def test_what_is_said_after_a_violation(selected, data, farewell):
+@pytest.mark.parametrize(("selected", "data", "final_reply"), FINAL_REPLIES.values(), ids=FINAL_REPLIES)
+def test_what_is_said_after_a_violation(selected, data, final_reply):
     responder = Responder()
     if selected is not None:
         responder.feed(bytes([5, 1, selected]))
         responder.next_message()
         responder.select(selected)
-    assert responder.farewell == b""
+    assert responder.final_reply == b""
     responder.feed(bytes.fromhex(data))
     with pytest.raises(MalformedMessage):
         responder.next_message()
     assert responder.state is State.CLOSED
-    if farewell != AN_ANSWER_WITH_A_REASON:
-        assert responder.farewell == bytes.fromhex(farewell)
+    if final_reply != AN_ANSWER_WITH_A_REASON:
+        assert responder.final_reply == bytes.fromhex(final_reply)
         return
-    assert responder.farewell.startswith(bytes.fromhex(farewell))
-    messages = reader.MessageReader()
-    messages.feed(responder.farewell)
-    reason = messages.decode(reader.extended_response).pairs["ERROR"].decode("ascii")
+    assert responder.final_reply.startswith(bytes.fromhex(final_reply))
+    messages = decoding.MessageReader()
+    messages.feed(responder.final_reply)
+    reason = messages.decode(decoding.extended_response).pairs["ERROR"].decode("ascii")
     assert reason.isprintable()
     assert messages.buffered == 0
 
@@ -364,6 +363,6 @@ def test_the_reason_of_a_refusal_can_be_sent_however_long_the_key_was():
         responder.next_message()
     assert refused.value.fault is Fault.KEY_TWICE
     # A client with our own default limits can read it.
-    messages = reader.MessageReader()
-    messages.feed(responder.farewell)
-    assert messages.decode(reader.extended_response).status == Status.INVALID_ARGUMENTS
+    messages = decoding.MessageReader()
+    messages.feed(responder.final_reply)
+    assert messages.decode(decoding.extended_response).status == Status.INVALID_ARGUMENTS

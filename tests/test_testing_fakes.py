@@ -13,8 +13,8 @@ from zope.interface.verify import verifyObject
 from txsocksx_ext import RouteTable, SOCKS5ClientEndpoint, SOCKS5ExtFactory, resolve, web_agent
 from txsocksx_ext.errors import ConnectionRefused, HostUnreachable, OnionServiceNotFound, ProxyClosed
 from txsocksx_ext.protocol.codes import Method
-from txsocksx_ext.protocol.conversation import State
 from txsocksx_ext.protocol.messages import Address
+from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.route import IRoute
 from txsocksx_ext.testing import Ending, FakeProxy, FakeRoute, HalfCloseRecorder, Recorder, connect_to
 

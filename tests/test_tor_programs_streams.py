@@ -15,8 +15,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from txsocksx_ext import errors
-from txsocksx_ext.protocol.conversation import State
 from txsocksx_ext.protocol.messages import Address
+from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.testing import Ending, FakeProxy, Recorder
 from txsocksx_ext.testing.connections import CLIENT_ADDRESS
 from txsocksx_ext.tor import (

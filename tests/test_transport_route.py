@@ -12,8 +12,8 @@ from twisted.internet.task import deferLater
 
 from txsocksx_ext import Limits, errors, route_from_string
 from txsocksx_ext.protocol.codes import Method
-from txsocksx_ext.protocol.conversation import State
 from txsocksx_ext.protocol.messages import Address, UsernamePassword
+from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.server.auth import portal_for
 from txsocksx_ext.testing import Ending
 from txsocksx_ext.transports import managed as child

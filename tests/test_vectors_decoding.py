@@ -14,20 +14,20 @@ from support.vectors import (
     whole_reply,
 )
 
-from txsocksx_ext.protocol import reader
+from txsocksx_ext.protocol import decoding
 from txsocksx_ext.protocol.codes import Command
+from txsocksx_ext.protocol.decoding import Fault, MalformedMessage
 from txsocksx_ext.protocol.messages import Address, Reply, Request, UsernamePassword
-from txsocksx_ext.protocol.reader import Fault, MalformedMessage
 
 DECODERS = {
-    "greeting": reader.greeting,
-    "select": reader.method_selection,
-    "request": reader.request,
+    "greeting": decoding.greeting,
+    "select": decoding.method_selection,
+    "request": decoding.request,
     "reply": whole_reply,
-    "userpass": reader.username_password,
-    "userpass_resp": reader.username_password_response,
-    "ext_req": reader.extended_request,
-    "ext_resp": reader.extended_response,
+    "userpass": decoding.username_password,
+    "userpass_resp": decoding.username_password_response,
+    "ext_req": decoding.extended_request,
+    "ext_resp": decoding.extended_response,
 }
 
 FAULTS = {
@@ -74,7 +74,7 @@ def test_a_vector_decodes_as_it_should_in_every_split(vector):
 def test_a_client_reads_the_code_of_a_failing_reply_in_every_split():
     for vector in vectors_of("reply"):
         for pieces in splits(vector.data):
-            message, rest = decode_pieces(pieces, reader.reply_or_its_code)
+            message, rest = decode_pieces(pieces, decoding.reply_or_its_code)
             if vector.expected == "need-more":
                 assert message is None, vector.id
             elif vector.row["decoded"]["rep"]:
@@ -86,7 +86,7 @@ def test_a_client_reads_the_code_of_a_failing_reply_in_every_split():
 def test_credentials_for_tor_and_transports_decode_in_every_split():
     for vector in vectors_of("toruser", "ptauth"):
         for pieces in splits(vector.data):
-            message, rest = decode_pieces(pieces, reader.username_password)
+            message, rest = decode_pieces(pieces, decoding.username_password)
             assert message.encode() == vector.data, vector.id
             assert rest == b""
 
@@ -95,11 +95,11 @@ def test_credentials_for_tor_and_transports_decode_in_every_split():
 def test_a_datagram_decodes_as_it_should(vector):
     if vector.expected == "error:RSV":
         with pytest.raises(MalformedMessage) as refused:
-            reader.decode_datagram(vector.data)
+            decoding.decode_datagram(vector.data)
         assert refused.value.fault is Fault.RESERVED
         return
     decoded = vector.row["decoded"]
-    datagram = reader.decode_datagram(vector.data)
+    datagram = decoding.decode_datagram(vector.data)
     assert (datagram.address, datagram.data) == (address_of(decoded), bytes.fromhex(decoded["data"]))
     assert (datagram.position, datagram.is_last) == (decoded["frag"], decoded["end"])
     assert datagram.stands_alone == decoded["standalone"]

@@ -9,7 +9,7 @@ from support.programs import twistd
 from support.targets import Target, programs, read_exactly, read_to_end
 from support.vectors import OPENINGS, TO_SERVER, by_id, decode_pieces, splits
 
-from txsocksx_ext.protocol import reader
+from txsocksx_ext.protocol import decoding
 from txsocksx_ext.protocol.codes import Command, Method, Status
 from txsocksx_ext.protocol.messages import Address, ExtendedRequest, Request, UsernamePassword
 from txsocksx_ext.protocol.pairs import Pairs
@@ -137,7 +137,7 @@ def say_nothing_more(connection):
 
 def check_answer(server, connection, answer):
     if answer.is_refusal:
-        message, rest = decode_pieces([read_to_end(connection)], reader.extended_response)
+        message, rest = decode_pieces([read_to_end(connection)], decoding.extended_response)
         assert (message.status, list(message.pairs), rest) == (Status.INVALID_ARGUMENTS, ["ERROR"], b"")
         assert answer.said in message.pairs["ERROR"].decode("ascii")
     elif answer.closes:

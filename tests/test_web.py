@@ -31,7 +31,7 @@ from txsocksx_ext.errors import (
     OnionServiceNotFound,
     UnknownReply,
 )
-from txsocksx_ext.protocol.conversation import State
+from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.testing import Ending, FakeProxy
 
 NAME = "site.example"

@@ -14,7 +14,7 @@ from itertools import count, pairwise
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from txsocksx_ext.protocol.conversation import TURNS, Role, State
+from txsocksx_ext.protocol.socks5 import TRANSITIONS, Role, State
 
 ROW_HEIGHT = 106
 BOX_WIDTH, BOX_HEIGHT = 240, 46
@@ -27,8 +27,8 @@ CELL_WIDTH = BOX_WIDTH + END_GAP + END_WIDTH + 24
 
 def says(state: State) -> str:
     """Who says what in a state."""
-    turn = TURNS[state]
-    return f"{turn.speaker.value}: {turn.message.__name__}"
+    turn = TRANSITIONS[state]
+    return f"{turn.sender.value}: {turn.message.__name__}"
 
 
 @dataclass(eq=False)
@@ -75,9 +75,9 @@ class Layout:
     """
 
     def __init__(self) -> None:
-        outcomes = [(state, name, to) for state, turn in TURNS.items() for name, to in turn.outcomes.items()]
+        outcomes = [(state, name, to) for state, turn in TRANSITIONS.items() for name, to in turn.outcomes.items()]
         incoming = [to for _, _, to in outcomes]
-        self.beside = {to for to in incoming if to not in TURNS and incoming.count(to) > 1}
+        self.beside = {to for to in incoming if to not in TRANSITIONS and incoming.count(to) > 1}
         rows = self._rows()
         self.cells = {state: Cell(row, state) for state, row in rows.items()}
         self.rows: list[list[Cell]] = [[] for _ in range(max(rows.values()) + 1)]
@@ -96,9 +96,9 @@ class Layout:
 
     def _rows(self) -> dict[State, int]:
         """The row of each state: the longest way to it."""
-        rows = {next(iter(TURNS)): 0}
+        rows = {next(iter(TRANSITIONS)): 0}
         for _ in State:
-            for state, turn in TURNS.items():
+            for state, turn in TRANSITIONS.items():
                 for to in turn.outcomes.values():
                     if state in rows and to not in self.beside:
                         rows[to] = max(rows.get(to, 0), rows[state] + 1)
@@ -133,7 +133,7 @@ def _arrow(name: str, cells: list[Cell]) -> str:
     first, second = cells[0], cells[1]
     assert first.state is not None
     # Where a state branches, the word stands at the far end of the arrow, where there is room.
-    branches = len(TURNS[first.state].outcomes) - len(first.ends) > 1
+    branches = len(TRANSITIONS[first.state].outcomes) - len(first.ends) > 1
     x, y = (second.center, second.top - 9) if branches else (first.center, first.bottom + 17)
     # And beside the arrow, on the side from which it bends away.
     is_left = (second.center < first.center) if branches else (second.center > first.center)
@@ -154,8 +154,8 @@ def _box(cell: Cell) -> list[str]:
     """A state: square corners where the initiator speaks, round ones where the responder does."""
     state = cell.state
     assert state is not None
-    turn = TURNS.get(state)
-    radius = END_HEIGHT / 2 if turn is None else 14 if turn.speaker is Role.RESPONDER else 0
+    turn = TRANSITIONS.get(state)
+    radius = END_HEIGHT / 2 if turn is None else 14 if turn.sender is Role.RESPONDER else 0
     parts = [
         f'<rect class="state" x="{cell.x:.0f}" y="{cell.top:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}"'
         f' rx="{radius:.0f}" fill="none"/>'
@@ -208,7 +208,7 @@ class ConversationTable(SphinxDirective):
         """One line for each outcome of each state."""
         lines = [".. list-table::", "   :header-rows: 1", "", "   * - State", "     - Who says what", "     - Outcome"]
         lines.append("     - Next state")
-        for state, turn in TURNS.items():
+        for state, turn in TRANSITIONS.items():
             for number, (name, to) in enumerate(turn.outcomes.items()):
                 lines += [
                     f"   * - {'' if number else state.value}",

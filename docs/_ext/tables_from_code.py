@@ -16,9 +16,8 @@ from sphinx.util.docutils import SphinxDirective
 from txsocksx_ext import errors, failures
 from txsocksx_ext.addresses import PROTECTED_NETWORKS
 from txsocksx_ext.protocol import codes
-from txsocksx_ext.protocol.codes import Dialect, Method, ReplyCode
+from txsocksx_ext.protocol.codes import Dialect, Method, ReplyCode, permitted_code
 from txsocksx_ext.protocol.pairs import PairLimits
-from txsocksx_ext.protocol.responder import permitted_code
 from txsocksx_ext.route import route_kinds
 from txsocksx_ext.server.limits import Limits
 from txsocksx_ext.tap import Options

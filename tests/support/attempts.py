@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from txsocksx_ext import SOCKS5ClientEndpoint, SOCKS5ExtClientFactory
-from txsocksx_ext.protocol.conversation import State
+from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.testing import Recorder
 
 ANONYMOUS = {"anonymous": ()}

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, settings
 
-from txsocksx_ext.protocol import reader
+from txsocksx_ext.protocol import decoding
 from txsocksx_ext.protocol.codes import AddressType, Command, Method, Status
+from txsocksx_ext.protocol.decoding import MessageReader
 from txsocksx_ext.protocol.messages import (
     NO_ADDRESS,
     Address,
@@ -23,7 +24,6 @@ from txsocksx_ext.protocol.messages import (
     UsernamePasswordResponse,
 )
 from txsocksx_ext.protocol.pairs import Pairs
-from txsocksx_ext.protocol.reader import MessageReader
 
 unhurried = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """For properties: a busy machine fails no test."""
@@ -126,15 +126,17 @@ def decode_pieces(pieces, decoder, *limits):
         messages.feed(piece)
         if message is None:
             message = messages.decode(decoder, *limits)
-    return message, messages.take_read_ahead()
+    return message, b"" if message is None else messages.take_read_ahead()
 
 
-def whole_reply():
+def whole_reply(data, limits):
     """Decode a reply as a client does that wants to know the address of a failing one too."""
-    reply = yield from reader.reply_or_its_code()
-    if reply.code:
-        return Reply(reply.code, (yield from reader.rest_of_failed_reply()))
-    return reply
+    decoded = decoding.reply_or_its_code(data, limits)
+    if isinstance(decoded, int) or not decoded[0].code:
+        return decoded
+    reply, begin = decoded
+    rest = decoding.rest_of_failed_reply(data[begin:], limits)
+    return rest + begin if isinstance(rest, int) else (Reply(reply.code, rest[0]), begin + rest[1])
 
 
 def address_of(decoded):

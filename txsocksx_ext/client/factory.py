@@ -15,7 +15,6 @@ from zope.interface import implementer
 
 from ..errors import HandshakeTimeout, OnionServiceNotReachable, authentication_error, reply_error
 from ..protocol.codes import DESCRIPTOR_NOT_FOUND, TTL_EXPIRED, Command, Dialect, Method
-from ..protocol.initiator import Initiator
 from ..protocol.messages import (
     UNSPECIFIED,
     Address,
@@ -26,6 +25,7 @@ from ..protocol.messages import (
     UsernamePasswordResponse,
 )
 from ..protocol.pairs import DEFAULT_PAIR_LIMITS, NO_PAIRS, PairLimits, Pairs
+from ..protocol.socks5 import Initiator
 from .methods import ClientMethods
 from .protocol import SOCKS5ExtClientProtocol
 

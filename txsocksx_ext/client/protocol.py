@@ -22,8 +22,7 @@ from ..errors import (
 from ..net.handover import write_now
 from ..net.twisted_transports import PausedProtocol, abort, hand_over, is_encrypted, is_local
 from ..protocol.codes import AddressType, Dialect, Method, Status
-from ..protocol.conversation import State
-from ..protocol.initiator import Initiator
+from ..protocol.decoding import Fault, MalformedMessage
 from ..protocol.messages import (
     ExtendedRequest,
     ExtendedResponse,
@@ -34,7 +33,7 @@ from ..protocol.messages import (
     UsernamePasswordResponse,
 )
 from ..protocol.pairs import NO_PAIRS, Pairs
-from ..protocol.reader import Fault, MalformedMessage
+from ..protocol.socks5 import Initiator, State
 from .early import EarlyBytes
 
 if TYPE_CHECKING:

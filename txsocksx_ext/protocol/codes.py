@@ -252,3 +252,31 @@ def reply_name(number: int, dialect: Dialect) -> str:
     """The name of a reply code in `dialect`, such as ``E0 onion service not found``."""
     row = reply_row(number, dialect)
     return f"{number:02X} unknown" if row is None else str(row)
+
+
+def permitted_code(code: int | ReplyCode, *, offered_extended: bool, selected: Method, dialect: Dialect) -> int:
+    """
+    Return the reply code that may leave instead of `code`: the only gate for extended codes.
+
+    Proposal 229, section 2.2: no extended code to a client that did not offer
+    method 0x97. 0xE0 and 0xE1 may be sent as soon as it was offered; 0xF0 to
+    0xF2 only if it was selected too, because another client reads them as
+    Tor's; Tor's own 0xF0 to 0xF7 only to a client that asked for them.
+
+    :param code: a row, or the number of one: RFC 1928's, 0xE0, 0xE1, or an
+        F-code in the meaning of `dialect`.
+    :param offered_extended: whether 0x97 was among the methods offered.
+    :param selected: the method selected.
+    :param dialect: what the client asked for by ``tor.errors``.
+    :returns: the number itself, or the nearest that this client understands.
+    """
+    row = code if isinstance(code, ReplyCode) else reply_row(code, dialect)
+    if row is None:
+        return GENERAL_FAILURE.number
+    if row.dialect is Dialect.PLAIN:
+        return row.number
+    if not offered_extended or dialect is Dialect.PLAIN:
+        return row.plain
+    if row.number in ONION_NUMBERS or (row.dialect is dialect and selected == Method.EXTENDED):
+        return row.number
+    return row.plain if row.prop229 is None else row.prop229

@@ -34,9 +34,9 @@ from ..errors import (
 from ..net.twisted_transports import PausedFactory
 from ..protocol import codes
 from ..protocol.codes import Dialect, Method, ReplyCode
-from ..protocol.initiator import Initiator
 from ..protocol.messages import ExtendedResponse, Reply, Request, UsernamePasswordResponse
 from ..protocol.pairs import TRANSPORT_ARGUMENT, Pairs
+from ..protocol.socks5 import Initiator
 from ..transports.arguments import Arguments, encode_arguments, from_credentials, from_pairs, to_credentials
 from ..transports.managed import Life, ManagedTransport
 from ..transports.outbound_proxy import Attempt

@@ -20,7 +20,7 @@ from ..failures import row_of
 from ..policy.table import RouteTable
 from ..protocol.codes import Method, ReplyCode
 from ..protocol.pairs import SERVER_KEYS, Pairs
-from ..protocol.responder import DEFAULT_PREFERENCE
+from ..protocol.socks5 import DEFAULT_PREFERENCE
 from ..route.base import IRoute
 from ..route.direct import DirectRoute
 from .access_log import SessionLog

@@ -30,7 +30,7 @@ from ..net.relay import IRelay, join
 from ..net.twisted_transports import abort, bound_address, was_reset
 from ..protocol import codes
 from ..protocol.codes import AddressType, Command, Dialect, Method, ReplyCode, Status
-from ..protocol.conversation import State
+from ..protocol.decoding import MalformedMessage
 from ..protocol.messages import (
     UNSPECIFIED,
     Address,
@@ -40,8 +40,7 @@ from ..protocol.messages import (
     UsernamePassword,
 )
 from ..protocol.pairs import ERROR, NO_PAIRS, TOR_ERRORS, Pairs
-from ..protocol.reader import MalformedMessage
-from ..protocol.responder import DEFAULT_PREFERENCE, LONGEST_REASON, Responder
+from ..protocol.socks5 import DEFAULT_PREFERENCE, LONGEST_REASON, Responder, State
 from ..route.base import IRoute, Route
 from .decisions import DecidingConnection, Question, close_result
 
@@ -137,7 +136,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
                 _ACTS[type(message)](self, message)
         except MalformedMessage as violation:
             self.session.code = responder.replied
-            self._say_and_close(responder.farewell, f"violation: {violation.fault.value}")
+            self._say_and_close(responder.final_reply, f"violation: {violation.fault.value}")
 
     def _heard_greeting(self, greeting: Greeting) -> None:
         session = self.session

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from ..client.factory import SOCKS5Address
 from ..net.twisted_transports import hand_over
 from ..protocol.codes import Command, Method, Status
-from ..protocol.conversation import State
+from ..protocol.decoding import MalformedMessage
 from ..protocol.messages import (
     UNSPECIFIED,
     Address,
@@ -27,8 +27,7 @@ from ..protocol.messages import (
     UsernamePassword,
 )
 from ..protocol.pairs import NO_PAIRS, Pairs
-from ..protocol.reader import MalformedMessage
-from ..protocol.responder import Responder
+from ..protocol.socks5 import Responder, State
 from .connections import Hangup
 from .endpoints import MemoryEndpoint
 from .recorders import Recorder

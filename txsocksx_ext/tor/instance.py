@@ -27,8 +27,8 @@ from ..errors import (
     reply_error,
 )
 from ..protocol.codes import TTL_EXPIRED, Command, Dialect
-from ..protocol.initiator import Initiator
 from ..protocol.messages import Address, Reply, Request
+from ..protocol.socks5 import Initiator
 from .control import ControlConnection
 from .witness import Testimony, key_of_source, key_of_target, of_timeout, onion_address, verdict
 
