@@ -306,7 +306,7 @@ async def test_other_schemes_are_not_supported(url):
         (b"http://alice:secret@target.example/", "holds no @"),
         (b"https://alice:secret@target.example/", "holds no @"),
         # Of these it is TLS that cannot name the host.
-        (b"https://under_score.example/", "under_score"),
+        (b"https://exclamation!mark.example/", "exclamation"),
         (b"https:///", "empty"),
     ],
 )

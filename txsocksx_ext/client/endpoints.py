@@ -20,7 +20,6 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamClientEndpoint,
 )
-from twisted.internet.ssl import optionsForClientTLS
 from zope.interface import directlyProvides, implementer, providedBy
 
 from ..errors import ProtocolViolation
@@ -29,6 +28,7 @@ from ..protocol.messages import Address, Request
 from .factory import SOCKS5ExtClientFactory
 from .methods import ClientMethods
 from .negotiation import negotiate
+from .tls import creator_of
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds for a whole handshake with a proxy."""
@@ -129,14 +129,16 @@ class SOCKS5ClientEndpoint:
         too; ``None`` for no deadline.
     :param dialect: how to read extended reply codes: ``auto``, ``prop229``,
         ``tor`` or ``plain``.
-    :param tls: whether to speak TLS with the target through the proxy; or an
-        `IOpenSSLClientConnectionCreator` to do it with.
+    :param tls: whether to speak TLS with the target through the proxy, trusting
+        what the platform trusts; or an `IOpenSSLClientConnectionCreator` to do it
+        with, such as ``optionsForClientTLS(host, trustRoot=...)`` makes.
     :param allow_cleartext: whether password and pairs may go to a proxy that is
         not seen to be on this machine or behind TLS, as behind another tunnel.
     :param reactor: provides time; by default the global one.
     :param proxyEndpoint: txsocksx's name of `proxy_endpoint`, for its users' calls.
     :raises ValueError: SOCKS5 cannot carry the target, or the methods or the timeout are faulty.
-    :raises TypeError: the host is no text, the proxy no endpoint, or what `methods` holds of a wrong type.
+    :raises TypeError: the host is no text, the proxy no endpoint, `tls` nothing that checks
+        the host's name, or what `methods` holds of a wrong type.
     """
 
     factory = SOCKS5ExtClientFactory
@@ -161,7 +163,7 @@ class SOCKS5ClientEndpoint:
             raise TypeError("SOCKS5ClientEndpoint needs one proxy_endpoint")
         request = Request(Command.CONNECT, target_address(host, port))
         self._query = _ProxyQuery.of(request, proxy, methods, timeout, dialect, allow_cleartext, reactor)
-        self._tls = optionsForClientTLS(request.destination.host) if tls is True else tls or None
+        self._tls = creator_of(tls, request.destination.host)
 
     def __repr__(self) -> str:
         return "<SOCKS5ClientEndpoint>"

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamClientEndpoint,
 )
-from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
@@ -30,6 +30,7 @@ from .endpoints import (
     target_address,
 )
 from .methods import ClientMethods
+from .tls import checked_creator, creator_for_host
 
 
 @implementer(IAgentEndpointFactory)
@@ -58,7 +59,7 @@ class SOCKS5AgentEndpointFactory:
         self._proxy_endpoint = checked_proxy(proxy_endpoint)
         # Once: an agent without a token of its own gets one, not one for each request.
         self._methods = ClientMethods.of(methods)
-        self._policy = BrowserLikePolicyForHTTPS() if policy is None else policy
+        self._policy = PlatformTrust() if policy is None else policy
         self._options = options
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
@@ -66,7 +67,7 @@ class SOCKS5AgentEndpointFactory:
         See `twisted.web.iweb.IAgentEndpointFactory`.
 
         :returns: an endpoint; where SOCKS5 cannot carry the host or the port, or
-            TLS cannot name the host, one that fails with the `ValueError` that says so.
+            TLS cannot verify the host, one that fails with the exception that says so.
         :raises SchemeNotSupported: it is neither http nor https.
         """
         try:
@@ -80,15 +81,24 @@ class SOCKS5AgentEndpointFactory:
                 reactor=self._reactor,
                 **self._options,
             )
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             return FaultyEndpoint(error)
+
+
+@implementer(IPolicyForHTTPS)
+class PlatformTrust:
+    """The policy of agents that were given none: what Twisted's ``BrowserLikePolicyForHTTPS`` does, for every name."""
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
+        """See `IPolicyForHTTPS`."""
+        return creator_for_host(hostname.decode("ascii"))
 
 
 @implementer(IStreamClientEndpoint)
 class FaultyEndpoint:
     """Fails with what was wrong with a URI: of what makes its endpoints, an `Agent` expects no such exception."""
 
-    def __init__(self, error: ValueError) -> None:
+    def __init__(self, error: Exception) -> None:
         self._error = error
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -102,12 +112,17 @@ def target_and_tls(uri: URI, policy: IPolicyForHTTPS) -> tuple[Address, IOpenSSL
 
     :raises SchemeNotSupported: it is neither http nor https.
     :raises ValueError: SOCKS5 cannot carry the host or the port, or TLS cannot name the host.
+    :raises TypeError: what the policy made checks no host name.
     """
     if uri.scheme not in (b"http", b"https"):
         raise SchemeNotSupported(f"no agent here speaks {uri.scheme!r}: http and https alone")
     # Before the policy sees it, whose errors repeat what is no name: a password may stand there.
     target = target_address(uri.host, uri.port)
-    return target, policy.creatorForNetloc(uri.host, uri.port) if uri.scheme == b"https" else None
+    if uri.scheme == b"http":
+        return target, None
+    # As certificates hold it: without the dot at the end.
+    name = target.host.removesuffix(".").encode("ascii")
+    return target, checked_creator(policy.creatorForNetloc(name, uri.port))
 
 
 def web_agent(
@@ -127,7 +142,8 @@ def web_agent(
     Identities that must not be linked need an agent each: a `pool` may use one
     connection for all requests of its agent.
 
-    :param policy: decides how to speak TLS with a host; by default as browsers do.
+    :param policy: decides how to speak TLS with a host, whose name it gets without a
+        dot at its end; by default as browsers do.
     :param pool: keeps connections; by default none is kept.
 
     The other parameters are those of `SOCKS5ClientEndpoint`.

@@ -18,8 +18,7 @@ from typing import Any, Union
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
-from twisted.internet.ssl import optionsForClientTLS
-from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
+from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IPolicyForHTTPS
 from txtorcon import socks as txtorcon_socks
 from txtorcon.torcontrolprotocol import TorDisconnectError
@@ -28,6 +27,8 @@ from ..addresses import is_protected
 from ..client import endpoints
 from ..client.endpoints import DEFAULT_TIMEOUT, checked_timeout, target_address
 from ..client.methods import ClientMethods
+from ..client.tls import creator_of
+from ..client.web import PlatformTrust
 from ..errors import reply_error
 from ..protocol.codes import Dialect
 from .control import is_disconnected
@@ -80,7 +81,7 @@ def stream_via(
     target = target_address(host, port)
     if not target.is_name and is_protected(target.host):
         raise ValueError("this address is private: it is not going to work over Tor")
-    creator = optionsForClientTLS(target.host) if tls is True else tls or None
+    creator = creator_of(tls, target.host)
     return StreamEndpoint(_streams(tor, socks_endpoint, isolation, timeout, allow_cleartext), target, creator)
 
 
@@ -109,7 +110,7 @@ def web_agent(
     """
     from twisted.internet import reactor
 
-    policy = BrowserLikePolicyForHTTPS() if tls_context_factory is None else tls_context_factory
+    policy = PlatformTrust() if tls_context_factory is None else tls_context_factory
     streams = _streams(tor, socks_endpoint, isolation, timeout, allow_cleartext)
     agent: Agent = Agent.usingEndpointFactory(reactor, AgentEndpoints(streams, policy), pool)
     return agent

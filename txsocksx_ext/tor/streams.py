@@ -133,7 +133,7 @@ class AgentEndpoints:
         try:
             target, tls = target_and_tls(uri, self._policy)
             return StreamEndpoint(self._streams, target, tls)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             return FaultyEndpoint(error)
 
 

@@ -1,0 +1,66 @@
+"""
+TLS with a target behind a proxy: whose certificate it has to show.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLContextFactory
+from twisted.internet.ssl import optionsForClientTLS
+
+_ASCII_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+def creator_for_host(host: str) -> IOpenSSLClientConnectionCreator:
+    """
+    Make what `optionsForClientTLS` makes for a host, trusting what the platform trusts.
+
+    Names in ASCII are taken as they are. IDNA 2008, which Twisted holds them against,
+    forbids some that exist, such as ``under_score.example`` and ``r3---sn-4g5e.example``.
+
+    :param host: an address literal without brackets, or a name in ASCII. A dot at its
+        end is left out: neither certificates nor SNI (RFC 6066, section 3) have it.
+    :raises ValueError: no certificate can hold this name.
+    """
+    name = host.removesuffix(".")
+    try:
+        return optionsForClientTLS(name)
+    except UnicodeError as error:  # of the package idna
+        if _ASCII_NAME.fullmatch(name) is None:
+            raise ValueError(f"a host name that TLS can verify has letters, digits, - and _ alone: {error}") from None
+    # Twisted has no public way past IDNA. Should these attributes get other names, no
+    # certificate is accepted, since none is issued for a name in .invalid (RFC 6761).
+    creator: Any = optionsForClientTLS("host.invalid")
+    creator._hostnameBytes, creator._hostnameASCII = name.encode("ascii"), name
+    return creator  # type: ignore[no-any-return]
+
+
+def checked_creator(creator: Any) -> IOpenSSLClientConnectionCreator:
+    """
+    Return what was given to speak TLS with a host.
+
+    :raises TypeError: it is nothing that checks the host's name. Twisted's
+        `CertificateOptions` makes connections too, but knows no host.
+    """
+    if not IOpenSSLClientConnectionCreator.providedBy(creator) or IOpenSSLContextFactory.providedBy(creator):
+        kind = creator.__name__ if isinstance(creator, type) else type(creator).__name__
+        raise TypeError(
+            f"tls must be True, False or what optionsForClientTLS(host, trustRoot=...) makes, not {kind}:"
+            " that would not check the host's name"
+        )
+    return creator
+
+
+def creator_of(tls: Any, host: str) -> IOpenSSLClientConnectionCreator | None:
+    """
+    How to speak TLS with a host, from the argument `tls` of a public function; ``None`` for not at all.
+
+    :param tls: a bool, or an `IOpenSSLClientConnectionCreator`.
+    :raises TypeError: it is neither.
+    :raises ValueError: no certificate can hold the host's name.
+    """
+    if tls is False:
+        return None
+    return creator_for_host(host) if tls is True else checked_creator(tls)
