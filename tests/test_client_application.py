@@ -80,7 +80,7 @@ def test_a_close_joined_to_the_reply_is_the_applications_to_see():
         Address.of("192.0.2.7", 0x1234),
         Address.of("2001:db8::7", 0x1234),
         Address.of("bound.example", 0x1234),
-        Address.of("b" * 255, 0x1234),
+        Address.of(".".join(["b" * 63] * 3 + ["b" * 61]), 0x1234),
     ],
     ids=["IPv4", "IPv6", "name", "long name"],
 )

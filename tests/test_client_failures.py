@@ -204,7 +204,7 @@ def test_tors_answer_to_a_login_that_it_does_not_take():
     tor = b"\x05\x01\x00\x01\x00\x00\x00\x00\x00\x00"
     tried = attempt(FakeProxy(instead={State.CREDENTIALS_ANSWER: tor}), LOGIN)
     assert type(tried.outcome) is errors.AuthenticationFailed
-    assert tried.outcome.status is None
+    assert tried.outcome.status == 1
     assert tried.has_left_nothing
 
 

@@ -22,7 +22,6 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import directlyProvides, implementer, providedBy
 
-from ..errors import ProtocolViolation
 from ..protocol.codes import Command, Dialect
 from ..protocol.messages import Address, Request
 from .factory import SOCKS5ExtClientFactory
@@ -326,10 +325,4 @@ def resolve_ptr(
 
 def _ask_for_host(query: _ProxyQuery) -> Deferred[str]:
     found: Deferred[Address] = query.begin(SOCKS5ExtClientFactory, None)
-    return found.addCallback(_host_of)
-
-
-def _host_of(found: Address) -> str:
-    if not found.host:
-        raise ProtocolViolation(f"{ProtocolViolation.message} (what it found is empty)")
-    return found.host
+    return found.addCallback(lambda address: address.host)

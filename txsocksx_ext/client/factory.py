@@ -26,6 +26,7 @@ from ..protocol.messages import (
 )
 from ..protocol.pairs import DEFAULT_PAIR_LIMITS, NO_PAIRS, PairLimits, Pairs
 from ..protocol.socks5 import Initiator
+from .diagnosis import NEVER_ANSWERED, NOT_CONNECTED
 from .methods import ClientMethods
 from .protocol import SOCKS5ExtClientProtocol
 
@@ -158,7 +159,9 @@ class SOCKS5ExtClientFactory(Factory):
             error = OnionServiceNotReachable()
             error.code = None  # none was sent
             return error
-        return HandshakeTimeout()
+        if connection is None:
+            return HandshakeTimeout(NOT_CONNECTED)
+        return HandshakeTimeout("" if connection.has_heard else NEVER_ANSWERED)
 
     def _is_onion_timeout(self, reply: Reply, initiator: Initiator) -> bool:
         """Tor says "TTL expired" of an onion service that it found and that does not answer."""

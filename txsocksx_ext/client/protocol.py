@@ -13,17 +13,16 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from ..errors import (
-    AuthenticationFailed,
     CleartextRefused,
-    NoAcceptableMethod,
     ProtocolViolation,
     ProxyClosed,
 )
 from ..net.handover import write_now
 from ..net.twisted_transports import PausedProtocol, abort, hand_over, is_encrypted, is_local
-from ..protocol.codes import AddressType, Dialect, Method, Status
-from ..protocol.decoding import Fault, MalformedMessage
+from ..protocol.codes import Dialect, Method, Status
+from ..protocol.decoding import MalformedMessage
 from ..protocol.messages import (
+    UNSPECIFIED,
     ExtendedRequest,
     ExtendedResponse,
     Message,
@@ -34,6 +33,7 @@ from ..protocol.messages import (
 )
 from ..protocol.pairs import NO_PAIRS, Pairs
 from ..protocol.socks5 import Initiator, State
+from .diagnosis import CLOSED_WITHOUT_ANSWER, TLS_FAULT, echo_error, no_acceptable_method, violation_error
 from .early import EarlyBytes
 
 if TYPE_CHECKING:
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
 
 DOUBT = 1.0
 """Seconds in which tor has closed the connection if its F0 was a failure."""
-
-
-TLS_FAULT = "no TLS could be begun with the proxy: check its certificate, and that it is the proxy that you meant"
 
 
 class SOCKS5ExtClientProtocol(Protocol):
@@ -61,6 +58,7 @@ class SOCKS5ExtClientProtocol(Protocol):
 
     def __init__(self, initiator: Initiator) -> None:
         self._initiator = initiator
+        self._greeting = b""
         self._answered_pairs: Pairs = NO_PAIRS
         self._doubted: Reply | None = None
         self._believed: Reply | None = None
@@ -74,6 +72,12 @@ class SOCKS5ExtClientProtocol(Protocol):
     def awaits_reply_of_tor(self) -> bool:
         """Whether a tor has our request, and has not answered it."""
         return self._initiator.state is State.REPLY and self._initiator.dialect is Dialect.TOR
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether the proxy said anything at all."""
+        initiator = self._initiator
+        return bool(initiator.selected is not None or initiator.buffer)
 
     def connectionMade(self) -> None:
         if self._is_over:  # whoever waited left while we connected
@@ -99,7 +103,7 @@ class SOCKS5ExtClientProtocol(Protocol):
             return
         # Whatever else ends a TLS connection, such as a certificate of someone else.
         is_tls_fault = is_encrypted(self.transport) and not reason.check(ConnectionClosed)
-        error = ProxyClosed(TLS_FAULT if is_tls_fault else "")
+        error = ProxyClosed(TLS_FAULT if is_tls_fault else "" if self.has_heard else CLOSED_WITHOUT_ANSWER)
         error.__cause__ = reason.value
         self._fail(error)
 
@@ -117,7 +121,7 @@ class SOCKS5ExtClientProtocol(Protocol):
         try:
             step()
         except MalformedMessage as violation:
-            self._fail(_error_of(violation))
+            self._fail(echo_error() if self._is_echo else violation_error(violation, self._initiator.buffer))
         except BaseException as error:
             if self._is_over:
                 raise
@@ -127,7 +131,8 @@ class SOCKS5ExtClientProtocol(Protocol):
         self._is_private = self._only_the_proxy_reads()
         if self.factory.methods.has_secrets:
             self._check_privacy()
-        self._say(self._initiator.offer(self.factory.offer()))
+        self._greeting = self._initiator.offer(self.factory.offer())
+        self._say(self._greeting)
 
     def _listen(self) -> None:
         while not self._is_over and self._doubted is None:
@@ -154,7 +159,16 @@ class SOCKS5ExtClientProtocol(Protocol):
                 self._answered_pairs = message.pairs
             self._ask()
 
+    @property
+    def _is_echo(self) -> bool:
+        """Whether the proxy's answer is our own greeting, of which a selection was decoded."""
+        initiator, greeting = self._initiator, self._greeting
+        return bool(initiator.buffer) and initiator.buffer == greeting[2:] and initiator.selected == greeting[1]
+
     def _selected(self, method: Method) -> None:
+        if self._is_echo:  # before anything secret is sent
+            self._fail(echo_error())
+            return
         if method == Method.EXTENDED:
             pairs = self.factory.pairs()
             self._authenticate(ExtendedRequest(pairs), is_secret=bool(pairs))
@@ -163,7 +177,7 @@ class SOCKS5ExtClientProtocol(Protocol):
         elif method == Method.NO_AUTHENTICATION:
             self._ask()
         else:
-            self._fail(NoAcceptableMethod())
+            self._fail(no_acceptable_method(self._initiator.offered))
 
     def _authenticate(self, message: ExtendedRequest | UsernamePassword, is_secret: bool) -> None:
         # Again, since the choices of a subclass may be secrets that the methods do not hold.
@@ -203,7 +217,12 @@ class SOCKS5ExtClientProtocol(Protocol):
 
     def _believe_data(self) -> None:
         """Data that follows the whole reply comes from the target."""
-        self._believed = self._believed or self._initiator.overrule()
+        try:
+            self._believed = self._believed or self._initiator.overrule()
+        except MalformedMessage:
+            # Nothing can follow that is worth collecting.
+            self._confirm()
+            return
         if self._believed is not None and self._initiator.buffered:
             self._end_doubt()
 
@@ -211,7 +230,6 @@ class SOCKS5ExtClientProtocol(Protocol):
         if self._doubt_ends is not None and self._doubt_ends.active():
             self._doubt_ends.cancel()
         self._doubt_ends = None
-        self._believed = self._believed or self._initiator.overrule()
         if self._believed is None:
             self._confirm()
         else:
@@ -227,15 +245,16 @@ class SOCKS5ExtClientProtocol(Protocol):
     def _succeeded(self, reply: Reply) -> None:
         factory, transport = self.factory, self.transport
         if factory.application is None:
-            if reply.bound.type == AddressType.NONE:
-                self._fail(ProtocolViolation("the proxy said that it found an address, and told none"))
+            if not reply.bound.is_well_formed:
+                self._fail(ProtocolViolation("the proxy said that it found something, which is no address and no name"))
                 return
             self._is_over = True
             factory.finish(reply.bound)
             transport.loseConnection()
             return
         assert self._initiator.selected is not None
-        address = factory.address(reply.bound, self._initiator.selected, self._answered_pairs)
+        bound = reply.bound if reply.bound.is_well_formed else UNSPECIFIED
+        address = factory.address(bound, self._initiator.selected, self._answered_pairs)
         application = factory.application.buildProtocol(address)
         if self._is_over:  # cancelled by the application's own factory
             return
@@ -259,10 +278,3 @@ class SOCKS5ExtClientProtocol(Protocol):
     def _fail(self, error: BaseException) -> None:
         self._is_over = True
         self.factory.give_up(error)
-
-
-def _error_of(violation: MalformedMessage) -> Exception:
-    """Tor answers a login that it does not take with a whole SOCKS5 reply instead of RFC 1929's two bytes."""
-    if violation.message == "UsernamePasswordResponse" and violation.fault is Fault.VERSION:
-        return AuthenticationFailed(status=None)
-    return ProtocolViolation(f"{ProtocolViolation.message} ({violation})")

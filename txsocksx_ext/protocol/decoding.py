@@ -177,6 +177,17 @@ def username_password_response(data: Buffer, limits: PairLimits) -> Decoded[User
     return 2 if len(data) < 2 else (UsernamePasswordResponse(Status(data[1])), 2)
 
 
+def login_answer(data: Buffer, limits: PairLimits) -> Decoded[UsernamePasswordResponse]:
+    """
+    Decode a `UsernamePasswordResponse` whose version may be that of SOCKS.
+
+    Some servers send that, and tor does where it refuses a login. Other clients, such as curl, accept it.
+    """
+    if not data or data[0] != SOCKS_VERSION:
+        return username_password_response(data, limits)
+    return 2 if len(data) < 2 else (UsernamePasswordResponse(Status(data[1])), 2)
+
+
 def extended_request(data: Buffer, limits: PairLimits) -> Decoded[ExtendedRequest]:
     """Decode an `ExtendedRequest` within `limits`."""
     if not data or data[0] != SUBNEGOTIATION_VERSION:

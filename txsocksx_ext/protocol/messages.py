@@ -81,6 +81,16 @@ class Address:
         name = self.host.lower().rstrip(".")
         return self.is_name and (name == "onion" or name.endswith(".onion"))
 
+    @property
+    def is_well_formed(self) -> bool:
+        """Whether this is an address, or a name of letters, digits, ``-`` and ``_`` that DNS could hold."""
+        if not self.is_name:
+            return self.type != AddressType.NONE
+        host = self.host.removesuffix(".")
+        if ":" in host:
+            return _is_literal(socket.AF_INET6, host)
+        return len(host) <= _LONGEST_NAME and _HOST_NAME.fullmatch(host) is not None
+
     def encode(self) -> bytes:
         """ATYP, ADDR, PORT."""
         if self.type == _IPV4:
@@ -94,21 +104,31 @@ class Address:
         return b"\x03" + len(name).to_bytes(1, "big") + name + port
 
 
+_LONGEST_NAME = 253
+"""Characters of a name in DNS, without the dot at its end (RFC 1035, section 2.3.4)."""
+_HOST_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")
+
+
 _set_type, _set_host, _set_port = _setters(Address)
 _ipv4_fields = Struct(">B4sH").pack
 
 
 def _type_of(host: str) -> AddressType:
     for family, kind in ((socket.AF_INET, AddressType.IPV4), (socket.AF_INET6, AddressType.IPV6)):
-        try:
-            socket.inet_pton(family, host)
-        except (OSError, ValueError):
-            continue
-        return kind
+        if _is_literal(family, host):
+            return kind
     problem = domain_name_problem(as_bytes("a host name", host))
     if problem:
         raise ValueError(f"a host name {problem}")
     return AddressType.DOMAINNAME
+
+
+def _is_literal(family: int, host: str) -> bool:
+    try:
+        socket.inet_pton(family, host)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 _PRINTABLE = re.compile(rb"[\x21-\x7e]+\Z")

@@ -110,7 +110,7 @@ TRANSITIONS: dict[State, Transition] = {
     State.GREETING: _from_initiator(Greeting, decoding.greeting, State.SELECTION),
     State.SELECTION: _from_responder(MethodSelection, decoding.method_selection, _SELECTED),
     State.CREDENTIALS: _from_initiator(UsernamePassword, decoding.username_password, State.CREDENTIALS_ANSWER),
-    State.CREDENTIALS_ANSWER: _from_responder(UsernamePasswordResponse, decoding.username_password_response, _ANSWERED),
+    State.CREDENTIALS_ANSWER: _from_responder(UsernamePasswordResponse, decoding.login_answer, _ANSWERED),
     State.PAIRS: _from_initiator(ExtendedRequest, decoding.extended_request, State.PAIRS_ANSWER),
     State.PAIRS_ANSWER: _from_responder(ExtendedResponse, decoding.extended_response, _ANSWERED),
     State.REQUEST: _from_initiator(Request, decoding.request, State.REPLY),
@@ -220,7 +220,6 @@ class Initiator(Conversation, role=Role.INITIATOR):
         super().__init__(limits)
         self._dialect = dialect
         self._confirmed_tor_errors = False
-        self._is_beyond_trust = False
         self.selected: Method | None = None
 
     @property
@@ -259,16 +258,10 @@ class Initiator(Conversation, role=Role.INITIATOR):
         """
         Take a failing reply for a success, because the server kept the connection open.
 
-        :returns: the reply with its bound address; ``None`` if that is not
-            complete or malformed, so that nothing behind it can be trusted.
+        :returns: the reply with its bound address; ``None`` if that is not complete.
+        :raises MalformedMessage: it is malformed, so that nothing behind it can be trusted.
         """
-        if self._is_beyond_trust:
-            return None
-        try:
-            bound = self.decode(decoding.rest_of_failed_reply)
-        except MalformedMessage:
-            self._is_beyond_trust = True
-            return None
+        bound = self.decode(decoding.rest_of_failed_reply)
         if bound is None:
             return None
         self.state = State.OPEN

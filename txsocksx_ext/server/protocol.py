@@ -31,6 +31,7 @@ from ..net.twisted_transports import abort, bound_address, was_reset
 from ..protocol import codes
 from ..protocol.codes import AddressType, Command, Dialect, Method, ReplyCode, Status
 from ..protocol.decoding import MalformedMessage
+from ..protocol.foreign import reason_of
 from ..protocol.messages import (
     UNSPECIFIED,
     Address,
@@ -136,7 +137,7 @@ class SOCKS5ExtProtocol(DecidingConnection):
                 _ACTS[type(message)](self, message)
         except MalformedMessage as violation:
             self.session.code = responder.replied
-            self._say_and_close(responder.final_reply, f"violation: {violation.fault.value}")
+            self._say_and_close(responder.final_reply, f"violation: {reason_of(violation, responder.buffer)}")
 
     def _heard_greeting(self, greeting: Greeting) -> None:
         session = self.session

@@ -1,0 +1,60 @@
+"""
+What to tell of a proxy that does not answer as one, or not at all.
+
+Each message says what was seen, and what a person can check.
+"""
+
+from __future__ import annotations
+
+from ..errors import NoAcceptableMethod, ProtocolViolation
+from ..protocol.codes import Method
+from ..protocol.decoding import Fault, MalformedMessage
+from ..protocol.foreign import protocol_of
+
+TLS_FAULT = (
+    "no TLS could be begun with the proxy: check that it speaks TLS, its certificate,"
+    " and that it is the proxy that you meant"
+)
+CLOSED_WITHOUT_ANSWER = (
+    "the proxy closed the connection before it answered anything:"
+    " is this a SOCKS5 proxy? Check its address and port, and its log"
+)
+NEVER_ANSWERED = (
+    "the proxy did not answer at all in time: is this a SOCKS5 proxy? Check its address and port, or give it more time"
+)
+NOT_CONNECTED = "the connection to the proxy was not made in time: check its address and port, and that it runs"
+
+
+def violation_error(violation: MalformedMessage, received: bytes | bytearray) -> ProtocolViolation:
+    """
+    The exception for an answer that is none of SOCKS5.
+
+    :param received: what was not decoded, from the first byte of the faulty message on.
+    """
+    name = protocol_of(received) if violation.fault is Fault.VERSION else None
+    if name is None:
+        return ProtocolViolation(f"{ProtocolViolation.message} ({violation})")
+    hint = ", or connect to it by TLS" if name == "TLS" else ""
+    return ProtocolViolation(f"the proxy speaks {name}, not SOCKS5: check its address and port{hint}")
+
+
+def echo_error() -> ProtocolViolation:
+    """The exception for an answer that is our own greeting."""
+    return ProtocolViolation("the proxy sends back what it gets, so it is no SOCKS5 proxy: check its address and port")
+
+
+def no_acceptable_method(offered: tuple[Method, ...]) -> NoAcceptableMethod:
+    """
+    The exception for a proxy that selected none of the methods.
+
+    :param offered: those that were offered to it.
+    """
+    if Method.NO_AUTHENTICATION in offered:
+        has_login = Method.USERNAME_PASSWORD in offered
+        guess = "it may want a client certificate or GSSAPI" if has_login else "it may want a user name and password"
+    elif Method.USERNAME_PASSWORD in offered:
+        guess = 'it may have no authentication: offer "anonymous" too if the user name may be left out'
+    else:
+        guess = "it may not know method 0x97, the only one that carries pairs"
+    shown = ", ".join(f"0x{method:02X}" for method in offered)
+    return NoAcceptableMethod(f"the proxy accepts none of the authentication methods offered ({shown}): {guess}")
