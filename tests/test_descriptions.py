@@ -9,6 +9,7 @@ from twisted.internet.endpoints import quoteStringArgument
 from txsocksx_ext.descriptions import (
     client_endpoint,
     endpoint_description,
+    endpoint_string,
     parse_description,
     refuse_unknown,
     secret_from_file,
@@ -64,6 +65,18 @@ def test_what_was_quoted_is_read_as_it_was(arguments, value):
 )
 def test_the_ways_to_write_an_endpoint_within_a_description(arguments, description):
     assert endpoint_description(arguments) == description
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"socks5ext:target.example:443:?a\:b.c=x\:y:username=a\\=b:k\=ey.x=1",
+        "unix:/run/a\\=b:timeout=7",
+        "other:host=a:b",
+    ],
+)
+def test_an_endpoint_string_means_what_it_meant(text):
+    assert parse_description(endpoint_string(text)) == parse_description(text)
 
 
 def test_an_endpoint_within_a_description_keeps_its_equals_signs():
@@ -158,6 +171,9 @@ def test_a_port_that_nobody_can_connect_to_is_none(port):
     [
         ("tcp:127.0.0.1:9050", "tcp:127.0.0.1:9050"),
         ("tcp:127.0.0.1:9050:timeout=7", "tcp:127.0.0.1:9050"),
+        ("127.0.0.1:9050", "tcp:127.0.0.1:9050"),
+        ("[::1]:9050", "tcp:[::1]:9050"),
+        ("tls:\\:\\:1:443:privateKey=SECRET", "tls:[::1]:443"),
         ("unix:/run/so\\:cks", "unix:/run/so:cks"),
         ("tls:proxy.example:443:privateKey=SECRET", "tls:proxy.example:443"),
         ("socks5ext:target.example:80:username=user:password=SECRET", "socks5ext"),

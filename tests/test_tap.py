@@ -125,7 +125,7 @@ def test_rules_in_their_order():
         ("10.0.0.1/8=direct", "10.0.0.1/8"),
         ("*=socks:tcp\\:127.0.0.1", "*"),
         ("*=socks:tcp\\:127.0.0.1\\:http", "*"),
-        ("*=socks:nothing\\:1", "nothing"),
+        ("*=socks:nothing\\:here", "nothing"),
         ("*=socks:127.0.0.1:9050:username=u:password-file=/nowhere/at/all", "/nowhere/at/all"),
         ("*=tor:tcp\\:127.0.0.1", "*"),
     ],

@@ -63,7 +63,7 @@ async def test_tor_may_be_on_a_unix_socket(description, tmp_path):
         ("tor:nonsense\\:127.0.0.1\\:9050", "nonsense"),
         ("tor:127.0.0.1:9050:extended=maybe", "extended is yes or no"),
         ("tor:127.0.0.1:9050:controls=tcp\\:127.0.0.1\\:9051", "controls; it knows allow-cleartext, control,"),
-        ("tor:127.0.0.1:9050:control=nonsense\\:9051", "nonsense"),
+        ("tor:127.0.0.1:9050:control=nonsense\\:here", "nonsense"),
         ("tor:127.0.0.1:9050:control=tcp\\:127.0.0.1\\:9051,tcp\\:127.0.0.1\\:9052", "1 SOCKS ports and 2 control"),
         ("tor:tcp\\:127.0.0.1\\:1:tcp\\:127.0.0.1\\:2:control=tcp\\:127.0.0.1\\:3", "2 SOCKS ports and 1 control"),
         ("tor:127.0.0.1:9050:control-password-file=/nowhere", "together with control"),

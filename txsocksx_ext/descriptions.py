@@ -4,6 +4,9 @@ Descriptions such as ``socks:tcp\\:127.0.0.1\\:9050:dialect=tor``, written like 
 
 from __future__ import annotations
 
+import ipaddress
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,19 +99,109 @@ def check_kind(description: str) -> None:
 
 def client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
     """
-    Make an endpoint of a client endpoint string.
+    Make an endpoint of ``HOST:PORT``, ``[IPV6]:PORT`` or a client endpoint string.
 
-    :raises ValueError: it is none; parsers raise what they like.
+    :raises ValueError: it is none, or one that can never connect; parsers raise what they like.
     """
     try:
-        check_kind(description)
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, description)
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, endpoint_string(description))
     except Exception as error:
         raise ValueError(
-            f"this is no client endpoint string that works ({without_function(error)});"
+            f"this is neither HOST:PORT nor a client endpoint string that works ({without_function(error)});"
             r" one inside another string is written with backslashes, as tcp\:HOST\:PORT"
         ) from None
     return endpoint
+
+
+def with_joined_addresses(arguments: Sequence[str]) -> list[str]:
+    """
+    Join IPv6 addresses in brackets that were split at their colons, and take the brackets away.
+
+    :param arguments: as `parse_description` returns them.
+    """
+    joined: list[str] = []
+    for position, argument in enumerate(arguments):
+        is_inside = bool(joined) and joined[-1].startswith("[") and "]" not in joined[-1]
+        if is_inside and any("]" in each for each in arguments[position:]):
+            joined[-1] += f":{argument}"
+        else:
+            joined.append(argument)
+    return [_BRACKETS.sub(r"\1", argument) for argument in joined]
+
+
+_BRACKETS = re.compile(r"\A\[([^]]*:[^]]*)]\Z")
+_WITH_ADDRESS = ("tcp", "tls", "ssl")
+"""Client endpoints of Twisted's own that are a host and a port."""
+_LONGEST_PATH = 107
+"""Bytes of the path of a unix socket: ``sun_path`` without the NUL at its end."""
+
+
+def endpoint_string(description: str) -> str:
+    """
+    Return the client endpoint string for ``HOST:PORT``, ``[IPV6]:PORT`` or one whose address stands in brackets.
+
+    :raises ValueError: it can never connect.
+    """
+    check_kind(description)
+    arguments, keywords = parse_description(description)
+    arguments = with_joined_addresses(arguments)
+    kind = arguments[0].lower()
+    if len(arguments) == 2 and is_number(arguments[1]) and not keywords and kind not in _SHOWN_KINDS:
+        kind = "tcp"
+        arguments.insert(0, kind)
+    if kind in _WITH_ADDRESS:
+        host, port = _checked_address(kind, arguments, keywords)
+        if kind == "tls" and _is_ipv6(host) and "endpoint" not in keywords:
+            # Twisted's parser takes every host of tls: for a name, but not that of the endpoint below it.
+            way = {name: value for name, value in keywords.items() if name in ("timeout", "bindAddress")}
+            keywords["endpoint"] = _written(["tcp", host, port], way)
+    elif kind == "unix":
+        path = arguments[1] if len(arguments) == 2 else keywords.get("path", "")
+        if len(os.fsencode(path)) > _LONGEST_PATH:
+            raise ValueError(f"the path of a unix socket has at most {_LONGEST_PATH} bytes")
+    return _written(arguments, keywords)
+
+
+def _written(arguments: Sequence[str], keywords: Mapping[str, str]) -> str:
+    """What `parse_description` takes apart."""
+
+    def quoted(text: str) -> str:
+        escaped: str = quoteStringArgument(text)
+        return escaped.replace("=", "\\=")
+
+    named = (f"{quoted(name)}={quoteStringArgument(value)}" for name, value in keywords.items())
+    return ":".join([*map(quoted, arguments), *named])
+
+
+def _checked_address(kind: str, arguments: list[str], keywords: Mapping[str, str]) -> tuple[str, str]:
+    """
+    Return host and port of a client endpoint string, wherever they stand in it.
+
+    :raises ValueError: nothing can be there.
+    """
+    _, *places = arguments
+    host = keywords["host"] if "host" in keywords else places.pop(0) if places else None
+    port = keywords["port"] if "port" in keywords else places.pop(0) if places else None
+    if host is None or port is None:
+        raise ValueError(f"{kind} is written {kind}:HOST:PORT")
+    if "@" in host or "@" in port:
+        raise ValueError(f"{kind} is written {kind}:HOST:PORT: no user name and no password belong there")
+    if not is_number(port) or not 0 < int(port) <= 0xFFFF:
+        raise ValueError(f"there is no port {port}, but 1 to 65535")
+    if not _is_ipv6(host) and _NAME_OR_IPV4.fullmatch(host) is None:
+        raise ValueError(f"{host!r} is neither a name nor an address")
+    return host, port
+
+
+_NAME_OR_IPV4 = re.compile(r"[^\x00-\x20\x7f:/\[\]]+")
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 _SHOWN_KINDS = frozenset({"tcp", "tls", "ssl", "unix"})
@@ -121,8 +214,10 @@ def shown_endpoint(description: str) -> str:
 
     :param description: one of which `client_endpoint` makes an endpoint.
     """
-    (kind, *arguments), _ = parse_description(description)
-    return ":".join([kind, *arguments]) if kind.lower() in _SHOWN_KINDS else kind
+    (kind, *arguments), _ = parse_description(endpoint_string(description))
+    if kind.lower() not in _SHOWN_KINDS:
+        return kind
+    return ":".join([kind, *(f"[{each}]" if _is_ipv6(each) else each for each in arguments)])
 
 
 def without_function(error: Exception) -> str:
@@ -144,13 +239,8 @@ def endpoint_description(arguments: Sequence[str]) -> str:
     It may stand there whole, with its colons written ``\\:``; with its colons
     bare, where no other argument follows; or as HOST and PORT.
 
-    :raises ValueError: there is no such port.
+    :raises ValueError: it can never connect.
     """
     if len(arguments) == 1:
         return arguments[0]
-    quoted = [quoteStringArgument(argument).replace("=", "\\=") for argument in arguments]
-    if len(arguments) == 2 and is_number(arguments[1]):
-        if not 0 < int(arguments[1]) <= 0xFFFF:
-            raise ValueError(f"there is no port {arguments[1]}, but 1 to 65535")
-        quoted.insert(0, "tcp")
-    return ":".join(quoted)
+    return endpoint_string(_written(with_joined_addresses(arguments), {}))

@@ -9,7 +9,14 @@ from typing import Any
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from ..descriptions import client_endpoint, is_number, refuse_unknown, secret_from_file, yes_or_no
+from ..descriptions import (
+    client_endpoint,
+    is_number,
+    refuse_unknown,
+    secret_from_file,
+    with_joined_addresses,
+    yes_or_no,
+)
 from ..protocol.pairs import OPTIONAL_MARK
 from .endpoints import DEFAULT_TIMEOUT, SOCKS5ClientEndpoint, checked_timeout
 
@@ -81,7 +88,7 @@ def _holds_secret(keyword: str) -> bool:
 
 
 def _target(arguments: Sequence[str], settings: Mapping[str, str], has_secrets: bool) -> tuple[str, int]:
-    given = list(arguments)
+    given = with_joined_addresses(arguments)
     host = settings["host"] if "host" in settings else given.pop(0) if given else None
     port = settings["port"] if "port" in settings else given.pop(0) if given else None
     if host is None or port is None:

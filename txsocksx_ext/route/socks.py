@@ -101,7 +101,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
     """
     Make the route of ``socks:ENDPOINT[:username=…][:password-file=…][:dialect=…][:allow-cleartext=…]``.
 
-    ENDPOINT is a client endpoint string, or HOST and PORT.
+    ENDPOINT is ``HOST:PORT``, ``[IPV6]:PORT`` or a client endpoint string with its colons written ``\\:``.
     """
     refuse_unknown(keywords, KEYWORDS, "the route socks")
     if not arguments:
