@@ -6,6 +6,17 @@ Each message says what was seen, and what a person can check.
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    SSL4ClientEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    UNIXClientEndpoint,
+)
+from twisted.internet.interfaces import IStreamClientEndpoint
+
 from ..errors import NoAcceptableMethod, ProtocolViolation
 from ..protocol.codes import Method
 from ..protocol.decoding import Fault, MalformedMessage
@@ -58,3 +69,32 @@ def no_acceptable_method(offered: tuple[Method, ...]) -> NoAcceptableMethod:
         guess = "it may not know method 0x97, the only one that carries pairs"
     shown = ", ".join(f"0x{method:02X}" for method in offered)
     return NoAcceptableMethod(f"the proxy accepts none of the authentication methods offered ({shown}): {guess}")
+
+
+def name_proxy(error: Any, endpoint: IStreamClientEndpoint) -> None:
+    """
+    Have one of Twisted's connection errors say that it is about the proxy, and where that is.
+
+    Its class stays what applications catch. Errors about endpoints of other packages, which
+    may have words of their own and secrets in their arguments, stay as they are.
+    """
+    place = _place_of(endpoint)
+    if place is not None:
+        said = " ".join(map(str, error.args))
+        hint = f"the proxy at {place} could not be reached: check that it runs, and its address"
+        error.args = (f"{said}; {hint}" if said else hint,)
+
+
+def _place_of(endpoint: Any) -> str | None:
+    """Where an endpoint of Twisted's leads, below any TLS. None of them has a public name for it."""
+    while hasattr(endpoint, "_wrappedEndpoint"):
+        endpoint = endpoint._wrappedEndpoint
+    if isinstance(endpoint, UNIXClientEndpoint):
+        return str(endpoint._path)
+    if isinstance(endpoint, HostnameEndpoint):
+        host = endpoint._hostText
+    elif isinstance(endpoint, (TCP4ClientEndpoint, TCP6ClientEndpoint, SSL4ClientEndpoint)):
+        host = endpoint._host
+    else:
+        return None
+    return f"[{host}]:{endpoint._port}" if ":" in host else f"{host}:{endpoint._port}"

@@ -13,12 +13,14 @@ from errno import EALREADY, EINPROGRESS
 from typing import Any
 
 from twisted.internet import tcp
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import NoProtocol
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.error import NoProtocol, NotConnectingError
+from twisted.internet.interfaces import IConnector, IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.posixbase import PosixReactorBase
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from ..net.twisted_transports import is_loopback_host
 
@@ -94,20 +96,41 @@ class LoopbackClient(tcp.Client):
         # Not Client's own, which makes the socket.
         tcp.Connection.__init__(self, connected, None, reactor)  # type: ignore[arg-type]
         self.addr = self.realAddress = address
-        self.connector = _Ending(factory)
+        self.connector = _Connector(self, factory)
 
 
-class _Ending:
-    """What a connection has of Twisted's connectors: it tells the factory of the end."""
+@implementer(IConnector)
+class _Connector:
+    """What an application finds as ``transport.connector``, of a connection that stands."""
 
-    __slots__ = ("_factory",)
+    __slots__ = ("_address", "_factory", "_transport")
 
-    def __init__(self, factory: Any) -> None:
+    def __init__(self, transport: LoopbackClient, factory: Any) -> None:
+        self._address = transport.addr
+        self._transport: LoopbackClient | None = transport
         self._factory = factory
 
+    def getDestination(self) -> IPv4Address:
+        """See `IConnector`."""
+        return IPv4Address("TCP", *self._address)
+
+    def disconnect(self) -> None:
+        """See `IConnector`."""
+        if self._transport is not None:
+            self._transport.loseConnection()
+
+    def stopConnecting(self) -> None:
+        """See `IConnector`."""
+        raise NotConnectingError("the connection stands already")
+
+    def connect(self) -> None:
+        """See `IConnector`."""
+        raise RuntimeError("this connector cannot connect again: use the endpoint")
+
     def connectionLost(self, reason: Failure) -> None:
-        # Forgotten, so that nothing has to look for a circle of references.
-        factory, self._factory = self._factory, None
+        """Tell the factory of the end."""
+        # Break the reference cycle, so that no garbage collection is needed.
+        factory, self._factory, self._transport = self._factory, None, None
         factory.doStop()
 
 

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
 from . import loopback
+from .diagnosis import name_proxy
 from .factory import SOCKS5ExtClientFactory
 
 PROXY_NOT_REACHED = (ConnectError, DNSLookupError)
@@ -30,8 +31,8 @@ def negotiate(
     :param reactor: provides time.
     :param timeout: seconds for all of it, the connection to the proxy too;
         ``None`` for no deadline.
-    :returns: the factory's result. Fails with Twisted's own connection errors
-        where the proxy itself was not reached, and with what the factory's
+    :returns: the factory's result. Fails with Twisted's own connection errors, whose text
+        names the proxy, where that was not reached, and with what the factory's
         ``error_of_timeout`` says when the time is over. Cancelling it at any moment closes the socket,
         and builds nothing later.
     """
@@ -50,6 +51,8 @@ def negotiate(
 
     def not_connected(failure: Failure) -> None:
         if not result.called:
+            if failure.check(*PROXY_NOT_REACHED):
+                name_proxy(failure.value, proxy_endpoint)
             factory.give_up(failure)
 
     def expired() -> None:

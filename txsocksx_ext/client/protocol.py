@@ -18,7 +18,7 @@ from ..errors import (
     ProxyClosed,
 )
 from ..net.handover import write_now
-from ..net.twisted_transports import PausedProtocol, abort, hand_over, is_encrypted, is_local
+from ..net.twisted_transports import PausedProtocol, abort, hand_over, is_encrypted, is_local, renew_log_prefix
 from ..protocol.codes import Dialect, Method, Status
 from ..protocol.decoding import MalformedMessage
 from ..protocol.messages import (
@@ -268,6 +268,7 @@ class SOCKS5ExtClientProtocol(Protocol):
             early = EarlyBytes(factory.reactor, transport, read_ahead)
         if not hand_over(transport, application):
             self._successor = application
+        renew_log_prefix(transport)
         self._is_over = True
         factory.finish(application)
         if early is not None:

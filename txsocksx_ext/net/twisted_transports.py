@@ -20,6 +20,7 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
+    ILoggingContext,
     IProtocol,
     ISSLTransport,
     IStreamClientEndpoint,
@@ -59,6 +60,19 @@ def hand_over(transport: Any, successor: IProtocol) -> bool:
     if isinstance(predecessor, PausedProtocol):
         predecessor.give_to(successor)
     return place is not None
+
+
+def renew_log_prefix(transport: Any) -> None:
+    """
+    Have the log name the protocol that a client's connection serves now. Twisted asks for it once, at the start.
+
+    :param transport: of a client, perhaps with wrappers around it.
+    """
+    connection = socket_transport(transport)
+    if hasattr(connection, "logstr"):
+        protocol = connection.protocol
+        is_named = ILoggingContext.providedBy(protocol)
+        connection.logstr = f"{protocol.logPrefix() if is_named else type(protocol).__name__},client"
 
 
 def place_of_protocol(transport: Any) -> tuple[Any, str] | None:
