@@ -1,7 +1,7 @@
 """What applications read about a connection through a proxy: errors that name what failed, and their own log prefix."""
 
 import pytest
-from examples.raw_peers import until
+from examples.raw_peers import Names, ReactorWith, until
 from support.attempts import attempt
 from support.certificates import Authority
 from support.programs import free_port
@@ -93,7 +93,8 @@ async def test_an_error_names_the_socket_of_the_proxy_that_is_down(tmp_path):
 
 
 async def test_an_error_names_the_proxy_that_is_not_found():
-    error = await failure_of(through(HostnameEndpoint(reactor, "proxy.invalid", 1080)))
+    knows_no_name = ReactorWith(names=Names())
+    error = await failure_of(through(HostnameEndpoint(knows_no_name, "proxy.invalid", 1080)))
     assert isinstance(error, DNSLookupError)
     assert "the proxy at proxy.invalid:1080 could not be reached" in str(error)
 

@@ -261,7 +261,7 @@ class TransportInternalError(TransportError):
 class NoAcceptableMethod(SOCKS5Error):
     """The proxy took none of the methods that we offered."""
 
-    message = "the proxy accepts none of the authentication methods offered: it may want a user name"
+    message = "the proxy accepts none of the authentication methods offered: ask who runs it which ones it takes"
 
 
 class AuthenticationFailed(SOCKS5Error):

@@ -62,7 +62,7 @@ def no_acceptable_method(offered: tuple[Method, ...]) -> NoAcceptableMethod:
     """
     if Method.NO_AUTHENTICATION in offered:
         has_login = Method.USERNAME_PASSWORD in offered
-        guess = "it may want a client certificate or GSSAPI" if has_login else "it may want a user name and password"
+        guess = "it may want another one, such as GSSAPI" if has_login else "it may want a user name and password"
     elif Method.USERNAME_PASSWORD in offered:
         guess = 'it may have no authentication: offer "anonymous" too if the user name may be left out'
     else:

@@ -103,7 +103,8 @@ class SOCKS5ExtClientProtocol(Protocol):
             return
         # Whatever else ends a TLS connection, such as a certificate of someone else.
         is_tls_fault = is_encrypted(self.transport) and not reason.check(ConnectionClosed)
-        error = ProxyClosed(TLS_FAULT if is_tls_fault else "" if self.has_heard else CLOSED_WITHOUT_ANSWER)
+        closed = ProxyClosed.message if self.has_heard else CLOSED_WITHOUT_ANSWER
+        error = ProxyClosed(TLS_FAULT if is_tls_fault else closed)
         error.__cause__ = reason.value
         self._fail(error)
 
@@ -246,7 +247,7 @@ class SOCKS5ExtClientProtocol(Protocol):
         factory, transport = self.factory, self.transport
         if factory.application is None:
             if not reply.bound.is_well_formed:
-                self._fail(ProtocolViolation("the proxy said that it found something, which is no address and no name"))
+                self._fail(ProtocolViolation("the proxy found neither an address nor a well-formed name"))
                 return
             self._is_over = True
             factory.finish(reply.bound)
