@@ -5,8 +5,10 @@ from examples.raw_peers import GREET_ANONYMOUS, GREET_EXTENDED, GREET_LOGIN, log
 from support.answers import SUCCESS, USER, portal, refusal, talk
 from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.cred.portal import IRealm, Portal
+from twisted.internet import reactor
 from zope.interface import implementer
 
+from txsocksx_ext import RouteTable, SOCKS5ExtFactory, route_from_string
 from txsocksx_ext.server.auth import ISOCKSUser, SOCKSUser, portal_for
 
 PASSWORD = (b"PASSWD", b"secret")
@@ -19,7 +21,9 @@ PASSWORD = (b"PASSWD", b"secret")
     ("has_portal", "anonymous", "offered", "selected"),
     [
         (False, None, b"\x00", 0x00),
-        (False, None, b"\x00\x02", 0x02),
+        (False, None, b"\x00\x02", 0x00),
+        (False, None, b"\x02\x00", 0x00),
+        (False, None, b"\x02", 0x02),
         (False, None, b"\x00\x02\x97", 0x97),
         (False, None, b"\x97\x02\x00", 0x97),
         (False, None, b"\x01\x09\x00", 0x00),
@@ -41,6 +45,50 @@ async def test_the_method_that_is_selected(has_portal, anonymous, offered, selec
     async with proxy(anonymous=anonymous, **options) as server:
         answer = await talk(server, bytes((5, len(offered))) + offered, 2)
         assert answer == bytes((5, selected))
+
+
+class ByUser(SOCKS5ExtFactory):
+    """Decides by the user, as an override may."""
+
+    def route(self, session):
+        return super().route(session)
+
+
+class ByCredentials(SOCKS5ExtFactory):
+    """Checks credentials by itself."""
+
+    def authenticate(self, session):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("descriptions", "selected"),
+    [
+        (["direct"], 0x00),
+        (["socks:127.0.0.1:9", "refuse"], 0x00),
+        (["tor:127.0.0.1:9"], 0x02),
+        (["direct", "tor:127.0.0.1:9"], 0x02),
+        (["transport:obfs4:exec=obfs4proxy", "direct"], 0x02),
+    ],
+)
+async def test_a_user_name_is_asked_for_where_a_route_does_something_with_it(descriptions, selected):
+    routes = [route_from_string(reactor, each) for each in descriptions]
+    table = RouteTable([("*.example", route) for route in routes[:-1]], routes[-1])
+    async with proxy(routes=table) as server:
+        assert await talk(server, b"\x05\x02\x00\x02", 2) == bytes((5, selected))
+
+
+@pytest.mark.parametrize("factory", [ByUser, ByCredentials])
+async def test_a_user_name_is_asked_for_where_an_override_may_read_it(factory):
+    async with proxy(factory(reactor)) as server:
+        assert await talk(server, b"\x05\x02\x00\x02", 2) == b"\x05\x02"
+
+
+async def test_a_portal_that_comes_later_counts():
+    async with proxy() as server:
+        assert await talk(server, b"\x05\x02\x00\x02", 2) == b"\x05\x00"
+        server.factory.portal = portal()
+        assert await talk(server, b"\x05\x02\x00\x02", 2) == b"\x05\x02"
 
 
 async def test_a_method_that_nobody_wants_ends_the_connection():

@@ -37,7 +37,7 @@ from txsocksx_ext.errors import HostUnreachable
 async def test_everything_in_one_segment_is_answered_in_order():
     async with target() as far, proxy() as server:
         client = await server.connect()
-        client.send(b"\x05\x02\x00\x02" + login(b"user", b"password") + request("127.0.0.1", far.port) + b"first words")
+        client.send(b"\x05\x02\x01\x02" + login(b"user", b"password") + request("127.0.0.1", far.port) + b"first words")
         end = await far.accept()
         assert await end.read(11) == b"first words"
         bound = end.transport.getPeer().port.to_bytes(2, "big")

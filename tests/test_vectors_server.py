@@ -62,7 +62,7 @@ SERVER_ANSWERS = {
     "greet-v4": SILENT_CLOSE,
     "s4-connect": SILENT_CLOSE,
     "pt-none": goes_on("05 00"),
-    "pt-greet": goes_on("05 02"),
+    "pt-greet": goes_on("05 00"),
     "req-connect-v4": REFUSED_BY_RULE,
     "req-connect-dom": REFUSED_BY_RULE,
     "req-udp-assoc": failing("07"),

@@ -331,3 +331,10 @@ def test_a_limit_of_connections_is_shared_out(workers):
                 served += 1
         assert served == 8
     assert server.output.count("there are max-connections already") >= 2
+
+
+def test_a_worker_selects_no_authentication_where_nobody_needs_a_user(workers):
+    server = workers("--route", "*=socks:127.0.0.1:9")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+        client.sendall(b"\x05\x02\x00\x02")
+        assert read_exactly(client, 2) == b"\x05\x00"

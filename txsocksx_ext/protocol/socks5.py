@@ -287,7 +287,7 @@ class Initiator(Conversation, role=Role.INITIATOR):
 
 
 DEFAULT_PREFERENCE = (Method.EXTENDED, Method.USERNAME_PASSWORD, Method.NO_AUTHENTICATION)
-"""The order in which a server selects, whatever the order of the offer."""
+"""The order in which a server selects where credentials matter, whatever the order of the offer."""
 
 LONGEST_REASON = 200
 """The most bytes of an ERROR pair: it names what was wrong, and a key can be long."""

@@ -47,6 +47,7 @@ class OwnTransportRoute(Route):
     """
 
     keys = frozenset({TRANSPORT_ARGUMENT})
+    uses_credentials = True
 
     def __init__(self, side: Side, protocol: type[TransportProtocol]) -> None:
         self.name = side.name

@@ -27,6 +27,10 @@ class IRoute(Interface):
         "The keys (frozenset of str) of a client's pairs that this route honours."
         " A name that ends in a dot stands for every key that begins with it."
     )
+    uses_credentials: bool = Attribute(
+        "Whether this route does something with a client's user name and password, such as to keep users apart."
+        " Then clients that offer both 0x00 and 0x02 are asked for them."
+    )
 
     service: IService | None = Attribute(
         "What has to run for this route while the server runs, or ``None``. Servers that share the route share it:"
@@ -76,6 +80,7 @@ class Route:
 
     name = "route"
     keys: frozenset[str] = frozenset()
+    uses_credentials = False
     service: IService | None = None
     is_for_each_process = False
 

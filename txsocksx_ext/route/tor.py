@@ -47,6 +47,7 @@ class TorRoute(Route):
 
     name = "tor"
     keys = frozenset({TOR_ISOLATION})
+    uses_credentials = True
     is_for_each_process = True
 
     def __init__(self, tors: Sequence[TorInstance], tokens: IsolationTokens) -> None:

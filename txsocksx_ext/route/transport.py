@@ -78,6 +78,7 @@ class TransportRoute(Route):
 
     name = "transport"
     keys = frozenset({TRANSPORT_ARGUMENT})
+    uses_credentials = True
 
     def __init__(
         self, reactor: Any, transport: str, program: str, arguments: Sequence[str] = (), state: str | None = None

@@ -5,7 +5,7 @@ The server's factory: it holds the pieces that decide, each of which can be repl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from twisted.cred.portal import Portal
@@ -34,6 +34,7 @@ from .stats import Counters
 from .timers import Deadlines
 
 _WITH_CREDENTIALS = tuple(method for method in DEFAULT_PREFERENCE if method != Method.NO_AUTHENTICATION)
+_ANONYMOUS_FIRST = (Method.EXTENDED, Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD)
 
 
 class SOCKS5ExtFactory(Factory):
@@ -87,7 +88,7 @@ class SOCKS5ExtFactory(Factory):
         self._peers: Counter[str] = Counter()
         self._draining = Draining()
         self._is_full = False
-        self._know_keys_of(self.routes.routes)
+        self._know_routes(self.routes.routes)
 
     # Decisions.
 
@@ -95,12 +96,19 @@ class SOCKS5ExtFactory(Factory):
         """
         The methods that this client may come in by, the preferred first.
 
+        0x02 goes before 0x00 only where credentials matter: programs that offer both
+        ask their users for a password otherwise. They matter with a portal, with a
+        route that uses them (`IRoute.uses_credentials`), and to an override of
+        `authenticate` or `route`, which may read them.
+
         :returns: perhaps fewer than the client offered; the first that it did
             offer is selected.
         """
-        if self.anonymous:
+        if not self.anonymous:
+            return _WITH_CREDENTIALS
+        if self.portal is not None or self._may_use_credentials:
             return DEFAULT_PREFERENCE
-        return _WITH_CREDENTIALS
+        return _ANONYMOUS_FIRST
 
     def authenticate(self, session: Session) -> Any:
         """
@@ -153,8 +161,11 @@ class SOCKS5ExtFactory(Factory):
 
     # What the protocol asks for.
 
-    def _know_keys_of(self, routes: Iterable[IRoute]) -> None:
+    def _know_routes(self, routes: Collection[IRoute]) -> None:
         self._known_keys = SERVER_KEYS.union(*(getattr(route, "keys", ()) for route in routes))
+        own, base = type(self), SOCKS5ExtFactory
+        is_overridden = own.authenticate is not base.authenticate or own.route is not base.route
+        self._may_use_credentials = is_overridden or any(getattr(route, "uses_credentials", False) for route in routes)
 
     def sift(self, pairs: Pairs) -> tuple[Pairs, frozenset[str]]:
         """

@@ -168,10 +168,7 @@ class Serving(SOCKS5ExtService):
 
     def __init__(self, reactor: Any, message: dict[str, Any], say: Callable[[str, str], None]) -> None:
         TOKENS.secret = bytes.fromhex(message["secret"])
-        routes = {
-            description: SharedRoute(reactor, way["path"], way["name"], way["keys"])
-            for description, way in message["routes"].items()
-        }
+        routes = {description: SharedRoute(reactor, **way) for description, way in message["routes"].items()}
         factory = ServerSettings.from_message(message["settings"]).make_factory(reactor, routes)
         super().__init__(reactor, factory, (), message["drain"])
         self._say = say

@@ -53,7 +53,7 @@ class SharedRouteFactory(SOCKS5ExtFactory):
     def __init__(self, reactor: Any, route: IRoute, limits: Limits, log_targets: bool = False) -> None:
         super().__init__(reactor, limits=_limits_for_workers(limits))
         self._route = route
-        self._know_keys_of((route,))
+        self._know_routes((route,))
         self.log = _FailureLog(log_targets)
 
     def methods(self, session: Session) -> Sequence[Method]:
@@ -104,12 +104,14 @@ class SharedRoute(SOCKSRoute):
     :param path: of the unix socket.
     :param name: the route's own.
     :param keys: that the route honours.
+    :param uses_credentials: as in `IRoute`.
     """
 
-    def __init__(self, reactor: Any, path: str, name: str, keys: Iterable[str]) -> None:
+    def __init__(self, reactor: Any, path: str, name: str, keys: Iterable[str], uses_credentials: bool) -> None:
         super().__init__(reactor, UNIXClientEndpoint(reactor, path), ClientMethods())
         self.name = name
         self.keys = frozenset(keys)
+        self.uses_credentials = uses_credentials
 
     def methods_for(self, session: Session) -> ClientMethods:
         """The client's pairs, who it is, and which codes it understands."""

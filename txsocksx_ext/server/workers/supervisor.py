@@ -144,7 +144,12 @@ class WorkersService(LoggingService):
         # The folder is this user's alone.
         port = self._reactor.listenUNIX(path, factory, backlog=4096, mode=0o600)
         self._doors.append((port, factory))
-        return {"path": path, "name": getattr(route, "name", ""), "keys": sorted(getattr(route, "keys", ()))}
+        return {
+            "path": path,
+            "name": getattr(route, "name", ""),
+            "keys": sorted(getattr(route, "keys", ())),
+            "uses_credentials": getattr(route, "uses_credentials", False),
+        }
 
     def _spawn(self, slot: Slot, process: WorkerProcess) -> None:
         sockets = [each.fileno() for listener in self._listeners for each in listener.sockets]
