@@ -409,6 +409,46 @@ async def test_with_log_targets_targets_and_users_are_logged_and_still_no_secret
     assert any(f"{ADDRESS}:" in line for line in shown)
 
 
+ARGUMENTS = b"cert=of-the-bridge;iat-mode=0"
+
+
+@pytest.mark.parametrize(
+    ("said", "user"),
+    [
+        (GREET_LOGIN + login(ARGUMENTS, b"\0"), ""),
+        (GREET_LOGIN + login(b"alice", b"secret"), " user='alice'"),
+        (GREET_EXTENDED + pairs((b"USERNAME", b"a=b")), " user='a=b'"),
+        (GREET_EXTENDED + pairs((b"pt.cert", b"of-the-bridge")), ""),
+    ],
+    ids=["arguments", "a name", "a name in a pair", "arguments in pairs"],
+)
+async def test_arguments_of_a_transport_are_no_user_name(events, said, user):
+    transport = Route()
+    transport.keys = frozenset({"pt."})
+    async with proxy(log_targets=True, routes=RouteTable((), transport)) as server:
+        client = await server.connect()
+        client.send(said)
+        client.half_close()
+        await client.read_to_end()
+        client.close()
+        event = await only_end(server, events)
+    assert event["user"] == user
+    assert "of-the-bridge" not in everything(events)
+
+
+async def test_a_name_that_a_portal_knows_is_shown_whatever_it_looks_like(events):
+    async with proxy(
+        log_targets=True, portal=portal_for([InMemoryUsernamePasswordDatabaseDontUse(**{"a=b": "secret"})])
+    ) as server:
+        client = await server.connect()
+        client.send(GREET_LOGIN + login(b"a=b", b"secret"))
+        client.half_close()
+        await client.read_to_end()
+        client.close()
+        event = await only_end(server, events)
+    assert event["user"] == " user='a=b'"
+
+
 async def test_with_log_targets_a_line_is_still_one_line(events):
     async with proxy(log_targets=True, reactor=ReactorWith(names=Names())) as server:
         client = await server.connect()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from examples.raw_peers import GREET_ANONYMOUS, GREET_EXTENDED, GREET_LOGIN, login, pairs, request_by_name
+from examples.raw_peers import GREET_ANONYMOUS, GREET_EXTENDED, GREET_LOGIN, login, pairs, request, request_by_name
 from support.programs import free_port
 from support.targets import Target, echo, read_exactly, read_to_end
 from support.workers import SUCCEEDED, all_serve, is_alive, is_refused, opened, served_by, settles, streams, workers_of
@@ -331,6 +331,22 @@ def test_a_limit_of_connections_is_shared_out(workers):
                 served += 1
         assert served == 8
     assert server.output.count("there are max-connections already") >= 2
+
+
+def test_a_worker_asks_for_the_arguments_of_a_transport_and_they_are_in_no_log(workers):
+    # The transport never gets ready: its arguments have come by then.
+    server = workers("--route", "*=transport:obfs4:exec=/bin/cat", "--log-targets", "--connect-timeout", "1")
+    argument = b"cert=of-the-bridge;iat-mode=0"
+    for _ in range(8):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+            # As tor offers them where a bridge line has arguments.
+            client.sendall(b"\x05\x02\x00\x02")
+            assert read_exactly(client, 2) == b"\x05\x02"
+            client.sendall(login(argument, b"\0") + request("192.0.2.1", 443))
+            assert read_exactly(client, 2) == b"\x01\x00"
+            assert read_exactly(client, 2) == b"\x05\x01"
+    assert settles(lambda: server.output.count("192.0.2.1:443 method=USERNAME_PASSWORD") >= 8)
+    assert "of-the-bridge" not in server.output
 
 
 def test_a_worker_selects_no_authentication_where_nobody_needs_a_user(workers):

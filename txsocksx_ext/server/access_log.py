@@ -13,7 +13,9 @@ from twisted.python.failure import Failure
 
 from ..context import Session
 from ..net.twisted_transports import peer_name
+from ..protocol.codes import Method
 
+_LOGIN = Method.USERNAME_PASSWORD
 _NAMESPACE, _INFO = "txsocksx_ext.server", LogLevel.info
 
 _log = Logger(namespace=_NAMESPACE)
@@ -70,7 +72,7 @@ class SessionLog:
         target = user = ""
         if self._with_targets:
             target = "" if request is None else f" {request.destination.host}:{request.destination.port}"
-            user = "" if session.user is None else f" user={session.user.decode('utf-8', 'backslashreplace')!r}"
+            user = _shown_user(session)
         peer = peer_name(session.peer)
         # What `name` gives, which enumerations look up at each time.
         command = "-" if request is None else request.command._name_
@@ -131,3 +133,16 @@ class SessionLog:
             error=f"{name}: {failure.value}" if self._with_targets else name,
             traceback="".join(traceback.format_tb(failure.getTracebackObject())),
         )
+
+
+def _shown_user(session: Session) -> str:
+    """
+    The user name as lines show it, with a space before it; nothing where there is none.
+
+    Tor writes the arguments of a pluggable transport in RFC 1929's user name. So a name that no
+    portal has confirmed is shown only if it cannot be that.
+    """
+    user = session.user
+    if user is None or (session.avatar is None and session.method == _LOGIN and b"=" in user):
+        return ""
+    return f" user={user.decode('utf-8', 'backslashreplace')!r}"
