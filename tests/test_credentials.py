@@ -1,10 +1,9 @@
 """Who may come in: a file of hashed passwords, and Twisted's own checkers."""
 
-import io
 import os
-import subprocess
-import sys
 import threading
+import time
+from itertools import pairwise
 
 import pytest
 from argon2 import PasswordHasher
@@ -13,11 +12,14 @@ from twisted.cred.checkers import AllowAnonymousAccess, InMemoryUsernamePassword
 from twisted.cred.credentials import IUsernamePassword, UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 from twisted.cred.strcred import makeChecker
+from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.task import LoopingCall
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
 from txsocksx_ext.server import auth as module
 from txsocksx_ext.server.auth import HashedPasswordFile, SOCKSRealm, SOCKSUser, portal_for
-from txsocksx_ext.server.passwords import main, password_line
+from txsocksx_ext.server.passwords import password_line
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 """A hash says itself what it costs, so those of tests cost little."""
@@ -65,6 +67,20 @@ def verifications(monkeypatch):
 
     monkeypatch.setattr(PasswordHasher, "verify", verify)
     return threads
+
+
+@pytest.fixture
+def logged_warnings():
+    """The texts of the warnings that are logged."""
+    texts = []
+
+    def observe(event):
+        if event["log_level"] is LogLevel.warn:
+            texts.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield texts
+    globalLogPublisher.removeObserver(observe)
 
 
 # The file.
@@ -229,11 +245,29 @@ async def test_a_relative_path_means_the_same_file_after_the_process_has_changed
         (b"alice\n", 1),
         (b"# all right\n\nalice:secret\n", 3),
         (b":" + line(b"", b"x").lstrip(b":"), 1),
-        (line(b"alice", b"1") + line(b"bob", b"2") + line(b"alice", b"3"), 3),
         (line(b"alice", b"1") + b"alice:\n", 2),
+        (line(b"alice", b"1") + line(b"bob", b"2")[:-2] + b"\n", 2),
+        (line(b"alice", b"1")[:-12] + b"\n", 1),
+        (b"alice:$argon2id$not-really\n", 1),
+        (b"alice:$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ\n", 1),
+        (line(b"alice", b"1").replace(b",t=1,", b",t=0,"), 1),
+        (line(b"alice", b"1").replace(b",p=1$", b",p=9$"), 1),
+        (line(b"alice", b"1").replace(b"argon2id", b"argon2x"), 1),
     ],
     # What is in the lines is another with each salt.
-    ids=["no colon", "no hash", "no name", "a name twice", "an empty hash"],
+    ids=[
+        "no colon",
+        "no hash",
+        "no name",
+        "an empty hash",
+        "a hash without its last letter",
+        "a hash without its last letters",
+        "no parameters",
+        "no digest",
+        "a time cost of 0",
+        "too little memory",
+        "an unknown type",
+    ],
 )
 def test_a_bad_line_is_named_and_not_quoted(password_file, content, number):
     password_file.rewrite(content)
@@ -248,10 +282,130 @@ def test_a_file_that_cannot_be_read(tmp_path):
         HashedPasswordFile(str(tmp_path / "nowhere"))
 
 
-async def test_a_hash_that_is_none_lets_nobody_in(password_file):
-    password_file.rewrite(b"alice:$argon2id$not-really\n")
+async def test_the_last_line_about_a_user_counts_and_a_warning_names_it(password_file, logged_warnings):
+    password_file.rewrite(line(b"alice", b"old") + line(b"bob", b"secret") + line(b"alice", b"new"))
     checker = HashedPasswordFile(str(password_file.path))
-    assert not await comes_in(checker, b"alice", b"secret")
+    assert not await comes_in(checker, b"alice", b"old")
+    assert await comes_in(checker, b"alice", b"new")
+    assert await comes_in(checker, b"bob", b"secret")
+    (warning,) = [each for each in logged_warnings if "lines 3" in each]
+    assert str(password_file.path) in warning
+
+
+async def test_a_byte_order_mark_is_no_part_of_the_first_name(password_file):
+    password_file.rewrite(b"\xef\xbb\xbf" + line(b"alice", b"secret"))
+    checker = HashedPasswordFile(str(password_file.path))
+    assert await comes_in(checker, b"alice", b"secret")
+
+
+def test_a_file_in_utf_16_is_refused_with_what_to_do(password_file):
+    password_file.rewrite(b"\xff\xfe" + line(b"alice", b"secret").decode().encode("utf-16-le"))
+    with pytest.raises(ValueError, match="is UTF-16: save it as UTF-8"):
+        HashedPasswordFile(str(password_file.path))
+
+
+@pytest.mark.parametrize(
+    ("mode", "folder_mode", "warned_of"),
+    [
+        (0o600, 0o700, []),
+        (0o640, 0o755, []),
+        (0o644, 0o700, ["read"]),
+        (0o602, 0o700, ["changed"]),
+        (0o666, 0o700, ["read", "changed"]),
+        (0o600, 0o777, ["replaced"]),
+        (0o600, 0o1777, []),
+    ],
+    ids=lambda value: oct(value) if isinstance(value, int) else "",
+)
+async def test_a_file_that_others_could_read_or_change_draws_a_warning(
+    tmp_path, logged_warnings, mode, folder_mode, warned_of
+):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "passwords"
+    path.write_bytes(line(b"alice", b"secret"))
+    path.chmod(mode)
+    folder.chmod(folder_mode)
+    assert await comes_in(HashedPasswordFile(str(path)), b"alice", b"secret")
+    assert [
+        word
+        for word in ("read", "changed", "replaced")
+        if any(f"{path} can be {word}" in each for each in logged_warnings)
+    ] == warned_of
+
+
+async def test_a_file_of_equal_size_and_time_is_noticed(tmp_path):
+    path, other = tmp_path / "passwords", tmp_path / "other"
+    path.write_bytes(line(b"alice", b"old"))
+    os.utime(path, ns=(10**18, 10**18))
+    checker = HashedPasswordFile(str(path))
+    assert await comes_in(checker, b"alice", b"old")
+    # Another file in its place.
+    other.write_bytes(line(b"alice", b"new"))
+    os.utime(other, ns=(10**18, 10**18))
+    assert (other.stat().st_size, other.stat().st_mtime_ns) == (path.stat().st_size, path.stat().st_mtime_ns)
+    other.replace(path)
+    assert not await comes_in(checker, b"alice", b"old")
+    assert await comes_in(checker, b"alice", b"new")
+    # The same file, written in place.
+    path.write_bytes(line(b"alice", b"two"))
+    os.utime(path, ns=(10**18, 10**18))
+    assert not await comes_in(checker, b"alice", b"new")
+    assert await comes_in(checker, b"alice", b"two")
+
+
+async def test_a_change_makes_only_those_hash_again_whom_it_is_about(password_file, verifications):
+    alice = line(b"alice", b"secret")
+    password_file.rewrite(alice + line(b"bob", b"hunter2"))
+    checker = HashedPasswordFile(str(password_file.path))
+    assert await comes_in(checker, b"alice", b"secret")
+    assert await comes_in(checker, b"bob", b"hunter2")
+    password_file.rewrite(alice + line(b"bob", b"hunter2"))
+    del verifications[:]
+    assert await comes_in(checker, b"alice", b"secret")
+    assert verifications == []
+    assert await comes_in(checker, b"bob", b"hunter2")
+    assert len(verifications) == 1
+
+
+async def test_a_hash_of_other_parameters_takes_the_time_that_a_stranger_takes(password_file):
+    password_file.rewrite(line(b"cheap", b"secret") + password_line("dear", "secret").encode() + b"\n")
+    checker = HashedPasswordFile(str(password_file.path))
+
+    async def cost(name):
+        """The least processor time of several wrong logins, in seconds."""
+        costs = []
+        for _ in range(3):
+            began = time.process_time()
+            assert not await comes_in(checker, name, b"wrong")
+            costs.append(time.process_time() - began)
+        return min(costs)
+
+    stranger, cheap, dear = await cost(b"stranger"), await cost(b"cheap"), await cost(b"dear")
+    # Without care one costs a thousand times what the other does.
+    assert max(stranger, cheap, dear) < 2 * min(stranger, cheap, dear)
+    assert await comes_in(checker, b"cheap", b"secret")
+    assert await comes_in(checker, b"dear", b"secret")
+
+
+@pytest.mark.deadline(120)
+async def test_a_large_file_is_read_while_the_reactor_goes_on(password_file):
+    hashed = CHEAP.hash(b"secret").encode()
+    many = b"".join(b"user%06d:%s\n" % (number, hashed) for number in range(300_000))
+    checker = HashedPasswordFile(str(password_file.path))
+    password_file.rewrite(many)
+    turns = [time.monotonic()]
+    ticking = LoopingCall(lambda: turns.append(time.monotonic()))
+    ticking.clock = reactor
+    ticking.start(0.01)
+    try:
+        assert await comes_in(checker, b"user299999", b"secret")
+    finally:
+        ticking.stop()
+    pauses = [later - earlier for earlier, later in pairwise(turns)]
+    # To read it in the reactor takes all of the time at once.
+    assert len(pauses) > 10
+    assert max(pauses) < 0.5 * sum(pauses)
 
 
 async def test_so_many_are_hashed_at_a_time_and_clients_that_leave_change_nothing_of_it(password_file, monkeypatch):
@@ -285,45 +439,6 @@ async def test_so_many_are_hashed_at_a_time_and_clients_that_leave_change_nothin
     assert max(most) == 2
     # Of those who left while they waited, none was hashed.
     assert len(most) == 5
-
-
-# Making the file.
-
-
-def test_a_line_of_the_file_is_made_by_a_program(tmp_path):
-    made = subprocess.run(
-        [sys.executable, "-m", "txsocksx_ext.server.passwords", "alice"],
-        input="secret\n",
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    name, _, hashed = made.partition(":")
-    assert (name, made.count("\n")) == ("alice", 1)
-    assert PasswordHasher().verify(hashed.strip(), "secret")
-    assert "secret" not in made
-
-
-async def test_a_line_that_was_made_lets_its_user_in(password_file):
-    password_file.rewrite((password_line("jürgen:x", "geheim") + "\n").encode())
-    checker = HashedPasswordFile(str(password_file.path))
-    assert await comes_in(checker, "jürgen:x".encode(), b"geheim")
-
-
-@pytest.mark.parametrize(
-    ("name", "password"), [("", "p"), ("#alice", "p"), ("a\nb", "p"), ("a\x00b", "p"), ("alice", "")]
-)
-def test_a_line_that_could_not_be_read_again_is_not_made(name, password):
-    with pytest.raises(ValueError, match=r"empty|name"):
-        password_line(name, password)
-
-
-def test_the_program_explains_itself(capsys, monkeypatch):
-    assert main([]) == 2
-    assert "usage" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert main(["alice"]) == 1
-    assert "empty" in capsys.readouterr().err
 
 
 # All checkers through the server.

@@ -183,3 +183,20 @@ def test_a_port_that_nobody_can_connect_to_is_none(port):
 )
 def test_no_secret_of_an_endpoint_string_is_shown(description, shown):
     assert shown_endpoint(description) == shown
+
+
+def test_a_secret_is_the_first_line_of_its_file_without_a_byte_order_mark(tmp_path):
+    path = tmp_path / "secret"
+    path.write_bytes(b"\xef\xbb\xbfcorrect horse\r\nsomething else\n")
+    assert secret_from_file(str(path)) == b"correct horse"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "is empty"), (b"\xef\xbb\xbf\n", "is empty"), ("secret\n".encode("utf-16"), "is UTF-16: save it as UTF-8")],
+)
+def test_a_file_that_holds_no_secret_says_why(tmp_path, content, reason):
+    path = tmp_path / "secret"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        secret_from_file(str(path))

@@ -15,6 +15,8 @@ from twisted.internet.endpoints import _parse as _parse_with_twisted
 from twisted.internet.endpoints import clientFromString, quoteStringArgument
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from .secret_files import read_secret_file
+
 
 def parse_description(text: str) -> tuple[list[str], dict[str, str]]:
     """
@@ -64,12 +66,13 @@ def secret_from_file(path: str) -> bytes:
     """
     The first line of a file, without its end.
 
-    :raises ValueError: the file cannot be read, or its first line is empty.
+    :raises ValueError: the file cannot be read, is UTF-16, or its first line is empty.
     """
     try:
-        lines = Path(path).read_bytes().splitlines()
+        content, _ = read_secret_file(Path(path))
     except OSError as error:
         raise ValueError(f"the secret cannot be read from {path}: {error.strerror}") from None
+    lines = content.splitlines()
     if not lines or not lines[0]:
         raise ValueError(f"the first line of {path} is empty: the secret has to stand there")
     return lines[0]

@@ -3,7 +3,7 @@ A gateway to Tor for a team: everyone has a password, and circuits of their own.
 
 TEAM_USERS=/etc/team.users twistd -ny team_gateway.tac
 
-To add someone: python -m txsocksx_ext.server.passwords NAME >> /etc/team.users
+To add someone: python -m txsocksx_ext.server.passwords set /etc/team.users NAME
 """
 
 import os

@@ -27,7 +27,7 @@ class _HashedPasswordFileFactory:
     authType = "hashed"
     authHelp = (
         "A file of NAME:HASH lines with Argon2 hashes.\n"
-        "To add one: python -m txsocksx_ext.server.passwords NAME >> FILE"
+        "To add one: python -m txsocksx_ext.server.passwords set FILE NAME"
     )
     argStringFormat = "The path of the file."
     credentialInterfaces = (IUsernamePassword,)

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from ..context import Session
 from ..errors import AuthenticationFailed
 from ..failures import row_of
+from ..net.twisted_transports import peer_group
 from ..policy.table import RouteTable
 from ..protocol.codes import Method, ReplyCode
 from ..protocol.pairs import SERVER_KEYS, Pairs
@@ -133,7 +134,7 @@ class SOCKS5ExtFactory(Factory):
         return self._login(self.portal, session, credentials.username, credentials.password)
 
     async def _login(self, portal: Portal, session: Session, username: bytes, password: bytes) -> None:
-        credentials = SOCKSCredentials(username, password)
+        credentials = SOCKSCredentials(username, password, peer_group(session.peer))
         _, session.avatar, session.logout = await portal.login(credentials, None, ISOCKSUser)
 
     def route(self, session: Session) -> Any:
