@@ -17,6 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import LoopingCall
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
+from txsocksx_ext import Limits
 from txsocksx_ext.server import auth as module
 from txsocksx_ext.server.auth import HashedPasswordFile, SOCKSRealm, SOCKSUser, portal_for
 from txsocksx_ext.server.passwords import password_line
@@ -452,7 +453,7 @@ async def test_each_kind_of_checker_by_either_method(tmp_path, kind):
     elif kind == "hashed":
         path.write_bytes(line(b"alice", b"secret") + line(b"bob", b"hunter2"))
     checker = makeChecker("memory:alice:secret:bob:hunter2" if kind == "memory" else f"{kind}:{path}")
-    async with proxy(portal=portal_for([checker])) as server:
+    async with proxy(portal=portal_for([checker]), limits=Limits(login_delay=0.001)) as server:
         for name, password, status in (
             (b"alice", b"secret", 0),
             (b"bob", b"hunter2", 0),
@@ -473,7 +474,7 @@ async def test_who_is_known_to_one_of_several_checkers_may_come_in(tmp_path):
     path.write_bytes(line(b"alice", b"secret") + line(b"bob", b"of the file"))
     memory = InMemoryUsernamePasswordDatabaseDontUse(bob="hunter2")
     for checkers in ([HashedPasswordFile(str(path)), memory], [memory, HashedPasswordFile(str(path))]):
-        async with proxy(portal=portal_for(checkers)) as server:
+        async with proxy(portal=portal_for(checkers), limits=Limits(login_delay=0.001)) as server:
             for name, password, status in (
                 (b"alice", b"secret", 0),
                 (b"bob", b"hunter2", 0),

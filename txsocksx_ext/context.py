@@ -5,6 +5,7 @@ What is known of one client's connection.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IAddress
@@ -53,6 +54,7 @@ class Session:
     :ivar up: bytes from the client to the target.
     :ivar down: bytes from the target to the client.
     :ivar end: why the connection ended, in a few words.
+    :ivar began: when it was made, in seconds of `time.monotonic`.
     """
 
     def __init__(self, peer: IAddress, rules: RouteTable) -> None:
@@ -74,6 +76,7 @@ class Session:
         self.relay = ""
         self.up = self.down = 0
         self.end = ""
+        self.began = monotonic()
 
     @property
     def peer(self) -> IAddress:

@@ -111,6 +111,20 @@ class SessionLog:
             }
         )
 
+    def login_failed(self, session: Session, reason: str) -> None:
+        """
+        A client was not let in. Programs such as fail2ban read this line: it is documented, and stays as it is.
+
+        :param reason: one of `txsocksx_ext.server.failed_logins`.
+        """
+        _log.info(
+            "auth_failed peer={peer} method={method} reason={reason}{user}",
+            peer=peer_name(session.peer),
+            method="-" if session.method is None else session.method.name,
+            reason=reason,
+            user=_shown_user(session) if self._with_targets else "",
+        )
+
     def refused(self, peer: IAddress | None) -> None:
         """A connection was closed as it came."""
         _log.warn("{peer} closed: there are max-connections already", peer=peer_name(peer))

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from time import monotonic
 from typing import Any
 
+from twisted.cred.error import LoginFailed, Unauthorized
 from twisted.cred.portal import Portal
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from ..context import Session
@@ -25,9 +28,10 @@ from ..protocol.socks5 import DEFAULT_PREFERENCE
 from ..route.base import IRoute
 from ..route.direct import DirectRoute
 from .access_log import SessionLog
-from .auth import ISOCKSUser, SOCKSCredentials
+from .auth import CheckersFailed, ISOCKSUser, SOCKSCredentials
 from .connection import ClientConnection
 from .draining import Draining
+from .failed_logins import CHECKER_FAILED, INVALID_CREDENTIALS, MISSING_CREDENTIALS, FailedLogins, FailureLog
 from .keys import meaning_of
 from .limits import Limits
 from .protocol import SOCKS5ExtProtocol
@@ -36,6 +40,9 @@ from .timers import Deadlines
 
 _WITH_CREDENTIALS = tuple(method for method in DEFAULT_PREFERENCE if method != Method.NO_AUTHENTICATION)
 _ANONYMOUS_FIRST = (Method.EXTENDED, Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD)
+
+ANSWERED_WITHIN = 0.9
+"""The part of the handshake's time after which no failed login waits for its answer any more."""
 
 
 class SOCKS5ExtFactory(Factory):
@@ -89,6 +96,8 @@ class SOCKS5ExtFactory(Factory):
         self._peers: Counter[str] = Counter()
         self._draining = Draining()
         self._is_full = False
+        self._failed_logins = FailedLogins()
+        self._portal_failures = FailureLog("the portal")
         self._know_routes(self.routes.routes)
 
     # Decisions.
@@ -128,14 +137,38 @@ class SOCKS5ExtFactory(Factory):
         if credentials is None:
             if self.anonymous:
                 return None
+            if self.portal is not None:
+                self.log.login_failed(session, MISSING_CREDENTIALS)
             raise AuthenticationFailed()
         if self.portal is None:
             return None
         return self._login(self.portal, session, credentials.username, credentials.password)
 
     async def _login(self, portal: Portal, session: Session, username: bytes, password: bytes) -> None:
-        credentials = SOCKSCredentials(username, password, peer_group(session.peer))
-        _, session.avatar, session.logout = await portal.login(credentials, None, ISOCKSUser)
+        peer = peer_group(session.peer)
+        credentials = SOCKSCredentials(username, password, peer)
+        try:
+            _, session.avatar, session.logout = await portal.login(credentials, None, ISOCKSUser)
+        except CancelledError:
+            raise
+        except (LoginFailed, Unauthorized, AuthenticationFailed):
+            self.log.login_failed(session, INVALID_CREDENTIALS)
+            await self._delay_refusal(session, peer)
+            raise
+        except Exception as error:
+            if not isinstance(error, CheckersFailed):
+                self._portal_failures.note(error)
+            self.log.login_failed(session, CHECKER_FAILED)
+            raise AuthenticationFailed() from None
+        self._portal_failures.ended()
+
+    async def _delay_refusal(self, session: Session, peer: str) -> None:
+        """Wait the longer the more logins of this peer have failed, but not past the handshake's time."""
+        limits = self.limits
+        left = session.began + ANSWERED_WITHIN * limits.handshake_timeout - monotonic()
+        delay = min(self._failed_logins.add(peer), limits.login_delay, left)
+        if delay > 0:
+            await deferLater(self.reactor, delay)
 
     def route(self, session: Session) -> Any:
         """

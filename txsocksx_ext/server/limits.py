@@ -38,6 +38,8 @@ class Limits:
         reading is paused.
     :ivar linger: how long a connection stays after a failing answer, so that
         the answer arrives.
+    :ivar login_delay: the longest that the answer to a failed login waits, where others of
+        the same peer failed before. It is sent within `handshake_timeout` in any case.
     :raises ValueError: one of them is no number above 0, or a time that is not finite; `read_ahead` and `linger` may
         be 0, and numbers of connections ``math.inf``.
     """
@@ -50,6 +52,7 @@ class Limits:
     pairs: PairLimits = DEFAULT_PAIR_LIMITS
     read_ahead: int = 64 * 1024
     linger: float = 2.0
+    login_delay: float = 10.0
 
     def __post_init__(self) -> None:
         """Refuse what would end every connection at once, or fail each time that it is used."""

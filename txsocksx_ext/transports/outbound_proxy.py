@@ -296,3 +296,6 @@ class _Silence(SessionLog):
 
     def ended(self, session: Session, seconds: float) -> None:
         """Nothing is written."""
+
+    def login_failed(self, session: Session, reason: str) -> None:
+        """Nothing is written: its peer is no client of the server."""
