@@ -68,9 +68,41 @@ async def test_an_abort_is_seen_while_the_other_side_does_not_read(relay):
         await client.lost()
         await turn(3)
         clock.advance(15)
-        await until(lambda: factory.ended)
+        while not factory.ended:
+            clock.advance(0.1)
+            await turn()
         end.abort()
     assert [session.end for session in factory.ended] == ["client aborted"]
+    assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("side", ["client", "target"])
+async def test_what_came_before_an_abort_reaches_a_side_that_is_slow(side, relay):
+    sent = content(7, 32 * MEGABYTE)
+    clock = Clock()
+    factory = Remembering(ReactorWith(clock=clock))
+    async with target() as far, proxy(factory) as server:
+        client, end = await stream(server, far)
+        one, other = (client, end) if side == "client" else (end, client)
+        other.transport.pauseProducing()
+        one.send(sent)
+        (protocol,) = factory.sessions
+        await stands_still(one)
+        came = protocol._relay.up + protocol._relay.down
+        one.abort()
+        await one.lost()
+        clock.advance(15)
+        received = []
+        other.dataReceived = received.append
+        other.transport.resumeProducing()
+        while not factory.ended:
+            clock.advance(0.01)
+            await pause(0.01)
+        assert isinstance(await other.lost(), ConnectionLost)
+        received = b"".join(received)
+        assert len(received) >= came
+        assert received == sent[: len(received)]
+    assert [session.end for session in factory.ended] == [f"{side} aborted"]
     assert clock.getDelayedCalls() == []
 
 

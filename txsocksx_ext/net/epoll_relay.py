@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from twisted.internet.interfaces import ITransport
+from twisted.internet.interfaces import IReactorTime, ITransport
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
@@ -16,7 +16,10 @@ from .idle import IdleWatch
 from .pipe import PIPE_SIZE
 from .poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, WRITABLE, Poller
 from .relay_interface import IRelay, RelayEnded
-from .twisted_transports import PausedProtocol, unacknowledged
+from .reset_check import ResetWatch
+from .socket_state import unacknowledged
+from .twisted_transports import PausedProtocol
+from .watch import shared_watch
 
 BUFFER_SIZE = 1 << 16
 """Bytes that are read at once. A stream that brings so many goes through the poller's pipe, which copies nothing."""
@@ -45,12 +48,20 @@ class EpollRelay:
 
     name = "epoll"
 
-    __slots__ = ("_client", "_ended", "_idle_watch", "_target", "_transports", "poller")
+    __slots__ = ("_client", "_clock", "_ended", "_idle_watch", "_reset_watch", "_target", "_transports", "poller")
 
     def __init__(
-        self, client: ITransport, target: ITransport, poller: Poller, ended: RelayEnded, idle_watch: IdleWatch | None
+        self,
+        client: ITransport,
+        target: ITransport,
+        poller: Poller,
+        clock: IReactorTime,
+        ended: RelayEnded,
+        idle_watch: IdleWatch | None,
     ) -> None:
         self.poller = poller
+        self._clock = clock
+        self._reset_watch: ResetWatch | None = None
         self._transports: tuple[Any, ...] = (client, target)
         self._client, self._target = _Side(self), _Side(self)
         self._client.other, self._target.other = self._target, self._client
@@ -101,8 +112,28 @@ class EpollRelay:
         self.end(reason, reset=True)
 
     def lost(self, side: _Side) -> None:
-        """The connection of one side has failed."""
-        self.end("client aborted" if side is self._client else "target aborted", reset=True)
+        """
+        The connection of one side has failed: reset the other side when it has all that came before that.
+
+        Linux keeps what a peer sent before its reset readable. Called again when that is read.
+        """
+        other = side.other
+        if other.failed:
+            self.reset()
+            return
+        if not side.failed:
+            side.fail()
+            if self._ended is None:
+                return
+        if other.undelivered() is None:
+            self.reset()
+        elif self._reset_watch is None:
+            self._reset_watch = shared_watch(ResetWatch, self._clock)
+            self._reset_watch.add(other)
+
+    def reset(self) -> None:
+        """End because the connection of one side has failed."""
+        self.end("client aborted" if self._client.failed else "target aborted", reset=True)
 
     def end(self, reason: str, *, reset: bool) -> None:
         """Close both sides, in order or with a reset."""
@@ -111,6 +142,9 @@ class EpollRelay:
             return
         if self._idle_watch is not None:
             self._idle_watch.discard(self)
+        if self._reset_watch is not None:
+            self._reset_watch.discard(self._client)
+            self._reset_watch.discard(self._target)
         for transport in self._transports:
             transport.abortConnection()
         self._client.close(reset)
@@ -126,9 +160,10 @@ class _Side:
     :ivar received: bytes that came from this side.
     :ivar unsent: what came for this side, and its socket did not take yet.
     :ivar input_ended: whether this side sends no more, and all that it sent is through.
+    :ivar failed: whether its connection is lost. What came before that may be unread.
     """
 
-    __slots__ = ("_most", "_relay", "input_ended", "other", "received", "socket", "unsent")
+    __slots__ = ("_most", "_relay", "failed", "input_ended", "other", "received", "socket", "unsent")
 
     other: _Side
 
@@ -138,6 +173,7 @@ class _Side:
         self.received = 0
         self.unsent = _NOTHING
         self.input_ended = False
+        self.failed = False
         # How many bytes the next read may bring.
         self._most = BUFFER_SIZE
 
@@ -162,14 +198,14 @@ class _Side:
         if not events & READ_EVENTS or self.socket is None:
             return
         other = self.other
-        if self.input_ended or other.unsent:
-            if events & FAILED and self._has_failed():
+        if self.input_ended or other.unsent or other.failed:
+            if events & FAILED and not self.failed and self._has_failed():
                 self._relay.lost(self)
             return
         for _ in READS_IN_A_TURN:
             if self._most > BUFFER_SIZE and self._relay.poller.kept < MOST_KEPT:
                 moved = self._move()
-                if self.socket is None or other.unsent:
+                if self.socket is None or self.input_ended or other.unsent or other.failed:
                     return
                 if moved >= BUFFER_SIZE:
                     continue
@@ -178,7 +214,7 @@ class _Side:
             except BlockingIOError:
                 return
             except OSError:
-                self._relay.lost(self)
+                self._input_failed()
                 return
             if not count:
                 self._end_input(events)
@@ -189,7 +225,7 @@ class _Side:
             # A short read has read all, unless more was told than that there is something.
             if count < BUFFER_SIZE and not events & MORE_MAY_FOLLOW:
                 return
-            if self.socket is None or other.unsent:
+            if self.socket is None or other.unsent or other.failed:
                 return
             if count == BUFFER_SIZE:
                 # Those who take all at once get more at once: what is not taken has to be kept.
@@ -222,6 +258,23 @@ class _Side:
         if sent < len(data):
             self._keep(memoryview(bytes(data[sent:])))
 
+    def fail(self) -> None:
+        """Take note that the connection is lost, and pass on what came before that."""
+        self.failed = True
+        if self.unsent:
+            self._keep(_NOTHING)
+        if not self.input_ended and not self.other.unsent:
+            self.ready(READ_EVENTS)
+
+    def undelivered(self) -> tuple[int, int] | None:
+        """See `Resettable`."""
+        waiting, other = self.waiting, self.other
+        return (other.received, waiting) if waiting or not other.input_ended else None
+
+    def reset(self) -> None:
+        """See `Resettable`."""
+        self._relay.reset()
+
     def close(self, reset: bool) -> None:
         """Have no more to do with the socket."""
         closing, self.socket = self.socket, None
@@ -253,7 +306,7 @@ class _Side:
         try:
             count, not_taken = self._relay.poller.pipe.move(source, drain, self._most)
         except OSError:
-            self._relay.lost(self)
+            self._input_failed()
             return 0
         self.received += count
         if not_taken:
@@ -266,8 +319,8 @@ class _Side:
     def _end_input(self, events: int) -> None:
         other = self.other
         # After an end, the system tells of a reset only to those who ask.
-        if events & FAILED and self._has_failed():
-            self._relay.lost(self)
+        if self.failed or (events & FAILED and self._has_failed()):
+            self._input_failed()
             return
         self.input_ended = True
         if other.input_ended:
@@ -277,6 +330,10 @@ class _Side:
             other.socket.shutdown(socket.SHUT_WR)
         except OSError:
             self._relay.lost(other)
+
+    def _input_failed(self) -> None:
+        self.input_ended = True
+        self._relay.lost(self)
 
     def _send_unsent(self) -> None:
         try:

@@ -15,7 +15,6 @@ from .handover import can_take
 from .idle import IdleWatch
 from .poller import poller_of
 from .relay_interface import IRelay, RelayEnded
-from .reset_check import PausedWatch
 from .twisted_relay import ProducerRelay
 from .twisted_transports import keep_alive
 from .watch import shared_watch
@@ -50,7 +49,7 @@ def join(
     watch = None if idle_timeout is None else shared_watch(IdleWatch, reactor, idle_timeout)
     poller = poller_of(reactor) if fast else None
     if poller is not None and can_take(client) and can_take(target):
-        return EpollRelay(client, target, poller, ended, watch)
+        return EpollRelay(client, target, poller, reactor, ended, watch)
     keep_alive(client)
     keep_alive(target)
-    return ProducerRelay(client, target, ended, watch, shared_watch(PausedWatch, reactor))
+    return ProducerRelay(client, target, reactor, ended, watch)

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from ..protocol.codes import AddressType
 from ..protocol.messages import Address
 from .poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, URGENT, WRITABLE, Poller
-from .twisted_transports import was_reset
+from .socket_state import was_reset
 
 STREAM = int(socket.SOCK_STREAM)
 _IPV4, _IPV6 = AddressType.IPV4, AddressType.IPV6

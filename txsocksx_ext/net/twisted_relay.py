@@ -7,15 +7,20 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.error import ConnectionDone, ProcessDone
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, ITransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime, ITransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .idle import IdleWatch
 from .relay_interface import IRelay, RelayEnded
-from .reset_check import PausedWatch
-from .twisted_transports import abort, can_half_close, hand_over, socket_transport, unacknowledged, was_reset
+from .reset_check import PausedWatch, ResetWatch
+from .socket_state import socket_transport, unacknowledged, was_reset
+from .twisted_transports import abort, can_half_close, hand_over, unsent
+from .watch import shared_watch
+
+MOST_READS = 256
+"""Reads of 64 KiB after a reset: more than the system keeps for a socket."""
 
 
 @implementer(IRelay)
@@ -28,11 +33,12 @@ class ProducerRelay:
         self,
         client: ITransport,
         target: ITransport,
+        clock: IReactorTime,
         ended: RelayEnded,
         idle_watch: IdleWatch | None,
-        paused_watch: PausedWatch,
     ) -> None:
-        self.paused_watch = paused_watch
+        self.paused_watch = shared_watch(PausedWatch, clock)
+        self.reset_watch = shared_watch(ResetWatch, clock)
         self._client = _RelayEnd(self, "client", client)
         self._target = _RelayEnd(self, "target", target)
         self._client.other = self._target
@@ -110,8 +116,10 @@ class ProducerRelay:
             other.transport.unregisterProducer()
         if orderly:
             other.transport.loseConnection()
+        elif other.undelivered() is None:
+            other.reset()
         else:
-            abort(other.transport)
+            self.reset_watch.add(other)
 
     def _note(self, reason: str) -> None:
         """Keep the first reason: what follows is its consequence."""
@@ -132,6 +140,7 @@ class _RelayEnd(Protocol):
 
     :ivar received: bytes that came from this side.
     :ivar input_ended: whether this side sends no more.
+    :ivar was_reset: whether it is known of a paused transport that its peer has reset it.
     """
 
     transport: Any
@@ -144,6 +153,7 @@ class _RelayEnd(Protocol):
         self.received = 0
         self.input_ended = False
         self.is_lost = False
+        self.was_reset = False
 
     def dataReceived(self, data: bytes) -> None:
         self.received += len(data)
@@ -161,23 +171,42 @@ class _RelayEnd(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.is_lost = True
         self._relay.paused_watch.discard(self)
+        self._relay.reset_watch.discard(self)
         self._relay.lost(self, reason)
 
     def pauseProducing(self) -> None:
-        if not self.is_lost:
+        if not self.is_lost and not self.was_reset:
             self.transport.pauseProducing()
             self._relay.paused_watch.add(self)
 
     def end_if_reset(self) -> None:
-        """See `Pausable`."""
-        if was_reset(socket_transport(self.transport)):
-            abort(self.transport)
+        """See `Pausable`. Linux keeps what came before a reset readable."""
+        connection = socket_transport(self.transport)
+        if not was_reset(connection):
+            return
+        self.was_reset = True
+        self.transport.resumeProducing()
+        # Not all reactors tell more than once that there is something to read from a socket that was reset.
+        for _ in range(MOST_READS):
+            if not connection.connected or connection.doRead() is not None:
+                break
+        # Not the transport of TLS, which would throw away what it holds.
+        abort(connection)
 
     def resumeProducing(self) -> None:
         self._relay.paused_watch.discard(self)
         # Reading again after the end of input would only find that end again.
         if not self.is_lost and not self.input_ended:
             self.transport.resumeProducing()
+
+    def undelivered(self) -> tuple[int, int] | None:
+        """See `Resettable`."""
+        waiting = unsent(self.transport) + unacknowledged(self.transport)
+        return (self.other.received, waiting) if waiting else None
+
+    def reset(self) -> None:
+        """See `Resettable`."""
+        abort(self.transport)
 
     def stopProducing(self) -> None:
         """The other side is lost: its own `connectionLost` says how, and deals with it."""

@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import sys
 from contextlib import suppress
-from fcntl import ioctl
 from functools import lru_cache
-from termios import TIOCOUTQ
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
@@ -24,7 +22,6 @@ from twisted.internet.interfaces import (
     IProtocol,
     ISSLTransport,
     IStreamClientEndpoint,
-    ISystemHandle,
     ITransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -35,6 +32,7 @@ from zope.interface import alsoProvides, implementer
 
 from ..protocol.codes import AddressType
 from ..protocol.messages import UNSPECIFIED, Address
+from .socket_state import socket_transport
 
 
 def hand_over(transport: Any, successor: IProtocol) -> bool:
@@ -206,17 +204,6 @@ def bound_address(transport: Any) -> Address:
     return UNSPECIFIED
 
 
-def was_reset(transport: Any) -> bool:
-    """
-    Whether what looks like the end of a connection's input is a reset.
-
-    Where a poller sees an error without input, Twisted takes it for an orderly
-    end; the socket knows better, until it is asked.
-    """
-    handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
-    return isinstance(handle, socket.SocketType) and handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
-
-
 # Enumerations, of which the system wants numbers.
 _SOCKET, _KEEPALIVE = int(socket.SOL_SOCKET), int(socket.SO_KEEPALIVE)
 _TCP, _NODELAY = int(socket.IPPROTO_TCP), int(socket.TCP_NODELAY)
@@ -241,24 +228,13 @@ def keep_alive(transport: Any) -> None:
         transport.setTcpNoDelay(True)
 
 
-def socket_transport(transport: Any) -> Any:
-    """What is under the wrappers around a transport, such as TLS."""
-    while isinstance(transport, ProtocolWrapper):
-        transport = transport.transport
-    return transport
-
-
-def unacknowledged(transport: Any) -> int:
-    """
-    Bytes that the system has for a peer and that the peer has not taken; 0 where that cannot be asked.
-
-    :param transport: a socket, or a transport of one, perhaps with wrappers around it.
-    """
-    try:
-        answer = ioctl(socket_transport(transport).fileno(), TIOCOUTQ, bytes(4))
-    except (AttributeError, OSError, ValueError):  # no descriptor, or none of a socket
+def unsent(transport: Any) -> int:
+    """Return how many bytes wait in a transport until they go to the system."""
+    inner = socket_transport(transport)
+    if not isinstance(inner, FileDescriptor):
         return 0
-    return int.from_bytes(answer, sys.byteorder)
+    # Twisted has no public name for what was written in this turn.
+    return len(inner.dataBuffer) - inner.offset + inner._tempDataLen
 
 
 def endpoint_to(

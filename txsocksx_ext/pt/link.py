@@ -24,7 +24,8 @@ from zope.interface import implementer
 
 from ..errors import ConnectionRefused, SOCKS5Error, TransportInternalError, TransportProtocolFailure, reply_error
 from ..failures import row_of
-from ..net.twisted_transports import abort, can_half_close, keep_alive, pass_half_close, was_reset
+from ..net.socket_state import was_reset
+from ..net.twisted_transports import abort, can_half_close, keep_alive, pass_half_close
 from ..protocol import codes
 from ..protocol.codes import Dialect
 from ..protocol.messages import Address

@@ -27,7 +27,8 @@ from ..errors import (
 )
 from ..net.handover import write_now
 from ..net.relay import IRelay, join
-from ..net.twisted_transports import abort, bound_address, was_reset
+from ..net.socket_state import was_reset
+from ..net.twisted_transports import abort, bound_address
 from ..protocol import codes
 from ..protocol.codes import AddressType, Command, Dialect, Method, ReplyCode, Status
 from ..protocol.decoding import MalformedMessage
