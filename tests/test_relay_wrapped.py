@@ -1,4 +1,4 @@
-"""Two transports as one stream, where one is on TLS and cannot half-close, or is behind a balancer."""
+"""Two transports as one stream, where the peer of one speaks Twisted's TLS, or is behind a balancer."""
 
 from examples.raw_peers import proxy, target, through_tls, tls_listener, until
 from support.certificates import Authority
@@ -8,7 +8,7 @@ from twisted.internet.error import ConnectionDone
 
 from txsocksx_ext import RouteTable, open_transport
 
-# A side that cannot half-close.
+# Peers whose TLS cannot half-close.
 
 
 async def test_a_client_on_tls_gets_all_that_the_target_sent_before_its_end(tmp_path):
@@ -19,7 +19,7 @@ async def test_a_client_on_tls_gets_all_that_the_target_sent_before_its_end(tmp_
         end.send(CONTENT)
         end.half_close()
         assert await client.read_to_end() == CONTENT
-        # TLS closes both ways, so the target's way is over, too.
+        # The client's TLS is Twisted's: it answers the end with its own.
         assert isinstance(await client.lost(), ConnectionDone)
         await end.read_to_end()
 
@@ -77,6 +77,7 @@ async def test_a_target_on_tls_gets_all_before_the_clients_end_and_its_own_end_r
         end.send(CONTENT)
         end.close()
         assert await client.read_to_end() == CONTENT
+        client.close()
         client, _, _ = await server.ask("192.0.2.1", 80)
         end = await far.accept()
         client.send(CONTENT)

@@ -14,9 +14,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from txsocksx_ext import SOCKS5ClientEndpoint, open_transport
+from txsocksx_ext.net.half_close import can_half_close
 from txsocksx_ext.net.twisted_transports import (
     bound_address,
-    can_half_close,
     hand_over,
     is_encrypted,
     is_local,
@@ -235,6 +235,10 @@ async def test_what_can_be_closed_by_half(authority):
         assert not can_half_close(transport)
     protocol.abort()
     await protocol.until(lambda each: each.lost)
+    opened = await open_transport(way)
+    assert is_encrypted(opened)
+    assert can_half_close(opened)
+    opened.abortConnection()
 
 
 # Opening.

@@ -6,6 +6,7 @@ run in the reactor use them alike: ``with Target(echo) as target: ... target.por
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import pwd
@@ -13,6 +14,8 @@ import queue
 import socket
 import struct
 import subprocess
+import sys
+import termios
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -115,6 +118,11 @@ def read_exactly(connection, count):
             raise AssertionError(f"the connection ended after {len(received)} of {count} bytes")
         received += data
     return bytes(received)
+
+
+def unacknowledged(connection):
+    """How many bytes of what was sent the system of the peer has not received."""
+    return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def reset(connection):

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.interfaces import IProtocol, IReactorTime
 from twisted.logger import Logger
 
+from ..net.tls import TLSTransport
 from ..net.twisted_transports import abort, is_closing, is_encrypted, place_of_protocol
 
 _log = Logger(namespace="txsocksx_ext.client")
@@ -24,8 +25,8 @@ class EarlyBytes:
 
     A protocol that pauses its transport gets none before it resumes: so until
     they are given away, the transport's own methods for that go through here.
-    Not so with TLS, which gives all that it has deciphered to a protocol that
-    pauses: these bytes would come after what followed them.
+    Not so with Twisted's TLS, which gives all that it has decrypted to a protocol
+    that pauses: these bytes would come after what followed them.
 
     :param data: not empty.
     """
@@ -38,7 +39,8 @@ class EarlyBytes:
         self._place = place_of_protocol(transport)
         self._is_paused = self._was_paused = False
         has_methods = hasattr(transport, "pauseProducing") and hasattr(transport, "resumeProducing")
-        self._can_pause = has_methods and not is_encrypted(transport)
+        obeys_pauses = not is_encrypted(transport) or isinstance(transport, TLSTransport)
+        self._can_pause = has_methods and obeys_pauses
         if self._can_pause:
             self._pause, self._resume = transport.pauseProducing, transport.resumeProducing
             transport.pauseProducing, transport.resumeProducing = self.pause, self.resume
@@ -80,9 +82,9 @@ class EarlyBytes:
         self._data = b""
         if self._can_pause:
             del transport.pauseProducing, transport.resumeProducing
-        if is_closing(transport) or not getattr(transport, "connected", True):
-            return
         if self._was_paused:
             self._resume()
+        if is_closing(transport) or not getattr(transport, "connected", True):
+            return
         receiver: Any = self._application if self._place is None else getattr(*self._place)
         receiver.dataReceived(data)

@@ -17,6 +17,7 @@ from ..errors import (
     ProtocolViolation,
     ProxyClosed,
 )
+from ..net.half_close import with_half_close
 from ..net.handover import write_now
 from ..net.twisted_transports import PausedProtocol, abort, hand_over, is_encrypted, is_local, renew_log_prefix
 from ..protocol.codes import Dialect, Method, Status
@@ -83,6 +84,7 @@ class SOCKS5ExtClientProtocol(Protocol):
         if self._is_over:  # whoever waited left while we connected
             abort(self.transport)
             return
+        self.transport = with_half_close(self.transport)
         self._attempt(self._begin)
 
     def dataReceived(self, data: bytes) -> None:

@@ -12,11 +12,12 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .half_close import can_half_close
 from .idle import IdleWatch
 from .relay_interface import IRelay, RelayEnded
 from .reset_check import PausedWatch, ResetWatch
 from .socket_state import socket_transport, unacknowledged, was_reset
-from .twisted_transports import abort, can_half_close, hand_over, unsent
+from .twisted_transports import abort, hand_over, unsent
 from .watch import shared_watch
 
 MOST_READS = 256

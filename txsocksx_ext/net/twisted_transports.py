@@ -28,11 +28,13 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from zope.interface import alsoProvides, implementer
+from zope.interface import implementer
 
 from ..protocol.codes import AddressType
 from ..protocol.messages import UNSPECIFIED, Address
+from .half_close import with_half_close
 from .socket_state import socket_transport
+from .tls import TLSTransport
 
 
 def hand_over(transport: Any, successor: IProtocol) -> bool:
@@ -100,34 +102,6 @@ def abort(transport: Any) -> None:
 def is_encrypted(transport: ITransport) -> bool:
     """Whether the transport is TLS."""
     return bool(ISSLTransport.providedBy(transport))
-
-
-def can_half_close(transport: Any) -> bool:
-    """
-    Whether only the sending side of the transport can be closed.
-
-    TLS in Twisted closes both, and a wrapper around it would close the TCP
-    connection under it. Standard input and output, which cannot be reset, are
-    never closed altogether after a half of them was.
-    """
-    is_divisible = hasattr(transport, "loseWriteConnection") and hasattr(transport, "abortConnection")
-    return is_divisible and not is_encrypted(transport)
-
-
-def pass_half_close(transport: Any) -> None:
-    """
-    Have a wrapper tell its protocol of the end of input, as the connection under it does.
-
-    Twisted's wrappers, such as the one that reads the PROXY protocol, close
-    both directions otherwise. TLS cannot do better.
-    """
-    if not isinstance(transport, ProtocolWrapper) or not can_half_close(transport):
-        return
-    wrapper: Any = transport
-    # Asked for anew each time, since the protocol is handed over.
-    wrapper.readConnectionLost = lambda: wrapper.wrappedProtocol.readConnectionLost()
-    wrapper.writeConnectionLost = lambda: wrapper.wrappedProtocol.writeConnectionLost()
-    alsoProvides(wrapper, IHalfCloseableProtocol)
 
 
 def is_closing(transport: Any) -> bool:
@@ -229,12 +203,16 @@ def keep_alive(transport: Any) -> None:
 
 
 def unsent(transport: Any) -> int:
-    """Return how many bytes wait in a transport until they go to the system."""
-    inner = socket_transport(transport)
-    if not isinstance(inner, FileDescriptor):
-        return 0
-    # Twisted has no public name for what was written in this turn.
-    return len(inner.dataBuffer) - inner.offset + inner._tempDataLen
+    """Return how many bytes wait in a transport, and the wrappers around it, until they go to the system."""
+    count = 0
+    while isinstance(transport, ProtocolWrapper):
+        if isinstance(transport, TLSTransport):
+            count += transport.unsent
+        transport = transport.transport
+    if isinstance(transport, FileDescriptor):
+        # Twisted has no public name for what was written in this turn.
+        count += len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+    return count
 
 
 def endpoint_to(
@@ -264,7 +242,8 @@ class PausedProtocol(Protocol):
     _successor: IProtocol | None = None
 
     def connectionMade(self) -> None:
-        transport: Any = self.transport
+        transport: Any = with_half_close(self.transport)
+        self.transport = transport
         if place_of_protocol(transport) is None:
             # A process tells only us: here `hand_over` finds us, and we pass on what it says.
             transport.protocol = self

@@ -24,8 +24,9 @@ from zope.interface import implementer
 
 from ..errors import ConnectionRefused, SOCKS5Error, TransportInternalError, TransportProtocolFailure, reply_error
 from ..failures import row_of
+from ..net.half_close import can_half_close, with_half_close
 from ..net.socket_state import was_reset
-from ..net.twisted_transports import abort, can_half_close, keep_alive, pass_half_close
+from ..net.twisted_transports import abort, keep_alive
 from ..protocol import codes
 from ..protocol.codes import Dialect
 from ..protocol.messages import Address
@@ -115,7 +116,7 @@ class Link(Protocol):
         if self.has_failed:
             abort(self.transport)
             return
-        pass_half_close(self.transport)
+        self.transport = with_half_close(self.transport)
         keep_alive(self.transport)
         self.call(self.inner.makeConnection, self.transport)
 

@@ -12,7 +12,8 @@ from twisted.internet.protocol import Protocol
 from twisted.protocols.policies import ProtocolWrapper
 
 from ..context import Session
-from ..net.twisted_transports import abort, can_half_close, pass_half_close, peer_group
+from ..net.half_close import can_half_close, with_half_close
+from ..net.twisted_transports import abort, peer_group
 
 if TYPE_CHECKING:
     from .factory import SOCKS5ExtFactory
@@ -41,7 +42,7 @@ class ClientConnection(Protocol):
         factory, transport = self.factory, self.transport
         self._is_wrapped = isinstance(transport, ProtocolWrapper)
         if self._is_wrapped:
-            pass_half_close(transport)
+            transport = self.transport = with_half_close(transport)
         session = self.session = Session(transport.getPeer(), factory.routes)
         factory.opened(self)
         self._began = factory.deadlines.start(self, factory.limits.handshake_timeout, self._handshake_expired)

@@ -1,0 +1,86 @@
+"""
+The end of one direction of a connection, on transports that Twisted closes altogether.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import IHalfCloseableProtocol, ISSLTransport
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import alsoProvides
+
+from .tls import TLSTransport
+
+_BEFORE_HANDSHAKE = b"before SSL initialization"
+"""What OpenSSL calls the state of a connection that has neither sent nor received."""
+
+
+def can_half_close(transport: Any) -> bool:
+    """
+    Return whether the sending side of the transport can be closed alone.
+
+    Twisted's TLS closes both, and a wrapper around it would close the TCP
+    connection under it. Standard input and output, which cannot be reset, are
+    never closed altogether after a half of them was.
+    """
+    while isinstance(transport, ProtocolWrapper):
+        if isinstance(transport, (TLSTransport, TLSMemoryBIOProtocol)):
+            return isinstance(transport, TLSTransport)
+        transport = transport.transport
+    is_divisible = hasattr(transport, "loseWriteConnection") and hasattr(transport, "abortConnection")
+    return is_divisible and not ISSLTransport.providedBy(transport)
+
+
+def with_half_close(transport: Any) -> Any:
+    """
+    Have a new connection's directions end separately where Twisted's wrappers close both: TLS, the PROXY protocol.
+
+    To be called in ``connectionMade``, before anything is written.
+
+    :returns: the transport that the protocol has to use.
+    """
+    if not isinstance(transport, ProtocolWrapper) or isinstance(transport, TLSTransport):
+        return transport
+    wrapper: Any = transport
+    below = wrapper.transport = with_half_close(wrapper.transport)
+    if isinstance(wrapper, TLSMemoryBIOProtocol):
+        # Later it holds what was written, and is about to deliver what it has decrypted.
+        is_new = wrapper.getHandle() is not None and wrapper.getHandle().get_state_string() == _BEFORE_HANDSHAKE
+        return TLSTransport(wrapper, can_half_close(below) and _is_told_of_ends(wrapper)) if is_new else wrapper
+    if can_half_close(wrapper):
+        _pass_half_close(wrapper)
+    return wrapper
+
+
+def _is_told_of_ends(tls: TLSMemoryBIOProtocol) -> bool:
+    """Return whether the transport below TLS tells it of the end of each direction; have it do so where it can."""
+    below: Any = tls.transport
+    told = getattr(below, "protocol", None)
+    if getattr(told, "_wrappedProtocol", None) is tls:
+        # Twisted's endpoints put a protocol between, which has decided already what it provides.
+        alsoProvides(told, IHalfCloseableProtocol)
+        return True
+    # Anything else between, such as a tunnel of txtorcon's, does not pass the end of input on.
+    return told is tls or isinstance(below, ProtocolWrapper)
+
+
+def _pass_half_close(wrapper: Any) -> None:
+    """Have a wrapper tell its protocol of the end of each direction, as the connection under it does."""
+
+    # The protocol is looked up each time, since it is handed over.
+    def read_connection_lost() -> None:
+        protocol = IHalfCloseableProtocol(wrapper.wrappedProtocol, None)
+        if protocol is None:
+            wrapper.transport.loseConnection()
+        else:
+            protocol.readConnectionLost()
+
+    def write_connection_lost() -> None:
+        protocol = IHalfCloseableProtocol(wrapper.wrappedProtocol, None)
+        if protocol is not None:
+            protocol.writeConnectionLost()
+
+    wrapper.readConnectionLost, wrapper.writeConnectionLost = read_connection_lost, write_connection_lost
+    alsoProvides(wrapper, IHalfCloseableProtocol)

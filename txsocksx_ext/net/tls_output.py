@@ -1,0 +1,139 @@
+"""
+The sending side of a TLS connection.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from OpenSSL import SSL
+
+RECORD_SIZE = 1 << 14
+"""The most bytes of plaintext in one record of TLS."""
+
+MOST_AGGREGATED = 64_000
+"""Bytes of small writes that are kept until the reactor's next turn, as many as by Twisted's TLS."""
+
+_MOST_FLUSHED = 2 * RECORD_SIZE
+
+
+class TLSOutput:
+    """
+    Encrypts what is written, small writes together, and keeps it until the handshake is complete.
+
+    :param connection: OpenSSL's, over memory.
+    :param below: the transport that gets the records. It pauses and resumes the producer.
+    :ivar unsent: bytes that were written and are not encrypted yet.
+    :ivar producer: the one that is registered, or ``None``.
+    :ivar is_ending: whether nothing more may be written, but by a producer that is still registered.
+    :ivar has_ended: whether close_notify was sent.
+    """
+
+    __slots__ = (
+        "_below",
+        "_connection",
+        "_is_holding",
+        "_is_streaming",
+        "_writes",
+        "has_ended",
+        "is_ending",
+        "producer",
+        "unsent",
+    )
+
+    def __init__(self, connection: Any, below: Any) -> None:
+        self.unsent = 0
+        self.producer: Any = None
+        self.is_ending = self.has_ended = False
+        self._connection = connection
+        self._below = below
+        self._writes: list[bytes] = []
+        self._is_streaming = self._is_holding = False
+
+    def add(self, data: bytes) -> bool:
+        """Keep what was written; return whether it is too much to wait for more."""
+        self._writes.append(data + b"")
+        self.unsent += len(data)
+        return self.unsent > MOST_AGGREGATED
+
+    def clear(self) -> None:
+        """Throw away what is not encrypted yet."""
+        self._writes.clear()
+        self.unsent = 0
+
+    def close(self) -> None:
+        """Let everything go."""
+        self.clear()
+        self.producer = self._connection = None
+
+    def send(self) -> None:
+        """
+        Encrypt what was written.
+
+        While the peer renegotiates, OpenSSL takes nothing: then some is left.
+
+        :raises SSL.Error: TLS can say no more.
+        """
+        rest = memoryview(b"".join(self._writes))
+        self.clear()
+        while rest:
+            try:
+                sent = self._connection.send(rest)
+            except SSL.WantReadError:
+                self.add(bytes(rest))
+                return
+            self.flush()
+            rest = rest[sent:]
+
+    @property
+    def end_is_due(self) -> bool:
+        """Whether close_notify can be sent, and has to be."""
+        return self.is_ending and not self.unsent and self.producer is None and not self.has_ended
+
+    def end(self) -> None:
+        """Send close_notify."""
+        self.has_ended = True
+        with suppress(SSL.Error):
+            self._connection.shutdown()
+        self.flush()
+
+    def flush(self) -> None:
+        """Give the transport below what OpenSSL has for the peer."""
+        with suppress(SSL.WantReadError):
+            while True:
+                records = self._connection.bio_read(_MOST_FLUSHED)
+                self._below.write(records)
+                if len(records) < _MOST_FLUSHED:
+                    break
+
+    def register(self, producer: Any, streaming: bool) -> None:
+        """Take a producer. See `IConsumer`."""
+        # First, since it raises if there is another.
+        self._below.registerProducer(producer, streaming)
+        self.producer, self._is_streaming = producer, streaming
+
+    def unregister(self) -> None:
+        """Part with a producer that has no more."""
+        if self.producer is not None:
+            self.producer = None
+            self._below.unregisterProducer()
+
+    def drop_producer(self) -> None:
+        """Part with a producer whose bytes go nowhere, and for which the transport below would wait."""
+        producer = self.producer
+        if producer is not None:
+            self.unregister()
+            producer.stopProducing()
+
+    def hold_producer(self) -> None:
+        """Pause the producer until the handshake is complete: its bytes cannot be sent before."""
+        if self._is_streaming and self.producer is not None and not self._is_holding:
+            self._is_holding = True
+            self.producer.pauseProducing()
+
+    def resume_producer(self) -> None:
+        """Resume a producer that was held, before `send`: after it, the transport below may have paused it again."""
+        if self._is_holding and self.producer is not None:
+            self.producer.resumeProducing()
+        self._is_holding = False
