@@ -18,7 +18,7 @@ PYTHON_VERSIONS = 3.10 3.11 3.12 3.13
 # PROGRAM:PACKAGE, the real programs that tests run, and the Debian packages that have them.
 PROGRAMS = curl:curl tor:tor tor-gencert:tor obfs4proxy:obfs4proxy snowflake-client:snowflake-client \
 	microsocks:microsocks danted:dante-server haproxy:haproxy nc.openbsd:netcat-openbsd sshd:openssh-server ssh:openssh-client dot:graphviz \
-	plink:putty-tools connect-proxy:connect-proxy fail2ban-regex:fail2ban node:nodejs openssl:openssl
+	plink:putty-tools connect-proxy:connect-proxy fail2ban-regex:fail2ban node:nodejs openssl:openssl ip:iproute2
 
 # A daemon's program is often outside the PATH of a plain user.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -55,7 +55,7 @@ help:
 	@echo "make test      lint, types and all tests; make test TESTS=\"tests/test_packaging.py -k wheel\""
 	@echo "make test-all  the tests, with each Python of $(PYTHON_VERSIONS) that is here"
 	@echo "make coverage  what the last make test did not reach"
-	@echo "make lint      ruff and mypy alone"
+	@echo "make lint      ruff, mypy and import-linter alone"
 	@echo "make bench     the speed, beside others; make bench CASES=\"connections bulk\" ROUNDS=7"
 	@echo "make docs      the documentation, in docs/_build/html"
 	@echo "make clean     remove all that these commands made, $(VENV) too"
@@ -74,6 +74,7 @@ lint: $(INSTALLED_FOR_TESTS)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy -p txsocksx_ext
+	$(VENV)/bin/lint-imports
 
 pytest: $(INSTALLED_FOR_TESTS)
 	$(VENV)/bin/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --cov --cov-report= $(TESTS)

@@ -13,9 +13,10 @@ from support.reactors import install
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
 
+from txsocksx_ext.net.clock import MonotonicClock, clock_of
 from txsocksx_ext.net.poller import Poller
 
-DEADLINE = 60.0
+DEADLINE = 30.0
 """Seconds for one asynchronous test: pytest's own time-outs cannot stop a reactor that waits."""
 
 
@@ -100,7 +101,7 @@ def nothing_is_left(request, logged_errors):
     from twisted.internet import reactor
 
     selectables_before = _selectables(reactor)
-    timers_before = set(reactor.getDelayedCalls())
+    timers_before = set(_timers(reactor))
     yield
 
     async def settle():
@@ -132,14 +133,19 @@ def _left(reactor, selectables_before, timers_before):
     selectables = _selectables(reactor) - selectables_before
     # The thread pool's waker appears with the first look-up, and stays.
     selectables = {each for each in selectables if "Waker" not in type(each).__name__}
-    timers = [each for each in reactor.getDelayedCalls() if each not in timers_before and each.active()]
+    timers = [each for each in _timers(reactor) if each not in timers_before and each.active()]
     return [*selectables, *timers]
 
 
+def _timers(reactor):
+    return [*reactor.getDelayedCalls(), *clock_of(reactor).getDelayedCalls()]
+
+
 def _selectables(reactor):
-    """All that the reactor watches, and its poller for it; the poller itself stays with the reactor."""
+    """All that the reactor watches, and its poller for it; the poller itself and its clock stay with the reactor."""
     readers = reactor.getReaders()
     watchers = {watcher for each in readers if isinstance(each, Poller) for watcher in each.watchers}
+    watchers = {watcher for watcher in watchers if not isinstance(watcher, MonotonicClock)}
     return {each for each in (*readers, *reactor.getWriters()) if not isinstance(each, Poller)} | watchers
 
 

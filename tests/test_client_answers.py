@@ -110,7 +110,7 @@ def test_the_bound_address_of_a_connection_may_be_a_name():
 async def test_a_server_does_not_pass_on_what_is_no_name(command, code):
     async with target() as other:
         route = route_from_string(reactor, f"socks:127.0.0.1:{other.port}")
-        async with proxy(routes=RouteTable((), route)) as server:
+        async with proxy(policy=RouteTable((), route)) as server:
             client = await server.connect()
             client.send(GREET_ANONYMOUS + request("target.example", 80, command))
             upstream = await other.accept()
@@ -200,7 +200,7 @@ def code_of(port):
 async def test_a_server_does_not_collect_what_follows_a_malformed_f0():
     with Target(flooding(F0_WITH_AN_UNKNOWN_ADDRESS)) as flood:
         route = route_from_string(reactor, f"socks:127.0.0.1:{flood.port}")
-        async with proxy(routes=RouteTable((), route)) as server:
+        async with proxy(policy=RouteTable((), route)) as server:
             codes = await gatherResults([deferToThread(code_of, server.port) for _ in range(3)])
             assert codes == [4, 4, 4]
             sent = await gatherResults([flood.when_next_result() for _ in range(3)])

@@ -387,4 +387,4 @@ async def test_through_a_server_of_our_own():
         await protocol.until(lambda end: end.read_ended)
         assert protocol.received == b"got it"
         protocol.close()
-        await until(lambda: not server.sessions)
+        await until(lambda: not server.connections)

@@ -3,7 +3,7 @@
 import pytest
 from twisted.internet.task import Clock
 
-from txsocksx_ext.server.timers import Deadlines
+from txsocksx_ext.net.timers import Deadlines
 
 
 class Watched:
@@ -106,17 +106,3 @@ def test_one_that_is_set_when_another_passes_has_its_whole_time_though_that_took
     assert watched.missed == [("b", 2.001)]
     watched.pass_time(5)
     assert watched.missed == [("b", 2.001), ("last words", pytest.approx(4.001))]
-
-
-def test_deadlines_of_before_the_time_was_set_back_block_nobody():
-    watched = Watched()
-    watched.clock.advance(100_000)
-    watched.start("early", 10)
-    watched.clock.rightNow = 1000
-    watched.start("late", 10)
-    watched.pass_time(1005)
-    assert watched.missed == []
-    watched.start("last", 10)
-    watched.pass_time(1020)
-    assert watched.missed == [("early", 1010), ("late", 1010), ("last", 1015)]
-    assert watched.clock.getDelayedCalls() == []

@@ -51,11 +51,11 @@ def test_the_session_of_the_readme(program, tmp_path):
         command = command.replace(":1080", f":{proxy_port}").replace(":8000", f":{web_port}")
         arguments = [curl, "--silent", "--show-error", *shlex.split(command)[1:]]
         done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30)
-        assert meaning_of(done.stdout) == meaning_of(shown), command
+        assert classify_keys(done.stdout) == classify_keys(shown), command
     assert field_names(server.output) == field_names((EXAMPLES / "session.log").read_text())
 
 
-def meaning_of(output):
+def classify_keys(output):
     """Of what curl wrote: the page; or its error and the reply code, as its words change from version to version."""
     failure = re.match(r"curl: \((\d+)\).*\((\d+)\)", output.strip())
     return failure.groups() if failure else output.strip()
@@ -227,7 +227,7 @@ async def test_fetching_through_a_proxy(listening):
 
 
 class KnownNames(Route):
-    def resolve(self, request, session):
+    def resolve(self, request, addresses, session):
         is_name = request.command == Command.RESOLVE
         return succeed(Address.of("192.0.2.7" if is_name else "seven.example", 0))
 
@@ -236,7 +236,7 @@ async def test_resolving_through_a_proxy(listening):
     from twisted.internet import reactor
 
     table = RouteTable([("*.nowhere", route_from_string(reactor, "direct"))], default=KnownNames())
-    port = listening(SOCKS5ExtFactory(reactor, routes=table))
+    port = listening(SOCKS5ExtFactory(reactor, policy=table))
     said = await run_example("resolve.py", "seven.example", "192.0.2.7", proxy_at(port))
     assert said == ["seven.example is 192.0.2.7", "192.0.2.7 is seven.example"]
     said = await run_example("resolve.py", "example.onion.nowhere", "192.0.2.7", proxy_at(listening(FakeProxy(code=7))))
@@ -354,7 +354,7 @@ async def test_a_key_that_the_route_cannot_honour_is_refused(key, reply):
 
     with_key, without = FakeRoute(keys=frozenset({"tor.isolation"})), FakeRoute()
     table = RouteTable([("*.onion", with_key)], default=without)
-    client = connect_to(SOCKS5ExtFactory(reactor, routes=table))
+    client = connect_to(SOCKS5ExtFactory(reactor, policy=table))
     client.write(Greeting((Method.EXTENDED,)).encode() + ExtendedRequest(Pairs({key: b"alice"})).encode())
     client.write(Request(Command.CONNECT, Address.of("example.com", 80)).encode())
     await client.until(lambda it: len(it.received) >= 16 or it.lost)

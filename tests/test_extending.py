@@ -164,7 +164,7 @@ class ToOnePlace:
     def __init__(self, port):
         self._port = port
 
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         return open_transport(TCP4ClientEndpoint(reactor, "127.0.0.1", self._port))
 
 
@@ -174,20 +174,20 @@ class AsData:
 
     port: int
 
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         return open_transport(TCP4ClientEndpoint(reactor, "127.0.0.1", self.port))
 
 
 class AsCoroutine(ToOnePlace):
-    async def connect(self, request, session):
-        return await super().connect(request, session)
+    async def connect(self, request, addresses, session):
+        return await super().connect(request, addresses, session)
 
 
 @pytest.mark.parametrize("route_class", [ToOnePlace, AsData, AsCoroutine])
 async def test_a_route_may_be_a_plain_class(route_class):
     async with target() as far:
         table = RouteTable([("*.example", route_class(far.port))], DirectRoute(reactor))
-        async with proxy(routes=table) as server:
+        async with proxy(policy=table) as server:
             client, code, _ = await server.ask("any.example", 80)
             assert code == 0
             client.send(b"question")
@@ -201,7 +201,7 @@ async def test_a_name_that_direct_resolves_may_lead_to_a_plain_class(route_class
     with_names = ReactorWith(names=Names(any_example=["192.0.2.1"]))
     async with target() as far:
         table = RouteTable([("192.0.2.0/24", route_class(far.port))], DirectRoute(with_names))
-        async with proxy(reactor=with_names, routes=table) as server:
+        async with proxy(reactor=with_names, policy=table) as server:
             assert (await server.ask("any.example", 80))[1] == 0
             assert far.accepted == 1
 

@@ -18,8 +18,8 @@ from twisted.internet.error import (
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
+from txsocksx_ext.net.happy_eyeballs import ATTEMPT_DELAY, ATTEMPTS_AT_ONCE, GIVE_UP_AFTER, connect_first
 from txsocksx_ext.protocol.messages import Address
-from txsocksx_ext.route.happy_eyeballs import ATTEMPT_DELAY, MOST_ADDRESSES, connect_first
 
 
 class Attempts:
@@ -57,10 +57,10 @@ class Attempts:
 
 def test_the_families_take_turns_beginning_with_the_first():
     race = Attempts("2001:db8::1", "2001:db8::2", "2001:db8::3", "192.0.2.1")
-    race.reactor.pump([ATTEMPT_DELAY] * 5)
+    for number in range(4):
+        race.fail(number, ConnectionRefusedError())
     assert race.begun == ["2001:db8::1", "192.0.2.1", "2001:db8::2", "2001:db8::3"]
-    race.result.cancel()
-    assert isinstance(race.outcome(), CancelledError)
+    assert isinstance(race.outcome(), ConnectionRefusedError)
 
 
 def test_one_after_another_and_not_before_its_time():
@@ -70,10 +70,38 @@ def test_one_after_another_and_not_before_its_time():
     assert race.begun == ["192.0.2.1"]
     race.reactor.advance(ATTEMPT_DELAY * 0.2)
     assert race.begun == ["192.0.2.1", "192.0.2.2"]
-    race.reactor.advance(ATTEMPT_DELAY)
-    assert race.begun == ["192.0.2.1", "192.0.2.2", "192.0.2.3"]
     transport = race.answer(1)
     assert race.outcome() is transport
+
+
+def test_two_attempts_are_in_flight_at_most_and_the_oldest_makes_room():
+    race = Attempts(*(f"192.0.2.{number}" for number in range(1, 7)))
+    most = 0
+    for _ in range(100):
+        race.reactor.advance(ATTEMPT_DELAY)
+        in_flight = [number for number in range(len(race.begun)) if not race.is_stopped(number)]
+        most = max(most, len(in_flight))
+    assert most == ATTEMPTS_AT_ONCE
+    # Each of the first four had its time; the last two wait for as long as the request may.
+    assert race.begun == [f"192.0.2.{number}" for number in range(1, 7)]
+    assert [race.is_stopped(number) for number in range(6)] == [True] * 4 + [False] * 2
+    race.fail(4, ConnectionRefusedError())
+    race.fail(5, NoRouteError())
+    assert isinstance(race.outcome(), ConnectionRefusedError)
+    assert race.reactor.getDelayedCalls() == []
+
+
+def test_an_attempt_is_not_given_up_before_its_time():
+    race = Attempts("192.0.2.1", "192.0.2.2", "192.0.2.3")
+    race.reactor.advance(ATTEMPT_DELAY)
+    race.reactor.advance(GIVE_UP_AFTER - ATTEMPT_DELAY - 0.01)
+    assert not race.is_stopped(0)
+    assert len(race.begun) == 2
+    race.reactor.advance(0.02)
+    assert race.is_stopped(0)
+    assert len(race.begun) == 3
+    race.result.cancel()
+    assert isinstance(race.outcome(), CancelledError)
 
 
 def test_the_first_to_answer_ends_the_others():
@@ -124,10 +152,9 @@ def test_the_last_one_may_still_answer_when_all_others_have_failed():
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_of_several_failures_the_one_that_tells_most_is_told(errors, told, order):
     race = Attempts("192.0.2.1", "192.0.2.2", "192.0.2.3")
-    race.reactor.pump([ATTEMPT_DELAY] * 2)
-    for number in order:
+    for number, which in enumerate(order):
         assert not race.result.called
-        race.fail(number, errors[number])
+        race.fail(number, errors[which])
     assert isinstance(race.outcome(), told)
     assert race.reactor.getDelayedCalls() == []
 
@@ -141,10 +168,10 @@ class Unconnected(MemoryReactorClock):
         return connector
 
 
-def test_of_very_many_addresses_some_are_tried_also_when_all_fail_at_once():
-    race = Attempts(*(f"192.0.{net}.{host}" for net in range(10) for host in range(200)), reactor_class=Unconnected)
+def test_all_of_many_addresses_may_fail_at_once():
+    race = Attempts(*(f"192.0.2.{host}" for host in range(64)), reactor_class=Unconnected)
     assert isinstance(race.outcome(), NoRouteError)
-    assert len(race.begun) == MOST_ADDRESSES
+    assert len(race.begun) == 64
     assert race.reactor.getDelayedCalls() == []
 
 

@@ -5,10 +5,11 @@ Which keys of a client mean something, and which of them the route must honour.
 import pytest
 from twisted.internet.task import Clock
 
+from txsocksx_ext import Session
 from txsocksx_ext.errors import InvalidArguments
+from txsocksx_ext.policy.keys import classify_keys
 from txsocksx_ext.protocol.pairs import SERVER_KEYS, Pairs
 from txsocksx_ext.server.factory import SOCKS5ExtFactory
-from txsocksx_ext.server.keys import meaning_of
 
 KNOWN = SERVER_KEYS | {"tor.isolation", "pt."}
 OWN = frozenset({"own.token"})
@@ -34,7 +35,7 @@ MEANINGS = {
 @pytest.mark.parametrize("case", MEANINGS)
 def test_what_keys_mean(case):
     keys, kept, required = MEANINGS[case]
-    meaning = meaning_of(keys, KNOWN, OWN)
+    meaning = classify_keys(keys, KNOWN, OWN)
     assert list(meaning.kept) == list(kept.items())
     assert meaning.required == required
 
@@ -51,7 +52,11 @@ def test_what_keys_mean(case):
 )
 def test_keys_that_are_refused(keys, message):
     with pytest.raises(InvalidArguments, match=message):
-        meaning_of(keys, KNOWN, OWN)
+        classify_keys(keys, KNOWN, OWN)
+
+
+def filtered(factory, pairs):
+    return factory.filter_pairs(pairs, Session(None, factory.policy))
 
 
 def test_factories_that_know_other_keys_do_not_mix():
@@ -59,16 +64,16 @@ def test_factories_that_know_other_keys_do_not_mix():
         keys = {"own.token"}  # not frozen, as a hasty author writes it
 
     pairs = Pairs({"own.token": b"1", "?nobodys.key": b"2"})
-    sifted, required = Knowing(Clock()).sift(pairs)
-    assert dict(sifted) == {"own.token": b"1"}
+    kept, required = filtered(Knowing(Clock()), pairs)
+    assert dict(kept) == {"own.token": b"1"}
     assert required == frozenset()
     with pytest.raises(InvalidArguments, match=r"unknown key: own\.token"):
-        SOCKS5ExtFactory(Clock()).sift(pairs)
+        filtered(SOCKS5ExtFactory(Clock()), pairs)
 
 
 def test_keys_can_be_added_while_the_server_runs():
     factory = SOCKS5ExtFactory(Clock())
     with pytest.raises(InvalidArguments):
-        factory.sift(Pairs({"own.token": b"1"}))
+        filtered(factory, Pairs({"own.token": b"1"}))
     factory.keys = frozenset({"own.token"})
-    assert dict(factory.sift(Pairs({"own.token": b"1"}))[0]) == {"own.token": b"1"}
+    assert dict(filtered(factory, Pairs({"own.token": b"1"}))[0]) == {"own.token": b"1"}

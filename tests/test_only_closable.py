@@ -15,7 +15,7 @@ from twisted.internet.stdio import StandardIO
 from txsocksx_ext import Limits, Route, RouteTable, SOCKS5ExtFactory, open_transport
 from txsocksx_ext.route.direct import DirectRoute
 from txsocksx_ext.route.refuse import RefuseRoute
-from txsocksx_ext.server.decisions import close_result
+from txsocksx_ext.server.connection import close_result
 
 
 class Pipes:
@@ -68,18 +68,18 @@ def pipes():
 )
 async def test_a_client_on_standard_input_and_output_is_answered_and_closed(pipes, said, heard):
     limits = Limits(handshake_timeout=0.3, linger=0.1)
-    factory = SOCKS5ExtFactory(reactor, limits=limits, routes=table(RefuseRoute()))
+    factory = SOCKS5ExtFactory(reactor, limits=limits, policy=table(RefuseRoute()))
     client = pipes(factory)
     client.send(said)
     await until(lambda: factory.counters.now == 0)
     assert client.heard() == heard
-    assert not factory.sessions
+    assert not factory.connections
 
 
 @pytest.mark.parametrize("end", ["an end", "a reset"])
 async def test_a_stream_from_standard_input_and_output_ends_with_its_target(pipes, end):
     # Who is at the other end of a pipe may be anywhere, so this machine has to be opened to it.
-    factory = SOCKS5ExtFactory(reactor, routes=RouteTable([("127.0.0.1", DirectRoute(reactor))], RefuseRoute()))
+    factory = SOCKS5ExtFactory(reactor, policy=RouteTable([("127.0.0.1", DirectRoute(reactor))], RefuseRoute()))
     async with target() as far:
         client = pipes(factory)
         client.send(GREET_ANONYMOUS + request("127.0.0.1", far.port))
@@ -87,12 +87,12 @@ async def test_a_stream_from_standard_input_and_output_ends_with_its_target(pipe
         client.send(b"question")
         assert await peer.read(8) == b"question"
         peer.send(b"answer")
-        await until(lambda: factory.sessions and next(iter(factory.sessions))._relay.down == 6)
+        await until(lambda: factory.connections and next(iter(factory.connections)).session.down == 6)
         if end == "an end":
             peer.close()
         else:
             peer.abort()
-        await until(lambda: not factory.sessions)
+        await until(lambda: not factory.connections)
         heard = client.heard()
         assert heard[:6] == b"\x05\x00" + reply(0x00)[:4]
         assert heard[12:] == b"answer"
@@ -104,20 +104,20 @@ class ProcessRoute(Route):
     name = "process"
     program = "import os\nwhile heard := os.read(0, 100): os.write(1, heard.upper())"
 
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         return open_transport(ProcessEndpoint(reactor, sys.executable, [sys.executable, "-c", self.program]))
 
 
 @pytest.mark.parametrize("end", ["half_close", "abort"])
 async def test_a_target_that_is_a_process(end):
-    async with proxy(routes=table(ProcessRoute())) as server:
+    async with proxy(policy=table(ProcessRoute())) as server:
         client = await server.connect()
         client.send(GREET_ANONYMOUS + request("192.0.2.1", 80) + b"early")
         assert await client.read(2 + 10 + 5) == b"\x05\x00" + reply(0x00) + b"EARLY"
         client.send(b", late")
         assert await client.read(6) == b", LATE"
         getattr(client, end)()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
         assert await client.read_to_end() == b""
 
 
@@ -125,28 +125,28 @@ async def test_a_process_that_does_not_heed_its_end_is_ended():
     class Deaf(ProcessRoute):
         program = "import time\nprint('here', flush=True)\ntime.sleep(1000)"
 
-    async with proxy(routes=table(Deaf())) as server:
+    async with proxy(policy=table(Deaf())) as server:
         client = await server.connect()
         client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
         assert await client.read(2 + 10 + 5) == b"\x05\x00" + reply(0x00) + b"here\n"
         client.abort()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
 
 
 async def test_a_process_that_ends_ends_the_stream():
     class Brief(ProcessRoute):
         program = "print('once')"
 
-    async with proxy(routes=table(Brief())) as server:
+    async with proxy(policy=table(Brief())) as server:
         client = await server.connect()
         client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
         assert await client.read_to_end() == b"\x05\x00" + reply(0x00) + b"once\n"
         client.half_close()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
 
 
 async def test_a_process_that_is_for_nobody_is_closed():
-    process = await ProcessRoute().connect(None, None)
+    process = await ProcessRoute().connect(None, None, None)
     ended = Deferred()
     process.protocol.connectionLost = ended.callback
     close_result(process)

@@ -86,7 +86,7 @@ async def test_a_route_takes_the_proxy(kind, host, text):
     upstream = FakeProxy(code=5)
     async with listening(upstream, LOOPBACK[host]) as address:
         description = ROUTES[kind](text.replace("PORT", str(address.port)))
-        async with proxy(routes=RouteTable((), route_from_string(reactor, description))) as server:
+        async with proxy(policy=RouteTable((), route_from_string(reactor, description))) as server:
             assert await server.code("target.example", 80) == 5
         assert upstream.requests[0].destination.host == "target.example"
 

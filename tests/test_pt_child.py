@@ -220,11 +220,11 @@ async def test_there_is_no_such_program():
     await each.stopService()
 
 
-async def test_the_way_out_cannot_listen(monkeypatch):
+async def test_the_outbound_proxy_cannot_listen(monkeypatch):
     def no_port_left(_):
         raise CannotListenError("127.0.0.1", 0, OSError(98, "in use"))
 
-    monkeypatch.setattr(child, "WayOut", no_port_left)
+    monkeypatch.setattr(child, "OutboundProxy", no_port_left)
     monkeypatch.setattr(child, "_pause", lambda ends: 0.05)
     each = ManagedTransport(reactor, "obfs4", "sh", ["-c", READY + UNTIL_STDIN_ENDS])
     each.startService()
@@ -242,7 +242,7 @@ async def test_an_unforeseen_failure_is_told(transport, monkeypatch):
     def broken(_):
         raise LookupError("a bug")
 
-    monkeypatch.setattr(child, "WayOut", broken)
+    monkeypatch.setattr(child, "OutboundProxy", broken)
     events = []
     globalLogPublisher.addObserver(events.append)
     try:
@@ -271,7 +271,7 @@ async def test_it_takes_no_proxy(transport, tmp_path, refusal):
     without = f"{READY.replace('echo PROXY DONE;', '')} {UNTIL_STDIN_ENDS}"
     each = transport(f'echo "$TOR_PT_PROXY" >>{starts}; if [ "$TOR_PT_PROXY" ]; then {refusal}; fi; {without}')
     life = await each.when_ready()
-    assert life.way_out is None
+    assert life.outbound_proxy is None
     os.kill(each.pid, 9)
     await until(lambda: each.status is not ChildState.READY)
     await until(lambda: each.status is ChildState.READY)
@@ -292,7 +292,7 @@ async def test_it_is_started_again_after_growing_pauses(transport, monkeypatch):
     secrets = set()
     for _ in range(3):
         life = await each.when_ready()
-        secrets.add(life.way_out.proxy.url())
+        secrets.add(life.outbound_proxy.proxy.url())
         os.kill(each.pid, 9)
         await until(lambda: each.status is ChildState.RESTARTING)
         assert each.why == "signal 9"

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.vectors import unhurried
 
-from txsocksx_ext.pt.environment import (
+from txsocksx_ext.transports.arguments import Arguments
+from txsocksx_ext.transports.environment import (
     ClientEnvironment,
     EnvironmentFault,
     ServerEnvironment,
     check_version,
     read_environment,
 )
-from txsocksx_ext.transports.arguments import Arguments
 from txsocksx_ext.transports.upstream import UpstreamProxy
 
 COMMON = {"TOR_PT_MANAGED_TRANSPORT_VER": "1", "TOR_PT_STATE_LOCATION": "/var/lib/tor/pt_state/"}

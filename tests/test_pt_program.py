@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from support.programs import free_port, need
 
-from txsocksx_ext.pt.environment import ClientEnvironment, ServerEnvironment
 from txsocksx_ext.pt.extorport import COOKIE_HEADER
+from txsocksx_ext.transports.environment import ClientEnvironment, ServerEnvironment
 from txsocksx_ext.transports.upstream import UpstreamProxy
 
 PROGRAM = Path(__file__).parent / "examples" / "odd_transports.py"

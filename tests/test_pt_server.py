@@ -10,11 +10,11 @@ from twisted.internet.task import Clock
 
 from txsocksx_ext.net.twisted_transports import open_transport
 from txsocksx_ext.pt import TransportProtocol
-from txsocksx_ext.pt.environment import ServerEnvironment
 from txsocksx_ext.pt.extorport import COOKIE_HEADER, OKAY, frame, server_hash
 from txsocksx_ext.pt.protocol import Side
 from txsocksx_ext.pt.server import TransportServerFactory, way_to_tor
 from txsocksx_ext.testing import MemoryEndpoint, Recorder, connect_to
+from txsocksx_ext.transports.environment import ServerEnvironment
 
 COOKIE = bytes(range(32))
 

@@ -63,7 +63,7 @@ def text(event):
 
 
 async def only_end(server, events):
-    await until(lambda: not server.factory.sessions)
+    await until(lambda: not server.factory.connections)
     (event,) = ends(events)
     return event
 
@@ -121,7 +121,7 @@ async def test_seconds_are_counted_from_the_first_moment_to_the_last(events):
     clock = Clock()
     async with proxy(reactor=ReactorWith(clock=clock), limits=Limits(handshake_timeout=100)) as server:
         client = await server.connect()
-        await until(lambda: server.factory.sessions)
+        await until(lambda: server.factory.connections)
         clock.advance(42.5)
         client.abort()
         event = await only_end(server, events)
@@ -165,7 +165,7 @@ async def test_every_end_is_one_line_that_says_why(events, said, fields):
 async def test_a_key_that_the_way_does_not_honour_is_told_from_a_rule(events):
     isolating = Route()
     isolating.keys = frozenset({"tor.isolation"})
-    async with proxy(routes=RouteTable([("*.onion", isolating)], Route())) as server:
+    async with proxy(policy=RouteTable([("*.onion", isolating)], Route())) as server:
         client = await server.connect()
         client.send(GREET_EXTENDED + pairs((b"tor.isolation", b"alice")) + request("elsewhere.example", 80))
         await client.read_to_end()
@@ -179,7 +179,7 @@ async def test_a_connection_too_many_is_a_warning(events):
         first, second = await server.connect(), await server.connect()
         await second.read_to_end()
         first.close()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
     (warning,) = [event for event in events if event["log_level"] is LogLevel.warn]
     assert "max-connections" in text(warning)
     assert warning["peer"] == "127.0.0.1"
@@ -190,11 +190,11 @@ async def test_connections_too_many_are_said_once_until_one_has_left(events):
     async with proxy(limits=Limits(max_connections=1)) as server:
         for expected in (1, 2):
             first = await server.connect()
-            await until(lambda: server.factory.sessions)
+            await until(lambda: server.factory.connections)
             for _ in range(3):
                 await (await server.connect()).read_to_end()
             first.abort()
-            await until(lambda: not server.factory.sessions)
+            await until(lambda: not server.factory.connections)
             assert len([event for event in events if event["log_level"] is LogLevel.warn]) == expected
 
 
@@ -246,7 +246,7 @@ class FaultyRoute:
     def __init__(self, how):
         self._how = how
 
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         secret_of_this_frame = fault()
         if self._how == "raises":
             raise secret_of_this_frame
@@ -312,14 +312,14 @@ async def every_kind_of_failure(log_targets):
             for asked in requests:
                 await visit(server, greeting + asked)
                 visits += 1
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
 
     names = Names(**{NAME.replace(".", "_"): [ADDRESS]})
     with_names = ReactorWith(names=names)
     direct = DirectRoute(with_names)
     common = {"log_targets": log_targets, "reactor": with_names}
     to_name, to_address = request(NAME, free_port()), request(ADDRESS, free_port())
-    async with proxy(routes=RouteTable((), direct), **common) as server:
+    async with proxy(policy=RouteTable((), direct), **common) as server:
         await visit_each(
             server,
             b"",
@@ -334,7 +334,7 @@ async def every_kind_of_failure(log_targets):
             to_name[:-1],
             to_name.replace(b"canary-name", b"canary name"),
         )
-    async with target(ADDRESS) as far, proxy(routes=RouteTable((), direct), **common) as server:
+    async with target(ADDRESS) as far, proxy(policy=RouteTable((), direct), **common) as server:
         for greeting in greetings():
             for asked in (request(NAME, far.port), request(ADDRESS, far.port)):
                 client = await server.connect()
@@ -343,11 +343,11 @@ async def every_kind_of_failure(log_targets):
                 await client.read_to_end()
                 client.close()
                 visits += 1
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
     refusing = RouteTable([(ADDRESS, RefuseRoute())], direct)
-    async with proxy(routes=refusing, **common) as server:
+    async with proxy(policy=refusing, **common) as server:
         await visit_each(server, to_name, to_address)
-    async with proxy(routes=RouteTable((), direct), seen_from="198.51.100.1", **common) as server:
+    async with proxy(policy=RouteTable((), direct), seen_from="198.51.100.1", **common) as server:
         for greeting in greetings():
             client = await server.connect()
             client.send(greeting + to_name)
@@ -356,13 +356,13 @@ async def every_kind_of_failure(log_targets):
     portal = portal_for([InMemoryUsernamePasswordDatabaseDontUse(**{USER: "another " + PASSWORD})])
     async with proxy(portal=portal, **common) as server:
         await visit_each(server, to_name)
-    async with proxy(limits=Limits(connect_timeout=0.01), routes=RouteTable((), HeldRoute()), **common) as server:
+    async with proxy(limits=Limits(connect_timeout=0.01), policy=RouteTable((), HeldRoute()), **common) as server:
         await visit_each(server, to_name)
     for how in ("raises", "raises an OSError", "fails later", "brings no transport"):
-        async with proxy(routes=RouteTable((), FaultyRoute(how)), **common) as server:
+        async with proxy(policy=RouteTable((), FaultyRoute(how)), **common) as server:
             await visit_each(server, to_name)
     for failing in ("authenticate", "pairs", "answer", "route", "reply_for"):
-        factory = FaultyServer(with_names, routes=RouteTable((), RefuseRoute()), log_targets=log_targets)
+        factory = FaultyServer(with_names, policy=RouteTable((), RefuseRoute()), log_targets=log_targets)
         factory.failing = failing
         async with proxy(factory) as server:
             await visit_each(server, to_name)
@@ -372,15 +372,15 @@ async def every_kind_of_failure(log_targets):
             methods = ClientMethods.of({"login": (USER, PASSWORD), "extended": {"canary": VALUE}})
             route = SOCKSRoute(reactor, endpoint, methods)
             limits = Limits(connect_timeout=0.05)
-            async with proxy(routes=RouteTable((), route), limits=limits, **common) as server:
+            async with proxy(policy=RouteTable((), route), limits=limits, **common) as server:
                 await visit_each(server, to_name)
-    async with proxy(routes=RouteTable((), HeldRoute()), **common) as server:
+    async with proxy(policy=RouteTable((), HeldRoute()), **common) as server:
         for greeting in greetings():
             client = await server.connect()
             client.send(greeting + to_name)
-            await until(lambda: any(each.session.request for each in server.factory.sessions))
+            await until(lambda: any(each.session.request for each in server.factory.connections))
             client.abort()
-            await until(lambda: not server.factory.sessions)
+            await until(lambda: not server.factory.connections)
             visits += 1
     return visits
 
@@ -467,7 +467,8 @@ async def test_with_log_targets_a_line_is_still_one_line(events):
 def test_a_line_reads_in_twistds_log_as_in_twisteds(events, words):
     session = Session(IPv4Address("TCP", "192.0.2.1", 1), RouteTable((), RefuseRoute()))
     session.end = words
-    SessionLog(with_targets=False).ended(session, 0.5)
+    session.seconds = 0.5
+    SessionLog(with_targets=False).ended(session)
     (event,) = ends(events)
     ours, twisteds = io.StringIO(), io.StringIO()
     clock = MemoryReactorClock()
@@ -482,7 +483,7 @@ def test_a_line_reads_in_twistds_log_as_in_twisteds(events, words):
 async def test_a_fault_is_logged_with_its_words_only_with_log_targets(events):
     for log_targets in (False, True):
         events.clear()
-        async with proxy(routes=RouteTable((), FaultyRoute("raises")), log_targets=log_targets) as server:
+        async with proxy(policy=RouteTable((), FaultyRoute("raises")), log_targets=log_targets) as server:
             assert await server.code(NAME, 80) == 1
         (fault_event,) = [event for event in events if event["log_level"] is LogLevel.error]
         assert (TEXT in text(fault_event)) is log_targets
@@ -496,8 +497,8 @@ def test_a_line_that_cannot_be_written_costs_the_others_nothing(events):
     log = SessionLog(with_targets=False, clock=clock)
     for code in (0, "of a program: " + NAME, 5):
         session = Session(IPv4Address("TCP", "127.0.0.1", 1), RouteTable((), RefuseRoute()))
-        session.code = code
-        log.ended(session, 1.0)
+        session.reply_code = code
+        log.ended(session)
     clock.advance(1)
     assert [event["code"] for event in ends(events)] == ["00", "05"]
     (fault_event,) = [event for event in events if event["log_level"] is LogLevel.error]

@@ -33,9 +33,8 @@ class Remembering(SOCKS5ExtFactory):
         super().__init__(*args, **kwargs)
         self.ended = []
 
-    def closed(self, protocol):
-        self.ended.append(protocol.session)
-        super().closed(protocol)
+    def closed(self, session):
+        self.ended.append(session)
 
 
 # Aborts, ends and counts.
@@ -49,7 +48,7 @@ async def test_an_abort_of_the_client_is_an_abort_for_the_target(relay):
         client.abort()
         assert isinstance(await end.lost(), ConnectionLost)
         await until(lambda: factory.ended)
-    assert [(session.relay, session.end) for session in factory.ended] == [(relay, "client aborted")]
+    assert [(session.relay_name, session.end) for session in factory.ended] == [(relay, "client aborted")]
 
 
 async def test_an_abort_is_seen_while_the_other_side_does_not_read(relay):
@@ -59,10 +58,10 @@ async def test_an_abort_is_seen_while_the_other_side_does_not_read(relay):
         client, end = await stream(server, far)
         end.transport.pauseProducing()
         client.send(bytes(32 * MEGABYTE))
-        (protocol,) = factory.sessions
+        (protocol,) = factory.connections
         up = -1
-        while up != protocol._relay.up:
-            up = protocol._relay.up
+        while up != protocol.session.up:
+            up = protocol.session.up
             await turn(20)
         client.abort()
         await client.lost()
@@ -230,11 +229,11 @@ async def test_a_half_close_waits_for_the_bytes_before_it(relay):
 async def test_what_was_sent_ahead_goes_first_and_none_of_it_is_lost(relay):
     sent = content(2, 3 * MEGABYTE)
     route = HeldRoute()
-    async with target() as far, proxy(routes=RouteTable((), route), limits=Limits(read_ahead=100_000)) as server:
+    async with target() as far, proxy(policy=RouteTable((), route), limits=Limits(read_ahead=100_000)) as server:
         client = await server.connect()
         client.send(GREET_ANONYMOUS + request("192.0.2.1", 80) + sent)
         await route.asked.get()
-        (session,) = server.factory.sessions
+        (session,) = server.factory.connections
         await until(lambda: session.transport not in connections_read_from())
         route.pending.callback(await open_transport(TCP4ClientEndpoint(reactor, "127.0.0.1", far.port)))
         client.send(b"and the rest")
@@ -256,7 +255,7 @@ async def test_without_a_pipe_all_bytes_go_through_the_buffer(monkeypatch):
         assert await end.read_to_end() == sent
         end.close()
         await until(lambda: server.factory.ended)
-        assert [(session.relay, session.up) for session in server.factory.ended] == [("epoll", len(sent))]
+        assert [(session.relay_name, session.up) for session in server.factory.ended] == [("epoll", len(sent))]
 
 
 async def test_a_target_that_speaks_first_is_heard(relay):
@@ -269,7 +268,7 @@ async def test_a_target_that_speaks_first_is_heard(relay):
 async def test_what_a_route_heard_from_the_target_before_is_passed_on(relay):
     """A route that spoke on the way, and gives back what came besides."""
     route = HeldRoute()
-    async with target() as far, proxy(routes=RouteTable((), route)) as server:
+    async with target() as far, proxy(policy=RouteTable((), route)) as server:
         client = await server.connect()
         client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
         await route.asked.get()

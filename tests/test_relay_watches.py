@@ -3,9 +3,7 @@
 import pytest
 from twisted.internet.task import Clock
 
-from txsocksx_ext.net.idle import IdleWatch
-from txsocksx_ext.net.reset_check import PausedWatch
-from txsocksx_ext.net.watch import shared_watch
+from txsocksx_ext.net.timers import IdleWatch, PausedWatch, shared_watch
 
 
 @pytest.mark.logs_errors

@@ -33,7 +33,7 @@ async def test_the_end_of_a_client_on_tls_reaches_the_target(tmp_path):
         client.close()
         assert await end.read_to_end() == CONTENT
         end.close()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
 
 
 def is_read_from(port):
@@ -61,14 +61,14 @@ class ThroughTLS:
     def __init__(self, port):
         self._endpoint = through_tls(port)
 
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         return open_transport(self._endpoint)
 
 
 async def test_a_target_on_tls_gets_all_before_the_clients_end_and_its_own_end_reaches_the_client():
     async with (
         target(tls=Authority().server_options("localhost")) as far,
-        proxy(routes=RouteTable((), ThroughTLS(far.port))) as server,
+        proxy(policy=RouteTable((), ThroughTLS(far.port))) as server,
     ):
         client, _, _ = await server.ask("192.0.2.1", 80)
         end = await far.accept()
@@ -84,13 +84,13 @@ async def test_a_target_on_tls_gets_all_before_the_clients_end_and_its_own_end_r
         client.half_close()
         assert await end.read_to_end() == CONTENT
         await client.read_to_end()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
 
 
 async def test_an_abort_of_a_client_is_an_abort_for_a_target_on_tls():
     async with (
         target(tls=Authority().server_options("localhost")) as far,
-        proxy(routes=RouteTable((), ThroughTLS(far.port))) as server,
+        proxy(policy=RouteTable((), ThroughTLS(far.port))) as server,
     ):
         client, _, _ = await server.ask("192.0.2.1", 80)
         end = await far.accept()

@@ -29,7 +29,7 @@ def asked(request, monkeypatch, tmp_path):
 
 
 async def connect_by(route):
-    async with proxy(routes=table(route)) as server:
+    async with proxy(policy=table(route)) as server:
         way = TCP4ClientEndpoint(reactor, "127.0.0.1", server.port)
         # A user gets circuits of his own from tor, by a token.
         endpoint = SOCKS5ClientEndpoint("target.example", 80, way, {"login": ("alice", "word")})

@@ -16,11 +16,11 @@ from txsocksx_ext.route.base import Route
 def test_a_client_that_turns_out_to_be_remote_is_held_to_be_so():
     session = Session(IPv4Address("TCP", "127.0.0.1", 5000), RouteTable((), OWN))
     assert session.is_local
-    assert session.rules.route_of(Address.of("10.1.2.3", 80), session) is OWN
+    assert session.policy.route_of(Address.of("10.1.2.3", 80), session).route is OWN
     session.peer = REMOTE
     assert not session.is_local
     with pytest.raises(ConnectionNotAllowed):
-        session.rules.route_of(Address.of("10.1.2.3", 80), session)
+        session.policy.route_of(Address.of("10.1.2.3", 80), session)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_the_first_rule_that_matches_wins():
     def route_of(host):
         return table.route_of(Address.of(host, 80), Session(LOCAL, table))
 
-    assert route_of("www.example") is first
-    assert route_of("ftp.example") is second
-    assert route_of("www.example.org") is DEFAULT
+    assert route_of("www.example").route is first
+    assert route_of("ftp.example").route is second
+    assert route_of("www.example.org").route is DEFAULT
     assert table.routes == [first, second, DEFAULT]
 
 

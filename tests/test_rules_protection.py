@@ -1,6 +1,7 @@
 """What no rule opens by accident: addresses that are nobody else's business."""
 
 import pytest
+from examples.raw_peers import Names, ReactorWith
 from support.rules import DEFAULT, LOCAL, OWN, REMOTE
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
@@ -8,6 +9,7 @@ from txsocksx_ext import RouteTable, Session
 from txsocksx_ext.errors import ConnectionNotAllowed
 from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.route.base import Route
+from txsocksx_ext.route.direct import DirectRoute
 from txsocksx_ext.route.refuse import RefuseRoute
 
 PROTECTED = [
@@ -55,13 +57,13 @@ def test_a_protected_address_is_refused_to_clients_elsewhere_alone(host):
     with pytest.raises(ConnectionNotAllowed):
         table.route_of(destination, Session(REMOTE, table))
     for peer in (LOCAL, IPv6Address("TCP", "::1", 1), IPv4Address("TCP", "::ffff:127.0.0.1", 1), UNIXAddress(None)):
-        assert table.route_of(destination, Session(peer, table)) is DEFAULT
+        assert table.route_of(destination, Session(peer, table)).route is DEFAULT
 
 
 @pytest.mark.parametrize("host", OPEN)
 def test_other_addresses_are_open_to_all(host):
     table = RouteTable((), DEFAULT)
-    assert table.route_of(Address.of(host, 80), Session(REMOTE, table)) is DEFAULT
+    assert table.route_of(Address.of(host, 80), Session(REMOTE, table)).route is DEFAULT
 
 
 @pytest.mark.parametrize(
@@ -81,18 +83,27 @@ def test_a_rule_that_names_addresses_opens_them(pattern, is_open):
     table = RouteTable([(pattern, OWN)], DEFAULT)
     session = Session(REMOTE, table)
     if is_open:
-        assert table.route_of(Address.of("10.1.2.3", 80), session) is OWN
+        assert table.route_of(Address.of("10.1.2.3", 80), session).route is OWN
     else:
         with pytest.raises(ConnectionNotAllowed):
             table.route_of(Address.of("10.1.2.3", 80), session)
 
 
-def test_a_rule_that_refuses_addresses_does_not_open_them():
-    table = RouteTable([("*.example", OWN), ("10.0.0.0/8", RefuseRoute())], DEFAULT)
-    session = Session(REMOTE, table)
-    name = Address.of("intranet.example", 80)
+def resolving():
+    """A route that takes addresses: the name intranet.example is 10.1.2.3."""
+    return DirectRoute(ReactorWith(names=Names(intranet_example=["10.1.2.3"])))
+
+
+async def route_of_the_name(table, peer):
+    name, session = Address.of("intranet.example", 80), Session(peer, table)
+    return (await table.resolve(table.route_of(name, session), name, session)).route
+
+
+async def test_a_rule_that_refuses_addresses_does_not_open_them():
+    table = RouteTable([("*.example", resolving()), ("10.0.0.0/8", RefuseRoute())], DEFAULT)
     # The name's rule stands first, so the refusal does not reach it; but it must not do the contrary.
-    assert table.route_of_resolved(name, Address.of("10.1.2.3", 80), session) is None
+    with pytest.raises(ConnectionNotAllowed):
+        await route_of_the_name(table, REMOTE)
 
 
 @pytest.mark.parametrize("pattern", ["0.0.0.0/0", "8.0.0.0/5"])
@@ -100,11 +111,12 @@ def test_a_rule_about_more_than_private_addresses_opens_none_by_accident(pattern
     table = RouteTable([(pattern, OWN)], DEFAULT)
     with pytest.raises(ConnectionNotAllowed):
         table.route_of(Address.of("10.1.2.3", 80), Session(REMOTE, table))
-    assert table.route_of(Address.of("10.1.2.3", 80), Session(LOCAL, table)) is OWN
+    assert table.route_of(Address.of("10.1.2.3", 80), Session(LOCAL, table)).route is OWN
 
 
-def test_a_rule_opens_addresses_to_its_own_route_alone():
-    table = RouteTable([("*.example", OWN), ("10.0.0.0/8", Route())], DEFAULT)
-    name = Address.of("intranet.example", 80)
-    assert table.route_of_resolved(name, Address.of("10.1.2.3", 80), Session(REMOTE, table)) is None
-    assert table.route_of_resolved(name, Address.of("10.1.2.3", 80), Session(LOCAL, table)) is OWN
+async def test_a_rule_opens_addresses_to_its_own_route_alone():
+    direct = resolving()
+    table = RouteTable([("*.example", direct), ("10.0.0.0/8", Route())], DEFAULT)
+    with pytest.raises(ConnectionNotAllowed):
+        await route_of_the_name(table, REMOTE)
+    assert await route_of_the_name(table, LOCAL) is direct

@@ -169,7 +169,7 @@ async def test_a_realm_is_told_when_its_user_leaves():
         client = await server.connect()
         client.send(GREET_LOGIN + login(b"alice", b"secret") + request("127.0.0.1", far.port))
         end = await far.accept()
-        (session,) = server.factory.sessions
+        (session,) = server.factory.connections
         assert session.session.avatar.name == b"alice"
         assert realm.inside == [b"alice"]
         client.close()
@@ -189,4 +189,4 @@ async def test_a_realm_that_fails_when_its_user_leaves_does_no_harm():
     async with proxy(portal=Portal(Faulty(), [checker])) as server:
         assert await talk(server, GREET_LOGIN + login(b"alice", b"secret") + request("127.0.0.1", 0), None)
         server.peers[0].close()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)

@@ -84,12 +84,12 @@ async def test_what_is_no_conversation_is_answered_as_far_as_it_is_one(said, hea
 
 async def test_a_client_that_half_closes_during_the_connect_is_served():
     route = HeldRoute()
-    async with target() as far, proxy(routes=table(route)) as server:
+    async with target() as far, proxy(policy=table(route)) as server:
         client = await server.connect()
         client.send(GREET_ANONYMOUS + request("192.0.2.1", 80) + b"all that I have to say")
         client.half_close()
         await route.asked.get()
-        (session,) = server.factory.sessions
+        (session,) = server.factory.connections
         # Only now can the server have seen the end of the client's sending.
         await until(lambda: session.transport not in connections_read_from())
         assert route.cancelled == 0
@@ -110,7 +110,7 @@ async def test_a_client_that_half_closes_before_its_request_is_let_go():
         client.send(GREET_ANONYMOUS + b"\x05\x01")
         client.half_close()
         assert await client.read_to_end() == b"\x05\x00"
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
 
 
 # How a failing answer arrives.
@@ -139,11 +139,11 @@ def talk_before_reading(port, said):
 async def test_an_error_reply_reaches_a_client_that_was_paused():
     route = HeldRoute()
     limits = Limits(read_ahead=1024)
-    async with proxy(routes=table(route), limits=limits) as server:
+    async with proxy(policy=table(route), limits=limits) as server:
         said = GREET_ANONYMOUS + request("192.0.2.1", 80) + bytes(16 << 20)
         heard = deferToThread(talk_before_reading, server.port, said)
         await route.asked.get()
-        (session,) = server.factory.sessions
+        (session,) = server.factory.connections
         await until(lambda: session.transport not in connections_read_from())
         route.pending.errback(HostUnreachable())
         assert await heard == b"\x05\x00" + reply(4)
@@ -158,9 +158,9 @@ async def test_a_client_that_does_not_close_after_an_error_is_closed_after_a_whi
         assert await client.read_to_end() == b"\x05\x00" + reply(7)
         clock.advance(1.9)
         await turn(3)
-        assert len(server.factory.sessions) == 1
+        assert len(server.factory.connections) == 1
         clock.advance(0.2)
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
 
 
 async def test_a_client_that_closes_after_an_error_is_gone_at_once():
@@ -170,7 +170,7 @@ async def test_a_client_that_closes_after_an_error_is_gone_at_once():
         client.send(GREET_ANONYMOUS + request("127.0.0.1", 80, BIND))
         await client.read_to_end()
         client.close()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
         assert clock.getDelayedCalls() == []
 
 
@@ -191,7 +191,7 @@ async def test_a_refused_login_arrives_although_a_request_is_pending():
 @pytest.mark.logs_errors
 async def test_a_target_that_was_lost_before_it_was_handed_over_is_no_success():
     route = HeldRoute()
-    async with target() as far, proxy(routes=table(route)) as server:
+    async with target() as far, proxy(policy=table(route)) as server:
         client = await server.connect()
         client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
         await route.asked.get()
@@ -202,7 +202,7 @@ async def test_a_target_that_was_lost_before_it_was_handed_over_is_no_success():
         route.pending.callback(transport)
         assert (await client.read_to_end())[-10:-8] == b"\x05\x05"
         client.close()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
 
 
 # Listeners that are not TCP.
@@ -233,4 +233,4 @@ async def test_serves_on_tls(tmp_path):
         refused = await server.connect(endpoint=through_tls(server.port))
         refused.send(GREET_ANONYMOUS + request("127.0.0.1", 80, BIND))
         assert await refused.read_to_end() == b"\x05\x00" + reply(7)
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)

@@ -172,14 +172,14 @@ def test_a_thousand_half_open_handshakes(socks5ext, many_descriptors):
 async def test_a_client_that_sends_megabytes_before_the_reply_is_paused():
     route = HeldRoute()
     limits = Limits(read_ahead=64 * 1024)
-    async with proxy(routes=RouteTable((), route), limits=limits) as server:
+    async with proxy(policy=RouteTable((), route), limits=limits) as server:
         client = await server.connect()
         client.send(GREET_ANONYMOUS + request("192.0.2.1", 80) + bytes(8 * MEGABYTE))
         await route.asked.get()
-        (session,) = server.factory.sessions
+        (session,) = server.factory.connections
         await until(lambda: session.transport not in connections_read_from())
         # One read more than the limit may have come, and no second.
-        assert session._responder.buffered <= 64 * 1024 + session.transport.bufferSize
+        assert session._frontend.buffered <= 64 * 1024 + session.transport.bufferSize
         assert client.reason is None
 
 
@@ -219,7 +219,7 @@ async def test_more_connections_than_there_may_be_are_closed_as_they_come():
         one_too_many = await server.connect()
         assert await one_too_many.read_to_end() == b""
         clients[0].abort()
-        await until(lambda: len(server.factory.sessions) == 2)
+        await until(lambda: len(server.factory.connections) == 2)
         another = await server.connect()
         another.send(GREET_ANONYMOUS)
         assert await another.read(2) == b"\x05\x00"
@@ -240,11 +240,11 @@ async def test_one_address_has_so_many_connections_and_no_more():
         other.send(GREET_ANONYMOUS)
         assert await other.read(2) == b"\x05\x00"
         first.abort()
-        await until(lambda: len(server.factory.sessions) == 2)
+        await until(lambda: len(server.factory.connections) == 2)
         fourth = await server.connect()
         fourth.send(GREET_ANONYMOUS)
         assert await fourth.read(2) == b"\x05\x00"
-    await until(lambda: not server.factory.sessions)
+    await until(lambda: not server.factory.connections)
     assert server.factory._peers == {}
 
 

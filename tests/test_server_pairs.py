@@ -75,7 +75,7 @@ async def test_keys_of_routes_and_of_an_authenticate_of_ones_own_are_known(key, 
 
     # The key is known wherever its route stands in the table.
     table = RouteTable([("elsewhere.example", KeyRoute())], HeldRoute())
-    async with proxy(Mine(reactor, routes=table)) as server:
+    async with proxy(Mine(reactor, policy=table)) as server:
         answer = await talk(server, GREET_EXTENDED + pairs((key, b"v")), 4)
         assert answer == b"\x05\x97" + bytes((1, status))
 
@@ -98,7 +98,7 @@ async def test_a_way_that_cannot_honour_a_key_is_not_taken(key, host, reaches_a_
     knowing = Failing(OnionServiceNotFound())
     knowing.keys = KeyRoute.keys
     table = RouteTable([("elsewhere.example", knowing)], refusal)
-    async with proxy(routes=table) as server:
+    async with proxy(policy=table) as server:
         said = GREET_EXTENDED + pairs((key, b"304" if b"errors" in key else b"v")) + request(host, 80)
         assert (await talk(server, said, None))[-9] == (0xE0 if reaches_a_route else 2)
 
@@ -109,7 +109,7 @@ class Failing:
     def __init__(self, error):
         self._error = error
 
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         raise self._error
 
 
@@ -132,7 +132,7 @@ class Failing:
 )
 async def test_tor_errors_chooses_the_codes_and_is_confirmed(wanted, error, code):
     items = [] if wanted is None else [(b"tor.errors", wanted)]
-    async with proxy(routes=RouteTable((), Failing(error))) as server:
+    async with proxy(policy=RouteTable((), Failing(error))) as server:
         answer = await talk(server, GREET_EXTENDED + pairs(*items) + request("192.0.2.1", 80), None)
         assert answer[:2] == b"\x05\x97"
         assert answered_pairs(answer[2:-10]) == (0, dict(items))
@@ -156,5 +156,5 @@ async def test_extended_codes_go_to_those_alone_who_offered_method_97(offered, c
             return [Method.USERNAME_PASSWORD, Method.NO_AUTHENTICATION]
 
     said = offered + (login(b"u", b"p") if b"\x02" in offered[2:] else b"") + request("192.0.2.1", 80)
-    async with proxy(NoPairs(reactor, routes=RouteTable((), Failing(OnionServiceNotFound())))) as server:
+    async with proxy(NoPairs(reactor, policy=RouteTable((), Failing(OnionServiceNotFound())))) as server:
         assert (await talk(server, said, None))[-10:-8] == bytes((5, code))

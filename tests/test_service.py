@@ -46,7 +46,7 @@ class Served:
         with_clock = ReactorWith(clock=self.clock)
         self.ends = []
         table = RouteTable((), route or DirectRoute(reactor))
-        self.factory = (factory or Recording)(with_clock, routes=table, limits=limits)
+        self.factory = (factory or Recording)(with_clock, policy=table, limits=limits)
         self.factory.ends = self.ends
         port = free_port()
         self.service = SOCKS5ExtService(with_clock, self.factory, [f"tcp:{port}:interface=127.0.0.1"], drain)
@@ -73,9 +73,8 @@ class Served:
 
 
 class Recording(SOCKS5ExtFactory):
-    def closed(self, protocol):
-        self.ends.append(protocol.session.end)
-        super().closed(protocol)
+    def closed(self, session):
+        self.ends.append(session.end)
 
 
 @contextlib.asynccontextmanager
@@ -93,7 +92,7 @@ async def test_it_listens_and_ends_at_once_when_there_is_nobody():
         assert code == 0
         client.close()
         (await far.accept()).close()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
         server.begin_to_stop()
         await server.stopped()
         with pytest.raises(OSError, match="refused"):
@@ -154,7 +153,7 @@ async def test_handshakes_are_ended_at_once(said):
     async with served(drain=1000) as server:
         client = await server.proxy.connect()
         client.send(said)
-        await until(lambda: server.factory.sessions)
+        await until(lambda: server.factory.connections)
         await client.until(lambda: len(said) < 3 or client.unread)
         server.begin_to_stop()
         await server.stopped()
@@ -217,7 +216,7 @@ async def test_a_real_connection_that_is_never_answered_is_told_so():
 async def test_a_login_that_is_being_checked_is_told_nothing_of_it():
     class Slow(Recording):
         def authenticate(self, session):
-            return HeldRoute().connect(None, session)
+            return HeldRoute().connect(None, None, session)
 
     async with served(drain=1000, factory=Slow) as server:
         client = await server.proxy.connect()
@@ -271,7 +270,7 @@ async def test_a_route_runs_from_before_the_first_connection_to_after_the_last()
 async def test_servers_that_share_a_route_have_it_run_from_the_first_start_to_the_last_stop(count):
     route = DirectRoute(reactor)
     route.service = Service()
-    factories = [SOCKS5ExtFactory(reactor, routes=RouteTable((), route)) for _ in range(count)]
+    factories = [SOCKS5ExtFactory(reactor, policy=RouteTable((), route)) for _ in range(count)]
     first, second = (SOCKS5ExtService(reactor, factory, []) for factory in (factories[0], factories[-1]))
     for _ in range(2):  # and when they are started anew
         first.startService()
@@ -301,7 +300,7 @@ async def test_a_shared_service_starts_after_a_stop_that_takes_its_time():
     route = DirectRoute(reactor)
     route.service = Slow()
     first, second = (
-        SOCKS5ExtService(reactor, SOCKS5ExtFactory(reactor, routes=RouteTable((), route)), []) for _ in range(2)
+        SOCKS5ExtService(reactor, SOCKS5ExtFactory(reactor, policy=RouteTable((), route)), []) for _ in range(2)
     )
     first.startService()
     stopping = first.stopService()
@@ -324,7 +323,7 @@ async def test_a_shared_service_that_fails_to_start_is_started_for_the_next():
     route = DirectRoute(reactor)
     route.service = Faulty()
     first, second = (
-        SOCKS5ExtService(reactor, SOCKS5ExtFactory(reactor, routes=RouteTable((), route)), []) for _ in range(2)
+        SOCKS5ExtService(reactor, SOCKS5ExtFactory(reactor, policy=RouteTable((), route)), []) for _ in range(2)
     )
     with pytest.raises(ZeroDivisionError):
         first.startService()
@@ -403,11 +402,11 @@ async def test_a_service_counts_what_it_does():
             assert server.factory.counters.now == 1
             client.close()
             end.close()
-            await until(lambda: not server.factory.sessions)
+            await until(lambda: not server.factory.connections)
         client, code, _ = await server.proxy.ask("127.0.0.1", free_port())
         assert code == 5
         client.close()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
         counted = server.factory.counters
         assert (counted.now, counted.connections, counted.failed, counted.up, counted.down) == (0, 3, 1, 16, 20)
 

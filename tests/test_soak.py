@@ -20,9 +20,8 @@ OF_EVERY_CONNECTION_ONE_OBJECT_IS_KEPT = """
 from txsocksx_ext.server.factory import SOCKS5ExtFactory
 
 kept = []
-def closed(self, protocol, original=SOCKS5ExtFactory.closed):
+def closed(self, session):
     kept.append(object())
-    original(self, protocol)
 SOCKS5ExtFactory.closed = closed
 """
 

@@ -54,7 +54,7 @@ def test_the_defaults():
     assert limits.max_per_peer == 256
     pairs = limits.pairs
     assert (pairs.pairs, pairs.key_bytes, pairs.value_bytes, pairs.total_bytes) == (64, 255, 16384, 65536)
-    assert [route.name for route in service.factory.routes.routes] == ["direct"]
+    assert [route.name for route in service.factory.policy.routes] == ["direct"]
     assert service.factory.portal is None
     assert service.factory.anonymous
     assert service.factory.reactor is reactor
@@ -110,10 +110,10 @@ def test_a_bad_number_is_refused_by_the_name_of_its_option(option, value):
 
 
 def test_rules_in_their_order():
-    table = factory("--route", "*.example=refuse", "--route=192.0.2.0/24=refuse", "--route", "*=direct").routes
+    table = factory("--route", "*.example=refuse", "--route=192.0.2.0/24=refuse", "--route", "*=direct").policy
     session = Session(None, table)
-    assert table.route_of(Address.of("www.example", 80), session).name == "refuse"
-    assert table.route_of(Address.of("www.example.org", 80), session).name == "direct"
+    assert table.route_of(Address.of("www.example", 80), session).route.name == "refuse"
+    assert table.route_of(Address.of("www.example.org", 80), session).route.name == "direct"
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ async def test_a_proxy_can_listen_on_a_port():
 def served_by(route, **options):
     """A client of a server with this route alone, and the server."""
     clock = route.endpoint.clock = Clock()
-    factory = SOCKS5ExtFactory(clock, routes=RouteTable((), route), **options)
+    factory = SOCKS5ExtFactory(clock, policy=RouteTable((), route), **options)
     client = connect_to(factory)
     client.write(GREETING)
     client.write(ASKING)
@@ -194,7 +194,7 @@ def test_a_route_leads_to_a_target_in_memory():
     assert route.sessions[0].method == Method.NO_AUTHENTICATION
     target.close()
     assert client.lost.type is ConnectionDone
-    assert factory.sessions == set()
+    assert factory.connections == set()
 
 
 def test_a_route_fails_with_what_a_test_wants():
@@ -222,7 +222,7 @@ def test_a_route_that_hangs_shows_that_it_was_given_up():
 )
 def test_a_route_answers_look_ups(route, expected):
     clock = Clock()
-    client = connect_to(SOCKS5ExtFactory(clock, routes=RouteTable((), route)))
+    client = connect_to(SOCKS5ExtFactory(clock, policy=RouteTable((), route)))
     client.write(GREETING)
     client.write(b"\x05\xf0\x00\x03\x0etarget.example\x00\x00")
     assert client.received[2:].startswith(expected)
@@ -231,7 +231,7 @@ def test_a_route_answers_look_ups(route, expected):
 def test_a_route_whose_look_ups_hang():
     clock = Clock()
     route = FakeRoute(found=Address.of("192.0.2.9", 0), hangs=True)
-    client = connect_to(SOCKS5ExtFactory(clock, routes=RouteTable((), route)))
+    client = connect_to(SOCKS5ExtFactory(clock, policy=RouteTable((), route)))
     client.write(GREETING)
     client.write(b"\x05\xf0\x00\x03\x0etarget.example\x00\x00")
     assert client.received == b"\x05\x00"
@@ -242,7 +242,7 @@ def test_a_route_whose_look_ups_hang():
 def test_the_server_sees_the_peer_that_a_test_wants():
     factory = SOCKS5ExtFactory(Clock())
     client = connect_to(factory, peer=IPv4Address("TCP", "198.51.100.7", 5000))
-    (protocol,) = factory.sessions
+    (protocol,) = factory.connections
     assert protocol.session.peer.host == "198.51.100.7"
     client.close()
 

@@ -533,5 +533,5 @@ async def test_a_tor_that_does_not_want_to_end_is_killed(tmp_path, monkeypatch):
 async def test_streams_while_tor_starts_fail_at_once(tmp_path):
     async with Launched(tmp_path) as launched:
         await launched.starts()
-        async with proxy(routes=RouteTable((), launched.route)) as server:
+        async with proxy(policy=RouteTable((), launched.route)) as server:
             assert await server.code("target.example", 80) == 1

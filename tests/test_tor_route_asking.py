@@ -41,7 +41,7 @@ from txsocksx_ext.policy.table import table_from_strings
 async def test_the_ways_to_write_the_endpoint(description):
     async with fake_tor(endless_echo()) as tor:
         route = route_from_string(reactor, description.format(port=tor.port))
-        async with proxy(routes=table(route)) as server:
+        async with proxy(policy=table(route)) as server:
             assert await server.code("target.example", 80) == 0
     assert tor.asked == ["target.example"]
 
@@ -50,7 +50,7 @@ async def test_the_ways_to_write_the_endpoint(description):
 async def test_tor_may_be_on_a_unix_socket(description, tmp_path):
     async with fake_tor(endless_echo(), listen=f"unix:{tmp_path}/tor") as tor:
         route = route_from_string(reactor, description.format(path=tmp_path / "tor"))
-        async with proxy(routes=table(route)) as server:
+        async with proxy(policy=table(route)) as server:
             assert await server.code("target.example", 80) == 0
     assert tor.asked == ["target.example"]
 
@@ -147,7 +147,7 @@ async def test_tokens_go_by_tors_own_format():
 async def test_all_routes_of_a_process_keep_the_same_clients_together():
     async with fake_tor(endless_echo()) as tor:
         first, second = (route_from_string(reactor, f"tor:127.0.0.1:{tor.port}") for _ in range(2))
-        async with proxy(routes=table(first)) as one, proxy(routes=table(second)) as other:
+        async with proxy(policy=table(first)) as one, proxy(policy=table(second)) as other:
             for server in (one, other):
                 peer = await server.connect()
                 peer.send(GREET_LOGIN)
@@ -202,7 +202,7 @@ async def test_a_look_up_that_fails_comes_with_address_type_0(host, control):
     failure = b"\x05\x04\x00\x00" + b"\x00" * 6
     async with fake_tor(saying(failure)) as tor:
         route = through(tor, control=events() if control else None)
-        async with proxy(routes=table(route)) as server:
+        async with proxy(policy=table(route)) as server:
             for client in GREETINGS:
                 peer, code = await hear(server, client, host, 0, RESOLVE)
                 assert code == 4

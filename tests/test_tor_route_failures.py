@@ -97,7 +97,7 @@ async def test_f0_without_an_end_is_a_stream(rest):
     clock = Clock()
     async with fake_tor(endless_echo(reply(0xF0, rest))) as tor:
         route = through(tor, extended=True, time=ReactorWith(clock=clock))
-        async with proxy(routes=table(route)) as server:
+        async with proxy(policy=table(route)) as server:
             for client in GREETINGS:
                 hearing = Deferred.fromCoroutine(hear(server, client))
                 await until(clock.getDelayedCalls)
@@ -113,7 +113,7 @@ async def test_data_after_f0_is_the_streams_and_ends_the_doubt():
     clock = Clock()
     async with fake_tor(endless_echo(reply(0xF0) + b"220 hello")) as tor:
         route = through(tor, extended=True, time=ReactorWith(clock=clock))
-        async with proxy(routes=table(route)) as server:
+        async with proxy(policy=table(route)) as server:
             peer, code = await hear(server, "97")
             assert code == 0
             assert await peer.read(9) == b"220 hello"
@@ -134,7 +134,7 @@ async def test_a_part_of_f0_without_an_end_is_no_stream(length):
     clock = Clock()
     async with fake_tor(saying(reply(0xF0)[:length], closes=False)) as tor:
         route = through(tor, extended=True, time=ReactorWith(clock=clock))
-        async with proxy(routes=table(route)) as server:
+        async with proxy(policy=table(route)) as server:
             hearing = Deferred.fromCoroutine(hear(server, "97"))
             await until(clock.getDelayedCalls)
             clock.advance(DOUBT)
@@ -146,7 +146,7 @@ async def test_f0_after_which_the_client_leaves():
     clock = Clock()
     async with fake_tor(endless_echo(reply(0xF0))) as tor:
         route = through(tor, extended=True, time=ReactorWith(clock=clock))
-        async with proxy(routes=table(route)) as server:
+        async with proxy(policy=table(route)) as server:
             peer = await server.connect(GREET_ANONYMOUS)
             await peer.read(2)
             peer.send(request(ONION, 80))
@@ -161,7 +161,7 @@ async def test_other_codes_are_believed_at_once(code):
     clock = Clock()
     async with fake_tor(saying(reply(code), closes=False)) as tor:
         route = through(tor, extended=True, time=ReactorWith(clock=clock))
-        async with proxy(routes=table(route)) as server:
+        async with proxy(policy=table(route)) as server:
             assert (await hear(server, "304"))[1] == code
 
 
@@ -205,7 +205,7 @@ async def test_it_is_found_out_once(says, expected):
 
     async with fake_tor(answer) as tor:
         route = route_from_string(reactor, f"tor:127.0.0.1:{tor.port}")
-        async with proxy(routes=table(route), limits=Limits(connect_timeout=SHORT)) as server:
+        async with proxy(policy=table(route), limits=Limits(connect_timeout=SHORT)) as server:
             assert await codes(server) == expected
             assert await codes(server, "target.example") == same(6)
         assert tor.asked.count(PROBE) == 1
@@ -232,7 +232,7 @@ async def test_what_cannot_be_found_out_is_asked_again():
 async def test_what_was_told_is_not_asked(told, expected):
     async with fake_tor(silent) as tor:
         route = route_from_string(reactor, f"tor:127.0.0.1:{tor.port}:extended={told}")
-        async with proxy(routes=table(route), limits=Limits(connect_timeout=SHORT)) as server:
+        async with proxy(policy=table(route), limits=Limits(connect_timeout=SHORT)) as server:
             assert (await hear(server, "97"))[1] == expected
         assert tor.asked == [ONION]
 

@@ -19,7 +19,7 @@ from txsocksx_ext.tor.isolation import IsolationTokens
 async def test_a_tor_that_is_not_there_fails_at_once_and_is_used_when_it_comes():
     port = free_port()
     route = route_from_string(reactor, f"tor:127.0.0.1:{port}")
-    async with proxy(routes=table(route)) as server:
+    async with proxy(policy=table(route)) as server:
         assert await codes(server) == same(1)
         async with fake_tor(endless_echo(), listen=f"tcp:{port}:interface=127.0.0.1"):
             assert await codes(server, "target.example") == same(0)
@@ -65,7 +65,7 @@ async def test_a_dead_tor_is_passed_over_and_used_again():
     dead = SimpleNamespace(port=first_port)
     async with fake_tor(named(b"2")) as second:
         tors = Tors(dead, second)
-        async with proxy(routes=table(tors.route)) as server:
+        async with proxy(policy=table(tors.route)) as server:
             assert await tors.who_serves(server) == b"2"
             async with fake_tor(named(b"1"), listen=f"tcp:{first_port}:interface=127.0.0.1") as first:
                 # It is there again, and for a while nobody looks.
@@ -80,7 +80,7 @@ async def test_a_tor_that_was_passed_over_is_asked_where_no_other_is_there():
     first_port = free_port()
     async with fake_tor(named(b"2")) as second:
         tors = Tors(SimpleNamespace(port=first_port), second)
-        async with proxy(routes=table(tors.route)) as server:
+        async with proxy(policy=table(tors.route)) as server:
             assert await tors.who_serves(server) == b"2"
             await second.stop_listening()
             assert await server.code("target.example", 80) == 1
@@ -94,7 +94,7 @@ async def test_a_tor_that_ends_before_it_answers_is_passed_over_too():
 
     async with fake_tor(end) as first, fake_tor(named(b"2")) as second:
         tors = Tors(first, second)
-        async with proxy(routes=table(tors.route)) as server:
+        async with proxy(policy=table(tors.route)) as server:
             assert await server.code("target.example", 80) == 1
             assert await tors.who_serves(server) == b"2"
 
@@ -102,7 +102,7 @@ async def test_a_tor_that_ends_before_it_answers_is_passed_over_too():
 async def test_one_token_stays_with_one_tor_and_tokens_are_spread():
     async with fake_tor(named(b"1")) as first, fake_tor(named(b"2")) as second, fake_tor(named(b"3")) as third:
         tors = Tors(first, second, third)
-        async with proxy(routes=table(tors.route)) as server:
+        async with proxy(policy=table(tors.route)) as server:
             values = [b"%d" % number for number in range(60)]
             serves = {value: await tors.who_serves(server, value) for value in values}
             assert {value: await tors.who_serves(server, value) for value in values} == serves
@@ -121,19 +121,19 @@ async def test_one_token_stays_with_one_tor_and_tokens_are_spread():
 async def test_clients_without_a_token_take_the_first_that_is_there():
     async with fake_tor(named(b"1")) as first, fake_tor(named(b"2")) as second:
         tors = Tors(first, second)
-        async with proxy(routes=table(tors.route)) as server:
+        async with proxy(policy=table(tors.route)) as server:
             assert [await tors.who_serves(server) for _ in range(5)] == [b"1"] * 5
 
 
 async def test_what_a_tor_says_of_a_target_is_not_asked_of_another():
     async with fake_tor(saying(reply(4))) as first, fake_tor(named(b"2")) as second:
         tors = Tors(first, second)
-        async with proxy(routes=table(tors.route)) as server:
+        async with proxy(policy=table(tors.route)) as server:
             assert await server.code("target.example", 80) == 4
     assert second.asked == []
 
 
 async def test_a_tor_that_starts_says_so():
     route = TorRoute([TorInstance(reactor, None)], IsolationTokens())
-    async with proxy(routes=table(route)) as server:
+    async with proxy(policy=table(route)) as server:
         assert await codes(server) == same(1)

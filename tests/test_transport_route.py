@@ -239,7 +239,7 @@ async def test_nothing_is_claimed_of_what_was_not_seen(transport):
 
 async def test_a_transport_that_takes_no_proxy(transport):
     fake = await transport(takes_proxy=False, code=0x01)
-    assert fake.life.way_out is None
+    assert fake.life.outbound_proxy is None
     plain, extended = await fake.failures()
     assert (plain, extended.code) == (0x01, 0x01)
 

@@ -91,14 +91,14 @@ class Kind(Route):
     name, keys = "shared", frozenset({"pt.", "tor.isolation"})
     def __init__(self, reactor, folder):
         self.reactor, self.folder, self.service = reactor, folder, Runs(folder)
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         host = request.destination.host
         if host.startswith("fails."):
             error = getattr(errors, host.split(".")[1])()
             plain = host.split(".")[2]
             return fail(error.with_plain_code(int(plain)) if plain.isdigit() else error)
         if host == "silent.example":
-            return Deferred()
+            return Deferred(lambda cancelled: cancelled.errback(errors.TransportTemporaryFailure()))
         with open(self.folder + "/seen", "a") as seen:
             seen.write(json.dumps({
                 "pid": os.getpid(), "peer": peer_name(session.peer), "user": repr(session.user),
@@ -107,8 +107,6 @@ class Kind(Route):
                 "pairs": {key: repr(session.pairs[key]) for key in session.pairs if "." in key and key != "tor.errors"},
             }) + "\\n")
         return open_transport(TCP4ClientEndpoint(self.reactor, "127.0.0.1", request.destination.port))
-    def timed_out(self, request, session):
-        return errors.TransportTemporaryFailure()
 
 class Runs(Service):
     def __init__(self, folder):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .client.retrying import RetryingClientService, RetryingEndpoint
     from .client.web import SOCKS5AgentEndpointFactory, web_agent
     from .net.twisted_transports import open_transport
-    from .route import IRoute, Route, route_from_string
+    from .route import IRoute, IRouteKind, Route, route_from_string
     from .route.transport import TransportRoute
     from .server import Limits, RouteTable, Session, SOCKS5ExtFactory, SOCKS5ExtProtocol
 
@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "IRoute": "route",
+    "IRouteKind": "route",
     "Limits": "server",
     "RetryingClientService": "client.retrying",
     "RetryingEndpoint": "client.retrying",
@@ -48,6 +49,7 @@ _HOMES = {
 
 __all__ = [
     "IRoute",
+    "IRouteKind",
     "Limits",
     "RetryingClientService",
     "RetryingEndpoint",

@@ -1,67 +1,69 @@
 """
-What is known of one client's connection.
+What server, policy and routes all know of one client's connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IAddress
 
 from .errors import ConnectionNotAllowed
-from .net.twisted_transports import is_local, peer_name
+from .net.relay_interface import IRelay
+from .net.twisted_transports import is_local, peer_group, peer_name
 from .protocol.codes import Method
 from .protocol.messages import Request, UsernamePassword
-from .protocol.pairs import NO_PAIRS, PASSWD, USERNAME, Pairs
-from .route.base import IRoute, is_among
+from .protocol.pairs import NO_PAIRS, PASSWD, USERNAME, Pairs, is_among
 
 if TYPE_CHECKING:
     from .policy.table import RouteTable
+    from .route.base import IRoute
 
 
 class KeyNotHonoured(ConnectionNotAllowed):
-    """The way to a target does not know a key that it must honour. Its name tells it in the log from a rule."""
+    """The route does not honour a key that the client requires. In the log its name tells it from a rule."""
 
 
 class Session:
     """
     One client's connection, as decisions and routes see it.
 
-    Attributes fill in as the conversation goes on. Its `repr` shows neither the
-    target nor a user name nor a value.
+    Attributes fill in as the conversation goes on. The `repr` shows neither the
+    target nor the user name nor a value.
 
     :ivar peer: the client's address.
     :ivar is_local: whether the client is on this machine: loopback or a unix socket.
-    :ivar rules: the server's rules, for routes that resolve names.
+    :ivar policy: the rules by which this connection was admitted.
+    :ivar protocol: what the client speaks, such as ``socks5``.
     :ivar offered: the methods that the client offered.
     :ivar method: the method selected, or ``None`` before that.
-    :ivar credentials: what RFC 1929 carried, or USERNAME and PASSWD; ``None``
-        where there were none.
-    :ivar pairs: what method 97 carried, without the marks of optional keys, and
+    :ivar credentials: from RFC 1929, or from USERNAME and PASSWD; ``None`` if
+        there were none.
+    :ivar pairs: from method 0x97, without the marks of optional keys, and
         without optional keys that this server does not know.
-    :ivar required_keys: the keys among them that the way out must honour: all but
-        the optional ones, and those that are the server's own business.
-    :ivar avatar: what the portal made of the credentials.
+    :ivar required_keys: the keys among them that the route must honour: all but
+        the optional ones and those for the server itself.
+    :ivar avatar: the portal's avatar for the credentials.
     :ivar logout: tells the portal's realm that this user leaves; called at the end.
     :ivar request: the client's request, or ``None`` before that. An address
-        literal that came as a name stands here as the address.
-    :ivar way: the way out taken.
-    :ivar route: its name.
-    :ivar code: the reply code sent, or ``None`` before that.
-    :ivar relay: the name of the relay that serves the stream.
-    :ivar up: bytes from the client to the target.
-    :ivar down: bytes from the target to the client.
+        literal that came as a name is replaced by the address.
+    :ivar route: the route taken, or ``None`` before that.
+    :ivar route_name: its name.
+    :ivar reply_code: the reply code sent, or ``None`` before that.
+    :ivar relay: the relay of the stream, while there is one.
+    :ivar relay_name: its name.
+    :ivar began: when the connection was made, in seconds of the factory's clock.
+    :ivar seconds: how long the connection lasted; 0 before its end.
     :ivar end: why the connection ended, in a few words.
-    :ivar began: when it was made, in seconds of `time.monotonic`.
     """
 
-    def __init__(self, peer: IAddress, rules: RouteTable) -> None:
-        # All at once: Python keeps attributes that are added later less tightly, and finds them later.
-        self.rules = rules
+    def __init__(self, peer: IAddress, policy: RouteTable) -> None:
+        # Create every attribute here: CPython's key-sharing dicts stay compact only if attributes appear now.
+        self.policy = policy
         self._peer = peer
         self.is_local = is_local(peer)
+        self.protocol = ""
         self.offered: tuple[Method, ...] = ()
         self.method: Method | None = None
         self.credentials: UsernamePassword | None = None
@@ -70,17 +72,18 @@ class Session:
         self.avatar: object = None
         self.logout: Callable[[], object] | None = None
         self.request: Request | None = None
-        self.way: IRoute | None = None
-        self.route = ""
-        self.code: int | None = None
-        self.relay = ""
-        self.up = self.down = 0
+        self.route: IRoute | None = None
+        self.route_name = ""
+        self.reply_code: int | None = None
+        self.relay: IRelay | None = None
+        self.relay_name = ""
+        self._up = self._down = 0
+        self.began = self.seconds = 0.0
         self.end = ""
-        self.began = monotonic()
 
     @property
     def peer(self) -> IAddress:
-        """The client's address. To set another one changes `is_local` too."""
+        """The client's address. Setting it changes `is_local` too."""
         return self._peer
 
     @peer.setter
@@ -90,8 +93,29 @@ class Session:
 
     @property
     def user(self) -> bytes | None:
-        """The client's user name, by either method; checked only where there is a portal."""
+        """The client's user name, by either method; verified only if there is a portal."""
         return None if self.credentials is None else self.credentials.username
+
+    @property
+    def share(self) -> str:
+        """
+        Who shares limited resources, such as name look-ups, with this client.
+
+        Clients on this machine are told apart by their user names.
+        """
+        if not self.is_local:
+            return peer_group(self._peer)
+        return f"local {self.user!r}"
+
+    @property
+    def up(self) -> int:
+        """Bytes from the client to the target so far."""
+        return self._up if self.relay is None else self.relay.up
+
+    @property
+    def down(self) -> int:
+        """Bytes from the target to the client so far."""
+        return self._down if self.relay is None else self.relay.down
 
     def __repr__(self) -> str:
         method = "no method" if self.method is None else self.method.name
@@ -99,30 +123,41 @@ class Session:
 
     def take_route(self, route: IRoute) -> None:
         """
-        Note which way out is taken.
+        Note which route is taken.
 
-        To ignore a key in silence could put streams on one circuit that must
-        not share one.
+        Ignoring a key silently could put streams on one circuit that must not
+        share one.
 
-        :raises ConnectionNotAllowed: the route does not honour a key that it must.
+        :raises ConnectionNotAllowed: the route does not honour a required key.
         """
-        self.way = route
+        self.route = route
         name = getattr(route, "name", None)
-        self.route = type(route).__name__ if name is None else name
+        self.route_name = type(route).__name__ if name is None else name
         if not self.required_keys:
             return
         honoured: frozenset[str] = getattr(route, "keys", frozenset())
         for key in self.required_keys:
             if not is_among(key, honoured):
-                raise KeyNotHonoured(f"the way to this target does not know the key {key}")
+                raise KeyNotHonoured(f"the route to this target does not honour the key {key}")
 
     def take_pairs(self, pairs: Pairs, required_keys: frozenset[str] = frozenset()) -> None:
-        """Keep what method 97 carried; USERNAME and PASSWD are credentials as RFC 1929's are."""
+        """Keep the pairs of method 0x97; USERNAME and PASSWD are credentials as RFC 1929's are."""
         self.pairs = pairs
         self.required_keys = required_keys
         username, password = pairs.get(USERNAME), pairs.get(PASSWD)
         if username is not None or password is not None:
             self.credentials = PairCredentials(username or b"", password or b"")
+
+    def take_relay(self, relay: Any) -> None:
+        """Note the relay that serves the stream."""
+        self.relay = relay
+        self.relay_name = relay.name
+
+    def end_relay(self) -> None:
+        """Keep the relay's final counts, and let it go."""
+        if self.relay is not None:
+            self._up, self._down = self.relay.up, self.relay.down
+            self.relay = None
 
 
 class PairCredentials(UsernamePassword):
@@ -131,4 +166,4 @@ class PairCredentials(UsernamePassword):
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        """Any length that the limits of pairs let through."""
+        """Accept any length that the limits of pairs admit."""

@@ -5,6 +5,7 @@ What a reply says of a failure: Twisted's and the system's errors, as rows of th
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Sequence
 
 from twisted.cred.error import UnauthorizedLogin
@@ -73,6 +74,22 @@ def row_of(error: BaseException | None) -> ReplyCode:
             return row
     number = error.osError if isinstance(error, ConnectError) else getattr(error, "errno", None)
     return _BY_ERRNO.get(number, codes.GENERAL_FAILURE) if isinstance(number, int) else codes.GENERAL_FAILURE
+
+
+_RESOLVER_ERRORS = {
+    number: name for name, number in vars(socket).items() if name.startswith("EAI_") and isinstance(number, int)
+}
+
+
+def describe(error: BaseException) -> str:
+    """Name an exception for a log line: its class, and the system's or the resolver's error behind it."""
+    name = type(error).__name__
+    for each in (error, error.__cause__):
+        number = each.osError if isinstance(each, ConnectError) else getattr(each, "errno", None)
+        names = _RESOLVER_ERRORS if isinstance(each, socket.gaierror) else errno.errorcode
+        if isinstance(number, int) and number in names:
+            return f"{name}({names[number]})"
+    return name
 
 
 def most_telling(failures: Sequence[Failure]) -> Failure:

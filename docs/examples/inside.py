@@ -17,7 +17,7 @@ refuse = route_from_string(reactor, "refuse")
 
 factory = SOCKS5ExtFactory(
     reactor,
-    routes=RouteTable([("*:25", refuse), ("*:6660-6669", refuse)], default=direct),
+    policy=RouteTable([("*:25", refuse), ("*:6660-6669", refuse)], default=direct),
     limits=Limits(idle_timeout=600.0, max_connections=1000),
 )
 

@@ -26,7 +26,7 @@ class InternalRoute(Route):
         self.reactor = reactor
         self.folder = Path(folder)
 
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         """Fire with a connected transport, or fail with an exception that has a code."""
         name = request.destination.host.removesuffix(".internal")
         if not re.fullmatch(r"[a-z0-9-]+", name) or not (self.folder / name).exists():
@@ -39,4 +39,4 @@ routes = RouteTable([("*.internal", internal)], default=route_from_string(reacto
 
 application = Application("internal")
 listener = os.environ.get("LISTEN", "tcp:1080:interface=127.0.0.1")
-SOCKS5ExtService(reactor, SOCKS5ExtFactory(reactor, routes=routes), [listener]).setServiceParent(application)
+SOCKS5ExtService(reactor, SOCKS5ExtFactory(reactor, policy=routes), [listener]).setServiceParent(application)

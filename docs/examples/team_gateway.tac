@@ -36,7 +36,7 @@ factory = TeamFactory(
     reactor,
     portal=portal_for([HashedPasswordFile(os.environ["TEAM_USERS"])]),
     # Nobody sends mail from here, and nothing goes to the network but through tor.
-    routes=RouteTable([("*:25", refuse)], default=tor),
+    policy=RouteTable([("*:25", refuse)], default=tor),
     limits=Limits(connect_timeout=30.0),
 )
 application = Application("team gateway")

@@ -51,7 +51,7 @@ class ServerTests(unittest.SynchronousTestCase):
     def test_names_go_where_the_rules_say(self):
         clock = Clock()
         onions, others = FakeRoute(clock=clock), FakeRoute(clock=clock)
-        factory = SOCKS5ExtFactory(clock, routes=RouteTable([("*.onion", onions)], default=others))
+        factory = SOCKS5ExtFactory(clock, policy=RouteTable([("*.onion", onions)], default=others))
         proxy_endpoint = MemoryEndpoint(factory, clock=clock)
         endpoint = SOCKS5ClientEndpoint("example.onion", 80, proxy_endpoint, reactor=clock)
         connecting = connectProtocol(endpoint, Protocol())

@@ -255,7 +255,7 @@ async def proxy(factory=None, *, listen="tcp:0:interface=127.0.0.1", seen_from=N
     finally:
         await port.stopListening()
         await _end_all(under_test.peers)
-        for session in list(factory.sessions):
+        for session in list(factory.connections):
             session.abort("the test is over")
 
 
@@ -340,7 +340,7 @@ class HeldRoute:
         self.requests = []
         self.cancelled = 0
 
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         self.pending = Deferred(self._cancel)
         self.requests.append(request)
         self.asked.put(request)

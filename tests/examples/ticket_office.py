@@ -27,7 +27,7 @@ class Desk:
     def __init__(self, reactor, port):
         self._endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
 
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         return open_transport(self._endpoint)
 
 
@@ -56,7 +56,7 @@ class TicketOffice(SOCKS5ExtFactory):
 
     def reply_for(self, failure, session):
         """What to answer: a closed desk opens again soon."""
-        if session.route == "Desk" and failure.check(ConnectionRefusedError):
+        if session.route_name == "Desk" and failure.check(ConnectionRefusedError):
             return codes.TRANSPORT_TEMPORARY_FAILURE
         return super().reply_for(failure, session)
 

@@ -73,7 +73,7 @@ class OnionRoute(Route):
     def __init__(self, error):
         self.error = error
 
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         return fail(self.error())
 
 class OnionServer(SOCKS5ExtFactory):

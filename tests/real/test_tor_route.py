@@ -247,7 +247,7 @@ async def servers_inside(routes, deadline):
             service.startService()
             stack.push_async_callback(service.stopService)
             servers[name] = await stack.enter_async_context(
-                proxy(routes=table, limits=Limits(connect_timeout=deadline))
+                proxy(policy=table, limits=Limits(connect_timeout=deadline))
             )
             for control in service:
                 while not control.is_live:

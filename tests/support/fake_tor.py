@@ -159,7 +159,7 @@ async def behind(answer, *, seconds=30.0, **options):
     """A scripted tor, and a server whose way out it is, and which gives it so many seconds."""
     async with (
         fake_tor(answer) as tor,
-        proxy(routes=table(through(tor, **options)), limits=Limits(connect_timeout=seconds)) as server,
+        proxy(policy=table(through(tor, **options)), limits=Limits(connect_timeout=seconds)) as server,
     ):
         yield tor, server
 

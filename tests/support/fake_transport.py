@@ -31,7 +31,7 @@ class FakeTransport(FakeProxy):
         self.route = TransportRoute(reactor, "test", "sh", ["-c", script])
         self.route.service.startService()
         self.life = await self.route.service.when_ready()
-        self.factory = SOCKS5ExtFactory(reactor, routes=RouteTable((), self.route), **options)
+        self.factory = SOCKS5ExtFactory(reactor, policy=RouteTable((), self.route), **options)
         self._server = reactor.listenTCP(0, self.factory, interface="127.0.0.1")
         self.proxy = local(self._server.getHost().port)
 
@@ -64,7 +64,7 @@ class FakeTransport(FakeProxy):
 
     async def dial(self, host=BRIDGE, port=443):
         """Connect to somewhere through the way out."""
-        proxy = self.life.way_out.proxy
+        proxy = self.life.outbound_proxy.proxy
         return await talk_to(host, port, local(proxy.port), {"login": (proxy.username, proxy.password)})
 
     def answer(self, code):

@@ -143,11 +143,12 @@ class Program:
         return status
 
 
-def twistd(program, *options, listen=None, command="twistd", env=None, reactor=None, before="", wait=20.0):
+def twistd(program, *options, listen=None, command="twistd", env=None, reactor=None, before="", prefix=(), wait=20.0):
     """
     A ``twistd socks5ext`` with these options, on a free port unless told where to listen.
 
     :param before: Python code that runs before twistd.
+    :param prefix: a command that runs the command after it.
     """
     port = free_port() if listen is None else None
     listeners = (
@@ -158,7 +159,7 @@ def twistd(program, *options, listen=None, command="twistd", env=None, reactor=N
         runner = [sys.executable, "-m", "twisted"]
     reactor_option = [f"--reactor={reactor}"] if reactor else []
     return program(
-        [*runner, *reactor_option, "socks5ext", *listeners, *options],
+        [*prefix, *runner, *reactor_option, "socks5ext", *listeners, *options],
         port=port,
         ready=None
         if listen is None

@@ -19,7 +19,7 @@ LOCAL = IPv4Address("TCP", "127.0.0.1", 5000)
 def goes(patterns, host, port=80, peer=LOCAL):
     """Whether a target goes by one of the patterns, and not by the default."""
     table = RouteTable([(pattern, OWN) for pattern in patterns], DEFAULT)
-    return table.route_of(Address.of(host, port), Session(peer, table)) is OWN
+    return table.route_of(Address.of(host, port), Session(peer, table)).route is OWN
 
 
 def server_of(rules, names, **options):
@@ -27,4 +27,4 @@ def server_of(rules, names, **options):
     with_names = ReactorWith(names=names)
     direct, refuse = DirectRoute(with_names), RefuseRoute()
     table = RouteTable([(pattern, {"direct": direct, "refuse": refuse}[way]) for pattern, way in rules], direct)
-    return proxy(reactor=with_names, routes=table, **options)
+    return proxy(reactor=with_names, policy=table, **options)

@@ -12,14 +12,12 @@ from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
 from .handover import reset_socket, take_socket
-from .idle import IdleWatch
 from .pipe import PIPE_SIZE
 from .poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, WRITABLE, Poller
 from .relay_interface import IRelay, RelayEnded
-from .reset_check import ResetWatch
 from .socket_state import unacknowledged
+from .timers import IdleWatch, ResetWatch, shared_watch
 from .twisted_transports import PausedProtocol
-from .watch import shared_watch
 
 BUFFER_SIZE = 1 << 16
 """Bytes that are read at once. A stream that brings so many goes through the poller's pipe, which copies nothing."""

@@ -1,106 +1,87 @@
 """
-Work that cannot be stopped once it has begun, a bounded amount of it at a time.
+Jobs that cannot be stopped once they began: a limited number at once, shared fairly.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
 _Outcome = TypeVar("_Outcome")
 
 
-class Limiter(Protocol):
-    """Gives a bounded number of slots: a `FairLimiter`'s share, or a `DeferredSemaphore`."""
-
-    def acquire(self) -> Deferred[Any]:
-        """Return a Deferred that fires when there is a slot. Cancelling it gives up the place in the queue."""
-
-    def release(self) -> Any:
-        """Give a slot back."""
-
-
 class FairLimiter:
     """
-    A bounded number of slots that peers share: a free slot goes to each waiting peer in turn.
+    Begins the newest job of each share in turn, so that a share with many jobs delays its own only.
 
-    So a peer that asks for a thousand slots delays another peer by one.
+    The newest first: if a queue is longer than its callers' time, the oldest have
+    almost used theirs up.
 
-    :param at_once: how many slots there are.
+    :param limit: jobs of all shares that run at once.
+    :param share_limit: jobs of one share that run at once.
     """
 
-    def __init__(self, at_once: int) -> None:
-        self._free = at_once
-        # By peer, in the order of their turns. Only peers that wait are here.
-        self._waiting: dict[Hashable, list[Deferred[None]]] = {}
+    def __init__(self, limit: int, share_limit: int) -> None:
+        self._limit = limit
+        self._share_limit = share_limit
+        self._running: Counter[Hashable] = Counter()
+        self._total = 0
+        self._queues: dict[Hashable, list[Deferred[None]]] = {}
 
-    def share_of(self, peer: Hashable) -> Limiter:
-        """Return what `in_turn` needs to work for one peer."""
-        return _Share(self, peer)
+    async def run(self, share: Hashable, begin: Callable[[], Deferred[_Outcome]]) -> _Outcome:
+        """
+        Begin a job as soon as the limits admit it, and wait for its end.
 
-    def acquire(self, peer: Hashable) -> Deferred[None]:
-        """Return a Deferred that fires when `peer` has a slot."""
-        if self._free:
-            self._free -= 1
-            return succeed(None)
-        queue = self._waiting.setdefault(peer, [])
-        waiting: Deferred[None] = Deferred(lambda cancelled: self._give_up(peer, cancelled))
-        queue.append(waiting)
-        return waiting
+        A caller that is cancelled leaves the queue, or stops waiting; a job that
+        has begun counts until its end.
 
-    def release(self) -> None:
-        """Give a slot to the peer whose turn it is, or keep it."""
-        if not self._waiting:
-            self._free += 1
-            return
-        peer = next(iter(self._waiting))
-        queue = self._waiting.pop(peer)
-        # The newest first: of a queue that is longer than its clients' time, the oldest have almost used theirs up.
-        next_one = queue.pop()
-        if queue:
-            self._waiting[peer] = queue
-        next_one.callback(None)
+        :param begin: begins the job; the Deferred it returns is never cancelled.
+        :returns: the job's result; raises what the job raises.
+        """
+        if share in self._queues or self._total >= self._limit or self._running[share] >= self._share_limit:
+            await self._queued(share)
+        self._total += 1
+        self._running[share] += 1
+        result: Deferred[_Outcome] = Deferred()
 
-    def _give_up(self, peer: Hashable, cancelled: Deferred[None]) -> None:
-        queue = self._waiting[peer]
-        queue.remove(cancelled)
-        if not queue:
-            del self._waiting[peer]
+        def ended(outcome: _Outcome | Failure) -> None:
+            self._total -= 1
+            self._running[share] -= 1
+            if not self._running[share]:
+                del self._running[share]
+            self._begin_next()
+            if not result.called:
+                result.callback(outcome)
 
+        # A job that cannot even begin counts no longer either.
+        maybeDeferred(begin).addBoth(ended)
+        return await result
 
-class _Share:
-    def __init__(self, limiter: FairLimiter, peer: Hashable) -> None:
-        self._limiter = limiter
-        self._peer = peer
+    def _queued(self, share: Hashable) -> Deferred[None]:
+        queue = self._queues.setdefault(share, [])
 
-    def acquire(self) -> Deferred[None]:
-        return self._limiter.acquire(self._peer)
+        def leave(turn: Deferred[None]) -> None:
+            queue.remove(turn)
+            if not queue:
+                del self._queues[share]
 
-    def release(self) -> None:
-        self._limiter.release()
+        turn: Deferred[None] = Deferred(leave)
+        queue.append(turn)
+        return turn
 
-
-async def in_turn(turns: Limiter, begin: Callable[[], Deferred[_Outcome]]) -> _Outcome:
-    """
-    Begin something when it is its turn, and wait for its end.
-
-    Who is cancelled gives up the place in the queue, or waits no more; but what
-    has begun keeps its turn to its end.
-
-    :param begin: begins it; its Deferred is never cancelled.
-    :returns: what `begin` leads to, and raises what that raises.
-    """
-    await turns.acquire()
-    result: Deferred[_Outcome] = Deferred()
-
-    def ended(outcome: _Outcome | Failure) -> None:
-        turns.release()
-        if not result.called:
-            result.callback(outcome)
-
-    # What does not even begin keeps no turn either.
-    maybeDeferred(begin).addBoth(ended)
-    return await result
+    def _begin_next(self) -> None:
+        while self._total < self._limit:
+            for share in self._queues:
+                if self._running[share] < self._share_limit:
+                    break
+            else:
+                return
+            queue = self._queues.pop(share)
+            turn = queue.pop()
+            if queue:  # behind the other shares
+                self._queues[share] = queue
+            turn.callback(None)

@@ -133,7 +133,10 @@ class SocketTransport(Connection):
     def bound_address(self) -> Address:
         """Where a connection to a target comes from, as a reply carries it."""
         host, port, *_ = self.socket.getsockname()
-        return Address(_IPV6 if ":" in host else _IPV4, host, port)
+        if ":" in host:
+            # A reply cannot carry the scope.
+            return Address(_IPV6, host.partition("%")[0], port)
+        return Address(_IPV4, host, port)
 
     def connectionLost(self, reason: Failure) -> None:
         """See `FileDescriptor`."""

@@ -13,12 +13,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .half_close import can_half_close
-from .idle import IdleWatch
 from .relay_interface import IRelay, RelayEnded
-from .reset_check import PausedWatch, ResetWatch
 from .socket_state import socket_transport, unacknowledged, was_reset
+from .timers import IdleWatch, PausedWatch, ResetWatch, shared_watch
 from .twisted_transports import abort, hand_over, unsent
-from .watch import shared_watch
 
 MOST_READS = 256
 """Reads of 64 KiB after a reset: more than the system keeps for a socket."""

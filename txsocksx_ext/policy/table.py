@@ -9,20 +9,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ..addresses import IPNetwork, is_protected, is_protected_network, literal_of, meanings_of
-from ..errors import AddressTypeNotSupported, ConnectionNotAllowed, HostUnreachable
+from ..context import Session
+from ..errors import AddressTypeNotSupported, ConnectionNotAllowed, HostUnreachable, TTLExpired
+from ..net.resolver import Resolver
 from ..protocol.codes import AddressType, Command
-from ..protocol.messages import Address
+from ..protocol.messages import Address, Request
 from ..route import route_from_string
 from ..route.base import IRoute
 from ..route.refuse import RefuseRoute
-
-if TYPE_CHECKING:
-    from ..context import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,83 +166,150 @@ def _folded(name: str) -> str:
     return name.lower().rstrip(".")
 
 
+class ResolutionTimeout(TTLExpired):
+    """The name was not resolved in time. In the log its name tells it from a target that does not answer."""
+
+
+class Decision:
+    """
+    Where a request goes.
+
+    :ivar route: the route.
+    :ivar addresses: the admitted addresses of the target; ``None`` if the route
+        takes names as they are, or if the name was not resolved yet.
+    :ivar policy: the table that decided, and that judges what the name resolves to.
+    """
+
+    __slots__ = ("addresses", "policy", "route")
+
+    def __init__(self, route: IRoute, addresses: Sequence[Address] | None, policy: RouteTable) -> None:
+        self.route = route
+        self.addresses = addresses
+        self.policy = policy
+
+    def request_for_route(self, request: Request) -> tuple[Request, Sequence[Address] | None]:
+        """
+        Return what the route is asked: the request, and the addresses if it takes any.
+
+        A rule about addresses may send a resolved name to a route that takes
+        names: it gets the first admitted address instead.
+        """
+        if self.addresses is None or _resolver_of(self.route) is not None:
+            return request, self.addresses
+        first = self.addresses[0]
+        return Request(request.command, Address(first.type, first.host.partition("%")[0], first.port)), None
+
+
+def _resolver_of(route: IRoute) -> Resolver | None:
+    return getattr(route, "resolver", None)
+
+
 class RouteTable:
     """
-    An ordered table of rules. The first that matches a target decides.
+    The policy of a server: an ordered table of rules, of which the first that matches a target decides.
 
-    Names are matched by rules about names, and never resolved here. Where a
-    name's rule says ``direct``, that route resolves it, and each address is held
-    against the table again, now with the rules about addresses: so one that
+    Names are matched by rules about names. If the route of a name takes
+    addresses, as ``direct`` does, the name is resolved and each address is
+    matched again, now with the rules about addresses too: one of those that
     stands before the name's rule wins over it.
 
     Targets that no rule matches take `default`.
 
     :param rules: patterns, in their order, with their routes.
     :param default: the route for the rest.
-    :raises ValueError: a pattern is none.
-    :raises TypeError: a route is none, but a description, say.
+    :raises ValueError: a pattern is malformed.
+    :raises TypeError: a route does not provide `IRoute`.
+    :ivar routes: every route, each once, in the order of the rules.
+    :ivar keys: the keys of pairs that any of them honours.
+    :ivar uses_credentials: whether any of them does something with credentials.
     """
 
     def __init__(self, rules: Iterable[tuple[str, IRoute]], default: IRoute) -> None:
         self._rules = [Rule.of(pattern, route) for pattern, route in rules]
         self._rules.append(Rule.of("*", default))
         first = self._rules[0]
-        # Where the first rule matches everything, nothing has to be matched.
+        # If the first rule matches everything, nothing has to be matched.
         self._for_all = first.route if first.is_any and first.ports == ANY_PORT else None
         self._address_rules = [rule for rule in self._rules if rule.network is not None]
+        # By identity: a foreign route may be equal to another, or not hashable.
+        self.routes: list[IRoute] = list({id(rule.route): rule.route for rule in self._rules}.values())
+        self.keys: frozenset[str] = frozenset().union(*(getattr(route, "keys", ()) for route in self.routes))
+        self.uses_credentials = any(getattr(route, "uses_credentials", False) for route in self.routes)
 
-    @property
-    def routes(self) -> list[IRoute]:
-        """Every route, each once, in the order of the rules."""
-        # By identity: a route of someone's own may be equal to another, or not hashable.
-        return list({id(rule.route): rule.route for rule in self._rules}.values())
-
-    def route_of(self, destination: Address, session: Session) -> IRoute:
+    def route_of(self, destination: Address, session: Session) -> Decision:
         """
-        The way to a name or an address.
+        Decide by the rules.
 
+        :returns: the decision, in which a name is not resolved yet.
         :raises ConnectionNotAllowed: it is an address that this client may not reach.
         """
-        is_name = destination.type == _DOMAINNAME
         route = self._for_all
         if route is None:
             host = destination.host
-            name, literal = (host, None) if is_name else (None, host)
+            name, literal = (host, None) if destination.type == _DOMAINNAME else (None, host)
             route = self._first(name, literal, _port_of(destination, session))
-        if not is_name and not self.may_reach(destination, session, route):
-            raise ConnectionNotAllowed()
-        return route
+        return self.admit(route, destination, session)
 
-    def route_of_resolved(self, name: Address, address: Address, session: Session) -> IRoute | None:
-        """The way to an address that a name was resolved to; ``None`` where it is refused."""
+    def admit(self, route: IRoute, destination: Address, session: Session) -> Decision:
+        """
+        Bind a route, however it was chosen, to this table.
+
+        :raises ConnectionNotAllowed: the destination is an address that this client may not reach.
+        """
+        if destination.type == _DOMAINNAME:
+            return Decision(route, None, self)
+        if not self.may_reach(destination, session, route):
+            raise ConnectionNotAllowed()
+        return Decision(route, None if _resolver_of(route) is None else (destination,), self)
+
+    async def resolve(self, decision: Decision, destination: Address, session: Session) -> Decision:
+        """
+        Resolve the name of a decision whose route takes addresses, and match the addresses.
+
+        Names under ``.onion`` are never resolved (RFC 7686, section 2).
+
+        :returns: the route of the first address that is not refused, with all
+            addresses that take the same route.
+        :raises HostUnreachable: the name has no address.
+        :raises ResolutionTimeout: the look-up was cancelled.
+        :raises ConnectionNotAllowed: all its addresses are refused.
+        """
+        resolver = _resolver_of(decision.route)
+        assert resolver is not None
+        if destination.is_onion:
+            raise HostUnreachable("an onion service is reached through tor only")
+        try:
+            hosts = await resolver.addresses_of(destination.host, session.share)
+        except CancelledError:
+            raise ResolutionTimeout("the name was not resolved in time") from None
+        routes = [
+            (self._route_of_resolved(destination, address, decision, session), address)
+            for address in (_address(host, destination.port) for host in hosts)
+        ]
+        first = next((route for route, _ in routes if route is not None), None)
+        if first is None:
+            raise ConnectionNotAllowed()
+        return Decision(first, [address for route, address in routes if route is first], self)
+
+    def _route_of_resolved(
+        self, name: Address, address: Address, decision: Decision, session: Session
+    ) -> IRoute | None:
+        """The route to an address that a name resolved to; ``None`` if it is refused."""
         route = self._first(name.host, address.host, _port_of(address, session))
+        if decision.route not in self.routes and not isinstance(route, RefuseRoute):
+            # An override chose a route outside the table; only refusals of the table count for it.
+            route = decision.route
         if isinstance(route, RefuseRoute) or not self.may_reach(address, session, route):
             return None
         return route
 
-    def way_to_resolved(
-        self, name: Address, addresses: Sequence[Address], session: Session
-    ) -> tuple[IRoute, list[Address]]:
-        """
-        Hold the addresses of a name against the rules.
-
-        :returns: the route of the first address that is not refused, and all
-            addresses that go the same way.
-        :raises ConnectionNotAllowed: all of them are refused.
-        """
-        ways = [(self.route_of_resolved(name, address, session), address) for address in addresses]
-        first = next((route for route, _ in ways if route is not None), None)
-        if first is None:
-            raise ConnectionNotAllowed()
-        return first, [address for route, address in ways if route is first]
-
     def may_reach(self, address: Address, session: Session, route: IRoute) -> bool:
         """
-        Whether a client may reach an address by a route.
+        Return whether a client may reach an address by a route.
 
         The private addresses of this machine and its networks are refused to
-        others. A rule opens them that names them, and nothing wider, and only
-        to its own route.
+        remote clients. They are opened by a rule that names them, and nothing
+        wider, and only for that rule's route.
         """
         if session.is_local or not is_protected(address.host):
             return True
@@ -259,8 +326,12 @@ class RouteTable:
         raise AssertionError("the last rule matches everything")
 
 
+def _address(host: str, port: int) -> Address:
+    return Address(AddressType.IPV6 if ":" in host else AddressType.IPV4, host, port)
+
+
 def _port_of(destination: Address, session: Session) -> int | None:
-    """The port by which rules look at a target; a look-up has none."""
+    """The port that rules match: a look-up has none."""
     request = session.request
     return destination.port if request is None or request.command == _CONNECT else None
 

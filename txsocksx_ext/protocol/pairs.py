@@ -9,7 +9,7 @@ are ``space.name`` in lower case. A leading ``?`` on the key in a request marks
 from __future__ import annotations
 
 import math
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping
+from collections.abc import Container, ItemsView, Iterable, Iterator, KeysView, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -41,6 +41,14 @@ def has_key_characters(text: str) -> bool:
     are the bytes 21 to 7E.
     """
     return text.isascii() and text.isprintable() and " " not in text
+
+
+def is_among(key: str, keys: Container[str]) -> bool:
+    """Return whether `key` is one of `keys`, in which a name that ends in a dot stands for all that begin with it."""
+    if key in keys:
+        return True
+    space, dot, _ = key.partition(".")
+    return bool(dot) and f"{space}." in keys
 
 
 def check_key(key: str) -> str:

@@ -4,6 +4,7 @@ The client's side: a SOCKS5 listener for tor, and the way through the transport.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,7 +16,7 @@ from ..context import Session
 from ..errors import AuthenticationFailed, InvalidArguments, TTLExpired
 from ..policy.table import RouteTable
 from ..protocol.codes import Method
-from ..protocol.messages import Request
+from ..protocol.messages import Address, Request
 from ..protocol.pairs import TRANSPORT_ARGUMENT
 from ..route.base import Route
 from ..server.factory import SOCKS5ExtFactory
@@ -54,13 +55,17 @@ class OwnTransportRoute(Route):
         self._side = side
         self._protocol = protocol
 
-    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+    def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
-        return self.open(arguments_of(session), request)
+        return Deferred.fromCoroutine(self._connect(request, session))
 
-    def timed_out(self, request: Request, session: Session) -> Exception:
-        """See `IRoute`: to be cancelled does not say that it was for this."""
-        return self.out_of_time()
+    async def _connect(self, request: Request, session: Session) -> ITransport:
+        try:
+            return await self._open(arguments_of(session), request)  # type: ignore[no-any-return]
+        except (CancelledError, ConnectingCancelledError):
+            if session.end:  # the client left
+                raise
+            raise self.out_of_time() from None
 
     def out_of_time(self) -> TTLExpired:
         """Note that the handshake has run out of time: what that fails with."""
@@ -109,7 +114,7 @@ class TransportSOCKSFactory(SOCKS5ExtFactory):
     def __init__(self, side: Side, protocol: type[TransportProtocol]) -> None:
         super().__init__(
             side.reactor,
-            routes=RouteTable((), OwnTransportRoute(side, protocol)),
+            policy=RouteTable((), OwnTransportRoute(side, protocol)),
             limits=Limits(connect_timeout=protocol.handshake_timeout),
         )
 

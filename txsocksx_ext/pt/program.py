@@ -14,6 +14,7 @@ from twisted.logger import Logger
 
 from ..errors import SOCKS5Error
 from ..transports.arguments import Arguments
+from ..transports.environment import ANY_ADDRESS, ClientEnvironment, ServerEnvironment, env_error
 from ..transports.lines import (
     ClientMethodErrorLine,
     ClientMethodLine,
@@ -28,7 +29,6 @@ from ..transports.lines import (
 from ..transports.notation import format_arguments
 from ..transports.scrubbing import scrub
 from .client import TransportSOCKSFactory
-from .environment import ANY_ADDRESS, ClientEnvironment, ServerEnvironment, env_error
 from .link import Link
 from .outgoing import Outgoing
 from .protocol import Side, Transport, TransportProtocol

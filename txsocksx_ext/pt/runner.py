@@ -21,8 +21,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..net.signals import on_signals
+from ..transports.environment import PREFIX, EnvironmentFault, check_version, read_environment
 from ..transports.lines import Line, LogLine, StatusLine, VersionLine
-from .environment import PREFIX, EnvironmentFault, check_version, read_environment
 from .logs import LogToParent
 from .program import TransportProgram
 from .protocol import Transport

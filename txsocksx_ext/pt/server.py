@@ -21,8 +21,8 @@ from ..net.relay import IRelay, join
 from ..net.twisted_transports import endpoint_to, open_transport, unmapped
 from ..server.draining import Draining
 from ..server.limits import connections_by_descriptors
+from ..transports.environment import ServerEnvironment
 from ..transports.notation import format_address
-from .environment import ServerEnvironment
 from .exchange import open_by_exchange
 from .extorport import ExtendedORPortRefused, introduce, read_cookie
 from .link import Link, PayloadTransport

@@ -1,8 +1,9 @@
 """
-Ways out of the server.
+Routes: the ways out of the server.
 
-Each module here with a `from_description` is one kind of route, by the name of
-the module: to add a kind is to add a file.
+Each module here with a `from_description` is one kind of route, named after the
+module: to add a kind is to add a file. Other packages add kinds as Twisted
+plugins that provide `IRouteKind`.
 """
 
 from __future__ import annotations
@@ -11,16 +12,30 @@ import pkgutil
 from importlib import import_module
 from typing import Any
 
-from ..descriptions import parse_description
-from .base import IRoute, Route
+from twisted.plugin import getPlugins
 
-__all__ = ["IRoute", "Route", "route_from_string", "route_kinds"]
+from ..descriptions import parse_description
+from .base import IRoute, IRouteKind, Route
+
+__all__ = ["IRoute", "IRouteKind", "Route", "route_from_string", "route_kinds"]
+
+
+def _own_kinds() -> dict[str, Any]:
+    modules = (import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
+    return {
+        module.__name__.rpartition(".")[2]: module.from_description
+        for module in modules
+        if hasattr(module, "from_description")
+    }
+
+
+def _plugin_kinds() -> dict[str, Any]:
+    return {kind.name: kind.from_string for kind in getPlugins(IRouteKind)}
 
 
 def route_kinds() -> list[str]:
-    """The names of all kinds of route."""
-    modules = (import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
-    return sorted(module.__name__.rpartition(".")[2] for module in modules if hasattr(module, "from_description"))
+    """Return the names of all kinds of route."""
+    return sorted({**_plugin_kinds(), **_own_kinds()})
 
 
 def route_from_string(reactor: Any, description: str) -> IRoute:
@@ -30,7 +45,8 @@ def route_from_string(reactor: Any, description: str) -> IRoute:
     :raises ValueError: the kind is unknown, or does not take these arguments.
     """
     (kind, *arguments), keywords = parse_description(description)
-    if kind not in route_kinds():
-        raise ValueError(f"{kind!r} is no kind of route; there are {', '.join(route_kinds())}")
-    route: IRoute = import_module(f"{__name__}.{kind}").from_description(reactor, arguments, keywords)
+    from_description = _own_kinds().get(kind) or _plugin_kinds().get(kind)
+    if from_description is None:
+        raise ValueError(f"unknown route kind {kind!r}; known kinds are {', '.join(route_kinds())}")
+    route: IRoute = from_description(reactor, arguments, keywords)
     return route

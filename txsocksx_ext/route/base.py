@@ -4,25 +4,24 @@ What a route is.
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import ITransport
 from zope.interface import Attribute, Interface, implementer
 
-from ..errors import CommandNotSupported, TTLExpired
+from ..context import Session
+from ..errors import CommandNotSupported
+from ..net.resolver import Resolver
 from ..protocol.messages import Address, Request
-
-if TYPE_CHECKING:
-    from ..context import Session
 
 
 class IRoute(Interface):
-    """A way out: something that reaches a target for a client."""
+    """A way out of the server: reaches a target for a client."""
 
-    name: str = Attribute("What logs call it (str): no target, nothing secret.")
+    name: str = Attribute("Its name in logs (str): neither a target nor a secret.")
     keys: frozenset[str] = Attribute(
         "The keys (frozenset of str) of a client's pairs that this route honours."
         " A name that ends in a dot stands for every key that begins with it."
@@ -31,67 +30,79 @@ class IRoute(Interface):
         "Whether this route does something with a client's user name and password, such as to keep users apart."
         " Then clients that offer both 0x00 and 0x02 are asked for them."
     )
-
+    resolver: Resolver | None = Attribute(
+        "Resolves the names of this route's targets for the policy, which admits the addresses; ``None`` if the"
+        " route takes names as they are."
+    )
     service: IService | None = Attribute(
-        "What has to run for this route while the server runs, or ``None``. Servers that share the route share it:"
-        " it runs from the first start to the last stop."
+        "A service that runs while the server runs, or ``None``. Servers that share the route share it: it runs from"
+        " the first start to the last stop."
     )
     is_for_each_process: bool = Attribute(
         "Whether each worker process may run `service` for itself. Otherwise it runs once, in the process that"
-        " supervises them, and they reach the route there."
+        " supervises the workers, and they reach the route there."
     )
 
-    def connect(request: Request, session: Session) -> Deferred[ITransport]:
+    def connect(request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """
         Reach the request's destination.
 
+        :param addresses: the addresses of the destination that the policy
+            admitted, one or more; ``None`` if `resolver` is.
         :returns: fires with a connected transport when the stream may begin, or
             fails with an exception of `txsocksx_ext.errors`, one of Twisted's
-            connection errors, or any other (answered with 01). It is cancelled
-            when the client goes away, or when the time for it is over.
+            connection errors, or any other (answered with 0x01). It is cancelled
+            when the client leaves or when the time is over; what it fails with
+            then is the reason that a client is told. A plain `CancelledError`
+            means TTL expired (0x06).
         """
 
-    def resolve(request: Request, session: Session) -> Deferred[Address]:
+    def resolve(request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[Address]:
         """
         Answer RESOLVE or RESOLVE_PTR (Tor's SOCKS extensions).
 
+        :param addresses: as for `connect`.
         :returns: fires with the address or the name found, or fails as `connect` does.
         """
 
-    def timed_out(request: Request, session: Session) -> Exception:
+
+class IRouteKind(Interface):
+    """
+    A kind of route for ``--route`` and `route_from_string`, from another package.
+
+    A Twisted plugin: an object in a module of ``twisted.plugins`` that provides this interface and
+    `twisted.plugin.IPlugin`.
+    """
+
+    name: str = Attribute("What a description begins with (str).")
+    help: str = Attribute("One line that says what such a route does (str).")
+    keys: frozenset[str] = Attribute("The keys of pairs that such routes honour (frozenset of str).")
+
+    def from_string(reactor: Any, args: Sequence[str], kwargs: Mapping[str, str]) -> IRoute:
         """
-        Say what it means that this route was cancelled because its time was over.
+        Make the route of ``NAME:ARGUMENT:KEYWORD=VALUE``.
 
-        :returns: an exception as `connect` fails with.
+        :param args: the arguments without a name, behind the kind.
+        :param kwargs: those with one.
+        :raises ValueError: it does not take these; the message is one line for the user.
         """
-
-
-def is_among(key: str, keys: Container[str]) -> bool:
-    """Whether `key` is one of `keys`, where a name that ends in a dot stands for all that begin with it."""
-    if key in keys:
-        return True
-    space, dot, _ = key.partition(".")
-    return bool(dot) and f"{space}." in keys
 
 
 @implementer(IRoute)
 class Route:
-    """A route that honours no keys and resolves nothing: a base for others."""
+    """A base for routes: honours no keys, takes names as they are, and resolves nothing."""
 
     name = "route"
     keys: frozenset[str] = frozenset()
     uses_credentials = False
+    resolver: Resolver | None = None
     service: IService | None = None
     is_for_each_process = False
 
-    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+    def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
         raise NotImplementedError(f"{type(self).__name__} has no connect()")
 
-    def resolve(self, request: Request, session: Session) -> Deferred[Address]:
+    def resolve(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[Address]:
         """Fail: this route resolves nothing."""
         return fail(CommandNotSupported())
-
-    def timed_out(self, request: Request, session: Session) -> Exception:
-        """The target did not answer: TTL expired."""
-        return TTLExpired()

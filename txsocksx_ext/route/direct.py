@@ -1,34 +1,27 @@
 """
-The route that goes straight to the target: ``direct``. It alone resolves names.
+The route straight to the target: ``direct``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import ITransport
 
+from ..context import Session
 from ..descriptions import refuse_unknown
-from ..errors import ConnectionNotAllowed
-from ..net.connecting import connect_socket
-from ..policy.resolver import Lookups
+from ..net.happy_eyeballs import connect_first
+from ..net.resolver import Resolver, resolver_of
 from ..protocol.codes import AddressType, Command
 from ..protocol.messages import Address, Request
-from .base import IRoute, Route
-from .happy_eyeballs import connect_first
-
-if TYPE_CHECKING:
-    from ..context import Session
-
-
-_DOMAINNAME = AddressType.DOMAINNAME
+from .base import Route
 
 
 class DirectRoute(Route):
     """
-    Connects from this machine, to addresses as happy eyeballs tries them.
+    Connects from this machine, to several addresses as RFC 8305 says.
 
     :param reactor: provides TCP, time, threads and a name resolver.
     """
@@ -37,50 +30,27 @@ class DirectRoute(Route):
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._lookups = Lookups(reactor)
+        self.resolver: Resolver = resolver_of(reactor)
 
-    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
-        """See `IRoute`: the connection goes to the very address that the rules admitted."""
-        destination = request.destination
-        if destination.type == _DOMAINNAME:
-            return Deferred.fromCoroutine(self._connect_to_name(request, session))
-        if not session.rules.may_reach(destination, session, self):
-            return fail(ConnectionNotAllowed())
-        return connect_socket(self._reactor, destination)
+    def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
+        """See `IRoute`: it connects to the very addresses that the policy admitted, and never resolves a name."""
+        assert addresses
+        return connect_first(self._reactor, addresses)
 
-    async def _connect_to_name(self, request: Request, session: Session) -> ITransport:
-        route, addresses = await self._admitted(request.destination, session)
-        if route is self:
-            return await connect_first(self._reactor, addresses)
-        session.take_route(route)
-        return await route.connect(Request(request.command, addresses[0]), session)
-
-    async def _admitted(self, destination: Address, session: Session) -> tuple[IRoute, list[Address]]:
-        """Resolve a name, and see what the rules make of its addresses."""
-        addresses = await self._lookups.look_up(destination)
-        return session.rules.way_to_resolved(destination, addresses, session)
-
-    def resolve(self, request: Request, session: Session) -> Deferred[Address]:
+    def resolve(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[Address]:
         """See `IRoute`."""
-        destination = request.destination
-        if not destination.is_name and not session.rules.may_reach(destination, session, self):
-            return fail(ConnectionNotAllowed())
+        assert addresses
         if request.command == Command.RESOLVE_PTR:
-            return Deferred.fromCoroutine(self._lookups.name_of(destination))
-        return Deferred.fromCoroutine(self._resolve(destination, session))
-
-    async def _resolve(self, destination: Address, session: Session) -> Address:
-        if not destination.is_name:
-            return Address.of(destination.host, 0)
-        _, addresses = await self._admitted(destination, session)
+            name = self.resolver.name_of(addresses[0].host, session.share)
+            return name.addCallback(lambda host: Address.of(host, 0))
         # Tor asks for IPv4 first, and clients of RESOLVE expect that.
-        first = next((found for found in addresses if found.type == AddressType.IPV4), addresses[0])
-        return Address.of(first.host, 0)
+        first = next((address for address in addresses if address.type == AddressType.IPV4), addresses[0])
+        return succeed(Address(first.type, first.host.partition("%")[0], 0))
 
 
 def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> DirectRoute:
     """Make the route of ``direct``."""
     if arguments:
-        raise ValueError("the route direct takes no arguments")
+        raise ValueError("direct takes no arguments")
     refuse_unknown(keywords, frozenset(), "the route direct")
     return DirectRoute(reactor)

@@ -24,11 +24,11 @@ class RefuseRoute(Route):
 
     name = "refuse"
 
-    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+    def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """Fail with `ConnectionNotAllowed`."""
         return fail(ConnectionNotAllowed())
 
-    def resolve(self, request: Request, session: Session) -> Deferred[Address]:
+    def resolve(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[Address]:
         """Fail with `ConnectionNotAllowed`."""
         return fail(ConnectionNotAllowed())
 

@@ -58,11 +58,11 @@ class SOCKSRoute(Route):
         self._dialect = dialect
         self._allow_cleartext = allow_cleartext
 
-    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+    def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
         return self._ask(request, session, PausedFactory()).addCallback(lambda protocol: protocol.transport)
 
-    def resolve(self, request: Request, session: Session) -> Deferred[Address]:
+    def resolve(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[Address]:
         """See `IRoute`."""
         return self._ask(request, session, None)
 

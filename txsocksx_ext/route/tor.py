@@ -7,10 +7,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IProtocolFactory, ITransport
 
 from ..descriptions import (
@@ -54,35 +53,34 @@ class TorRoute(Route):
         self.service = MultiService()
         self._tors = list(tors)
         self._tokens = tokens
-        self._streams: WeakKeyDictionary[Session, WatchedStream] = WeakKeyDictionary()
         for tor in tors:
             if tor.control is not None:
                 tor.control.setServiceParent(self.service)
 
-    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+    def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
         asking: Deferred[Any] = Deferred.fromCoroutine(self._ask(request, session, PausedFactory()))
         return asking.addCallback(lambda protocol: protocol.transport)
 
-    def resolve(self, request: Request, session: Session) -> Deferred[Address]:
+    def resolve(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[Address]:
         """See `IRoute`."""
         return Deferred.fromCoroutine(self._ask(request, session, None))
 
-    def timed_out(self, request: Request, session: Session) -> Exception:
-        """See `IRoute`: an onion service that tor found, or may have found, was not reachable."""
-        stream = self._streams.get(session)
-        error = None if stream is None else stream.error_of_timeout()
-        return super().timed_out(request, session) if error is None else error
-
     async def _ask(self, request: Request, session: Session, application: IProtocolFactory | None) -> Any:
         token = self._tokens.token_for(session)
-        stream = self._streams[session] = WatchedStream()
+        stream = WatchedStream()
         unreachable = ProxyUnreachable()
         for tor in self._in_order_for(token):
             try:
                 return await tor.ask(request, token, application, stream)
             except ProxyUnreachable as error:
                 unreachable = error
+            except CancelledError:
+                # An onion service that tor found, or may have found, was not reachable.
+                reason = stream.error_of_timeout()
+                if reason is None:
+                    raise
+                raise reason from None
         raise unreachable
 
     def _in_order_for(self, token: bytes | None) -> list[TorInstance]:

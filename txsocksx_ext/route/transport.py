@@ -7,7 +7,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import ITransport
@@ -28,18 +27,19 @@ from ..errors import (
     TransportInternalError,
     TransportProtocolFailure,
     TransportTemporaryFailure,
+    TTLExpired,
     UnknownReply,
     reply_error,
 )
 from ..net.twisted_transports import PausedFactory
 from ..protocol import codes
-from ..protocol.codes import Dialect, Method, ReplyCode
-from ..protocol.messages import ExtendedResponse, Reply, Request, UsernamePasswordResponse
+from ..protocol.codes import Dialect, Method
+from ..protocol.messages import Address, ExtendedResponse, Reply, Request, UsernamePasswordResponse
 from ..protocol.pairs import TRANSPORT_ARGUMENT, Pairs
 from ..protocol.socks5 import Initiator
 from ..transports.arguments import Arguments, encode_arguments, from_credentials, from_pairs, to_credentials
+from ..transports.attempts import Attempt
 from ..transports.managed import Life, ManagedTransport
-from ..transports.outbound_proxy import Attempt
 from .base import Route
 
 if TYPE_CHECKING:
@@ -85,19 +85,10 @@ class TransportRoute(Route):
     ) -> None:
         self._reactor = reactor
         self.service = self._child = ManagedTransport(reactor, transport, program, arguments, state)
-        self._outcomes: WeakKeyDictionary[Session, ReplyCode | None] = WeakKeyDictionary()
 
-    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+    def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
         return Deferred.fromCoroutine(self._connect(request, session))
-
-    def timed_out(self, request: Request, session: Session) -> Exception:
-        """See `IRoute`: a transport that was not ready yet may be next time."""
-        if session not in self._outcomes:
-            return self._failed(TransportTemporaryFailure(), "it is still starting")
-        is_reached = self._outcomes[session] is codes.SUCCEEDED
-        why = "the bridge was reached, and is silent" if is_reached else "there was no answer in time"
-        return self._failed(super().timed_out(request, session), why)
 
     async def _connect(self, request: Request, session: Session) -> ITransport:
         if request.destination.is_name:
@@ -105,6 +96,10 @@ class TransportRoute(Route):
         asking = _BridgeClientFactory(request, _arguments_of(session), self._reactor)
         try:
             life = await self._child.when_ready()
+        except CancelledError:
+            if session.end:  # the client left
+                raise
+            raise self._failed(TransportTemporaryFailure(), "it is still starting") from None
         except TransportError as error:
             raise self._failed(
                 error, f"{self._child.status.value}, {self._child.why or 'as it was not started'}"
@@ -112,20 +107,22 @@ class TransportRoute(Route):
         return await self._ask(asking, life, session)
 
     async def _ask(self, asking: _BridgeClientFactory, life: Life, session: Session) -> ITransport:
-        self._outcomes[session] = None
         bridge = asking.request.destination
-        attempt = None if life.way_out is None else life.way_out.expect(bridge, session.is_local)
+        attempt = None if life.outbound_proxy is None else life.outbound_proxy.expect(bridge, session.is_local)
         succeeded = False
         try:
             protocol = await negotiate(self._reactor, life.endpoint, asking, timeout=None)
             succeeded = True
         except CancelledError:
-            raise
+            if session.end:  # the client left
+                raise
+            is_reached = attempt is not None and attempt.outcome is codes.SUCCEEDED
+            why = "the bridge was reached, and is silent" if is_reached else "there was no answer in time"
+            raise self._failed(TTLExpired(), why) from None
         except Exception as failure:
             raise await self._explained(failure, life, attempt, asking) from None
         finally:
             if attempt is not None:
-                self._outcomes[session] = attempt.outcome
                 attempt.over(succeeded)
         transport: ITransport = protocol.transport
         return transport

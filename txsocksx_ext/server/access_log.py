@@ -13,7 +13,8 @@ from twisted.python.failure import Failure
 
 from ..context import Session
 from ..net.twisted_transports import peer_name
-from ..protocol.codes import Method
+from ..protocol.codes import AddressType, Method
+from ..protocol.messages import Address
 
 _LOGIN = Method.USERNAME_PASSWORD
 _NAMESPACE, _INFO = "txsocksx_ext.server", LogLevel.info
@@ -44,12 +45,12 @@ class SessionLog:
     def __init__(self, with_targets: bool, clock: IReactorTime | None = None) -> None:
         self._clock = clock
         self._with_targets = with_targets
-        self._ended: list[tuple[Session, float, float]] = []
+        self._ended: list[tuple[Session, float]] = []
         self._timer: IDelayedCall | None = None
 
-    def ended(self, session: Session, seconds: float) -> None:
+    def ended(self, session: Session) -> None:
         """A connection is over. Its line, with the time it is now, is written soon."""
-        self._ended.append((session, seconds, time.time()))
+        self._ended.append((session, time.time()))
         if self._clock is None:
             self.write()
         elif self._timer is None:
@@ -61,24 +62,25 @@ class SessionLog:
         if timer is not None and timer.active():
             timer.cancel()
         ended, self._ended = self._ended, []
-        for session, seconds, when in ended:
+        for session, when in ended:
             try:
-                self._write_line(session, seconds, when)
+                self._write_line(session, when)
             except Exception:  # of one session: the others keep their lines
                 self.unexpected(Failure(), session)
 
-    def _write_line(self, session: Session, seconds: float, when: float) -> None:
+    def _write_line(self, session: Session, when: float) -> None:
         request = session.request
         target = user = ""
         if self._with_targets:
-            target = "" if request is None else f" {request.destination.host}:{request.destination.port}"
+            target = "" if request is None else f" {_shown_address(request.destination)}"
             user = _shown_user(session)
         peer = peer_name(session.peer)
         # What `name` gives, which enumerations look up at each time.
         command = "-" if request is None else request.command._name_
         method = "-" if session.method is None else session.method._name_
-        route, relay, up, down, end = session.route or "-", session.relay or "-", session.up, session.down, session.end
-        code = "-" if session.code is None else _CODES[session.code]
+        route, relay = session.route_name or "-", session.relay_name or "-"
+        up, down, seconds, end = session.up, session.down, session.seconds, session.end
+        code = "-" if session.reply_code is None else _CODES[session.reply_code]
         line = (
             f"{peer} {command}{target}{user} method={method} route={route} relay={relay} code={code}"
             f" up={up} down={down} seconds={seconds:.3f} end={end}"
@@ -147,6 +149,10 @@ class SessionLog:
             error=f"{name}: {failure.value}" if self._with_targets else name,
             traceback="".join(traceback.format_tb(failure.getTracebackObject())),
         )
+
+
+def _shown_address(address: Address) -> str:
+    return f"[{address.host}]:{address.port}" if address.type == AddressType.IPV6 else f"{address.host}:{address.port}"
 
 
 def _shown_user(session: Session) -> str:

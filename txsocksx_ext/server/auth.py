@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
-from ..net.limiter import FairLimiter, in_turn
+from ..net.limiter import FairLimiter
 from ..secret_files import warn_once
 from .failed_logins import FailureLog
 from .password_file import HASHER, PasswordFile, Stamp, kind_of, stamp_of
@@ -217,7 +217,7 @@ class HashedPasswordFile:
     def __init__(self, path: str) -> None:
         # A daemon may change its folder before the file is read again.
         self._path = Path(os.path.abspath(path))
-        self._hashing = FairLimiter(HASHING_AT_ONCE)
+        self._hashing = FairLimiter(HASHING_AT_ONCE, HASHING_AT_ONCE)
         self._key = secrets.token_bytes(32)
         self._verified: OrderedDict[bytes, bytes] = OrderedDict()
         self._complaint = ""
@@ -241,8 +241,7 @@ class HashedPasswordFile:
             return name
         file = self._file
         hashed = file.hashes.get(name)
-        share = self._hashing.share_of(peer)
-        if not await in_turn(share, lambda: deferToThread(_verify, file, hashed, password)):
+        if not await self._hashing.run(peer, lambda: deferToThread(_verify, file, hashed, password)):
             raise UnauthorizedLogin()
         await self._catch_up()
         if self._file.hashes.get(name) != hashed:  # it was changed or removed meanwhile

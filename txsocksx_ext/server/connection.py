@@ -1,30 +1,77 @@
 """
-The life of one client's connection: its timer, its place among its peer's, its end.
+One client's connection, from its first byte to its line in the access log.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from functools import partial
+from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import maybeDeferred
-from twisted.internet.protocol import Protocol
+from twisted.cred.error import LoginFailed, Unauthorized
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
+from ..addresses import literal_of
 from ..context import Session
+from ..errors import CommandNotSupported, SOCKS5Error, TTLExpired
+from ..failures import describe
 from ..net.half_close import can_half_close, with_half_close
-from ..net.twisted_transports import abort, peer_group
+from ..net.handover import write_now
+from ..net.relay import join
+from ..net.socket_state import was_reset
+from ..net.twisted_transports import abort, bound_address, peer_group
+from ..policy.table import Decision
+from ..protocol import codes
+from ..protocol.codes import AddressType, ReplyCode
+from ..protocol.decoding import MalformedMessage
+from ..protocol.foreign import reason_of
+from ..protocol.messages import UNSPECIFIED, Address, Message, Request
 
 if TYPE_CHECKING:
     from .factory import SOCKS5ExtFactory
+    from .frontends import Frontend
+
+EXPECTED = (SOCKS5Error, ConnectError, ConnectingCancelledError, LoginFailed, Unauthorized, OSError, CancelledError)
+"""What a decision or a route may fail with without a bug in a program."""
+
+STOPS_PROCESS = (SystemExit, KeyboardInterrupt)
+
+CANCELLED_WITHIN = 2.0
+"""Seconds after which a route that was cancelled and has not finished is not awaited any longer."""
+
+AWAITABLE = (Deferred, CoroutineType)
+"""
+What an override may return instead of its result.
+
+A failed isinstance() of these costs about 0.2 µs, so test for the usual type first.
+"""
 
 
-class ClientConnection(Protocol):
+@coroutine
+def _more_input() -> Generator[None, None, None]:
+    """Suspend the connection's coroutine until the client has sent more."""
+    yield
+
+
+@implementer(IHalfCloseableProtocol)
+class SOCKS5ExtProtocol(Protocol):
     """
-    What a connection has whatever is said on it.
+    One client's connection, until the relay takes its transport over.
 
-    One deadline is set at a time: for the handshake, then for the way to the
-    target, or for the last words to arrive.
+    `_serve` reads from top to bottom what happens on it: a coroutine that this
+    class resumes when the client has sent more, or when a Deferred that it awaits
+    has fired. It ends when the relay begins, because a suspended coroutine costs
+    more memory than an idle tunnel. Decisions are the factory's.
+
+    One deadline is set at a time: for the handshake, for the connection to the
+    target, or for the final reply to arrive.
 
     :ivar session: what is known of the client.
     """
@@ -33,53 +80,353 @@ class ClientConnection(Protocol):
     factory: SOCKS5ExtFactory
     session: Session
 
-    _counted_as: str | None = None
-    _input_ended = False
-    _closing = False
-    _is_wrapped = False
-
     def connectionMade(self) -> None:
         factory, transport = self.factory, self.transport
+        # Create every attribute here: CPython's key-sharing dicts stay compact only if attributes appear now.
+        self._closing = self._input_ended = self._lost = self._timed_out = self._is_paused = False
+        self._frontend: Frontend | None = None
+        self._life: Any = None
+        self._awaited: Deferred[Any] | None = None
+        self._counted_as: str | None = None
         self._is_wrapped = isinstance(transport, ProtocolWrapper)
         if self._is_wrapped:
             transport = self.transport = with_half_close(transport)
-        session = self.session = Session(transport.getPeer(), factory.routes)
-        factory.opened(self)
-        self._began = factory.deadlines.start(self, factory.limits.handshake_timeout, self._handshake_expired)
+        session = self.session = Session(transport.getPeer(), factory.policy)
+        factory.connection_made(self)
+        session.began = factory.deadlines.start(self, factory.limits.handshake_timeout, self._handshake_expired)
         if not session.is_local:
             self._count_peer()
 
+    # What the transport tells.
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._closing:
+            return
+        frontend = self._frontend
+        if frontend is None:
+            if self._is_wrapped and not self._is_counted_right():
+                return
+            kind = self.factory.frontends.of(data[0])
+            frontend = self._frontend = kind(self.factory.limits)
+            self.session.protocol = kind.name
+            frontend.feed(data)
+            self._life = self._serve(frontend)
+            self._resume()
+            return
+        frontend.feed(data)
+        if self._awaited is None:
+            self._resume()
+        elif not self._is_paused and frontend.buffered > self.factory.limits.read_ahead:
+            self._is_paused = True
+            self.transport.pauseProducing()
+
+    def readConnectionLost(self) -> None:
+        """The client sends no more; what it sent before still counts."""
+        if was_reset(self.transport):
+            abort(self.transport)
+            return
+        self._input_ended = True
+        # A client that has not sent its request yet never will.
+        if self._closing or self._awaited is None or self._frontend is None or not self._frontend.has_request:
+            self._end("the client left")
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our own sending side was closed."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._lost:  # its stream is over already
+            return
+        self._lost = True
+        self.factory.deadlines.stop(self)
+        self._end("the client left")
+        if not self._closing:
+            self._cancel()
+        self._closed()
+
+    # What the factory asks for.
+
+    def stop(self) -> None:
+        """End the connection because the server stops, unless it is a stream. A waiting client is told."""
+        if self.session.relay is not None or self._closing:
+            return
+        self._end("stopped")
+        if self._awaited is not None and self._frontend is not None and self._frontend.is_reply_due:
+            self._give_up_request()
+        else:
+            self.abort("stopped")
+
     def abort(self, reason: str) -> None:
-        """End the connection at once."""
+        """End the connection at once, whatever its state."""
+        if self.session.relay is not None:
+            self.session.relay.abort(reason)
+            return
         self._end(reason)
         abort(self.transport)
 
-    def stop(self) -> None:
-        """End the connection because the server stops."""
-        self.abort("stopped")
+    # The life of a connection.
 
-    def _handshake_expired(self) -> None:
-        self.abort("handshake timeout")
+    async def _serve(self, frontend: Frontend) -> None:
+        try:
+            request = await frontend.receive_request(self)
+        except MalformedMessage as violation:
+            self.session.reply_code = frontend.replied
+            self.close_after(frontend.final_reply, f"violation: {reason_of(violation, frontend.buffer)}")
+            return
+        if request is None or self._closing:
+            return
+        factory, session = self.factory, self.session
+        session.request, session.policy = request, factory.policy
+        factory.deadlines.start(self, factory.limits.connect_timeout, self._request_expired)
+        try:
+            command = factory.commands.get(request.command)
+            if command is None:
+                raise CommandNotSupported()
+            await command(self, _with_literal(request, session))
+        except BaseException as error:
+            if self.must_propagate(error):
+                raise
+            self._request_failed(error)
 
-    def _close_after(self, last_words: bytes, reason: str) -> None:
+    async def next_message(self) -> Message:
         """
-        Send an answer that ends the conversation, and close so that it arrives.
+        Wait for the client's next message.
+
+        :raises MalformedMessage: the client violated the protocol.
+        """
+        frontend = self._frontend
+        assert frontend is not None
+        while True:
+            message = frontend.next_message()
+            if message is not None:
+                return message
+            await _more_input()
+
+    async def authenticate(self) -> Any:
+        """Ask the factory whether the client may come in; return the pairs to answer with, and raise what it raises."""
+        answer = self.factory.authenticate(self.session)
+        if answer is not None and isinstance(answer, AWAITABLE):
+            answer = await answer
+        return answer
+
+    async def decide(self, request: Request) -> Decision:
+        """
+        Decide where the request goes, with the addresses that were admitted.
+
+        :raises ConnectionNotAllowed: nowhere; an override may raise anything.
+        """
+        session = self.session
+        chosen: Any = self.factory.route(session)
+        if not isinstance(chosen, Decision):
+            if isinstance(chosen, AWAITABLE):
+                chosen = await chosen
+            if not isinstance(chosen, Decision):
+                chosen = session.policy.admit(chosen, request.destination, session)
+        decision: Decision = chosen
+        session.take_route(decision.route)
+        if decision.addresses is None and getattr(decision.route, "resolver", None) is not None:
+            decision = await decision.policy.resolve(decision, request.destination, session)
+            session.take_route(decision.route)
+        return decision
+
+    def send(self, data: bytes) -> None:
+        """Send bytes of the handshake at once, if the transport can."""
+        write_now(self.transport, data)
+
+    def reply(self, bound: Address) -> None:
+        """Reply success, and keep the connection: for commands that reply twice, or that hold it without a relay."""
+        assert self._frontend is not None
+        self.send(self._frontend.success(bound))
+        self.session.reply_code = 0
+        # The time for the request is over; a command that holds the connection sets its own.
+        self.factory.deadlines.stop(self)
+
+    def start_relay(self, target: Any) -> None:
+        """
+        Reply success, and join the client to its target.
+
+        :param target: the connected transport that a route fired with.
+        """
+        if self._lost or self._closing:
+            # The client left, or was told that the time is over.
+            close_result(target)
+            return
+        if not getattr(target, "connected", True):
+            # It was lost while the route had more to do with it.
+            raise ConnectionLost()
+        try:
+            bound = bound_address(target)
+        except BaseException:  # a foreign route fired with something else than a transport
+            close_result(target)
+            raise
+        factory, session, transport, frontend = self.factory, self.session, self.transport, self._frontend
+        assert frontend is not None
+        try:
+            self.reply(bound)
+            ended, idle_timeout = self._stream_ended, factory.limits.idle_timeout
+            relay = join(transport, target, factory.reactor, ended, idle_timeout, fast=factory.fast_relay)
+            session.take_relay(relay)
+            # A stream needs them no more, and there may be thousands of streams.
+            self.transport = self._frontend = None
+            relay.start(frontend.take_read_ahead() if frontend.buffered else b"", self._input_ended)
+        except BaseException:
+            close_result(target)
+            self.factory.log.unexpected(Failure(), session)
+            self.transport = transport
+            self._end("fault")
+            abort(transport)
+
+    def reply_and_close(self, code: ReplyCode | int, bound: Address, reason: str) -> None:
+        """Send the reply that ends the conversation."""
+        frontend = self._frontend
+        if self._lost or self._closing or frontend is None:
+            return
+        reply = frontend.failure(code) if code is not codes.SUCCEEDED else frontend.success(bound)
+        self.session.reply_code = frontend.replied
+        self.close_after(reply, reason)
+
+    def close_after(self, final_reply: bytes, reason: str) -> None:
+        """
+        Send what ends the conversation, and close so that it arrives.
 
         A close with unread input makes Linux reset the connection, and the reset
-        can overtake the answer. So only our sending side is closed, input is
-        thrown away, and the rest follows when the client closes, or soon.
+        can overtake the reply. So only our sending side is closed, input is
+        dropped, and the rest follows when the client closes, or soon.
         """
         self._end(reason)
+        if self._lost:
+            return
         self._closing = True
-        if last_words:
-            self.transport.write(last_words)
-        # A client that sent more than could be kept is paused; now its input is thrown away.
+        if self._frontend is not None:
+            self._frontend.close()
+        if final_reply:
+            self.transport.write(final_reply)
+        # A client that sent more than could be kept is paused; now its input is dropped.
         self.transport.resumeProducing()
         self.factory.deadlines.start(self, self.factory.limits.linger, partial(abort, self.transport))
         if can_half_close(self.transport) and not self._input_ended:
             self.transport.loseWriteConnection()
         else:
             self.transport.loseConnection()
+
+    def report(self, error: BaseException) -> None:
+        """Log an error unless it is one that a decision or a route may fail with."""
+        if not isinstance(error, EXPECTED):
+            self.factory.log.unexpected(Failure(error), self.session)
+
+    def must_propagate(self, error: BaseException) -> bool:
+        """Return whether an error ends more than a decision: the process, or a coroutine that is never resumed."""
+        return isinstance(error, STOPS_PROCESS) or (isinstance(error, GeneratorExit) and (self._lost or self._closing))
+
+    # Running the coroutine.
+
+    def _resume(self, failure: Failure | None = None) -> None:
+        """
+        Run `_serve` until it needs more input, or awaits a Deferred that has not fired.
+
+        :param failure: what the awaited Deferred failed with.
+        """
+        life = self._life
+        if life is None or life.cr_running:
+            return
+        try:
+            awaited = life.send(None) if failure is None else failure.throwExceptionIntoGenerator(life)
+            if awaited is not None and not isinstance(awaited, Deferred):
+                awaited = life.throw(TypeError(f"await Deferreds and coroutines here, not {type(awaited).__name__}"))
+        except StopIteration:
+            self._life = None
+            return
+        except STOPS_PROCESS:
+            self._life = None
+            self.abort("fault")
+            # Reactors log what a protocol raises, and go on.
+            self.factory.reactor.stop()
+            raise
+        except BaseException:
+            self._life = None
+            self._failed_unexpectedly()
+            return
+        if awaited is not None:
+            self._awaited = awaited
+            awaited.addBoth(self._fired)
+            return
+        if self._is_paused:
+            self._is_paused = False
+            self.transport.resumeProducing()
+        if self._input_ended and not self._closing and not self._lost:
+            self._end("the client left")
+            self.transport.loseConnection()
+
+    def _fired(self, result: object) -> object:
+        """Resume: the coroutine reads a result from the Deferred itself."""
+        self._awaited = None
+        if isinstance(result, Failure):
+            self._resume(result)
+            return None
+        self._resume()
+        return result
+
+    def _cancel(self) -> None:
+        """Cancel what the coroutine awaits. A canceller may be foreign, and fail."""
+        if self._awaited is not None:
+            try:
+                self._awaited.cancel()
+            except BaseException:
+                self.factory.log.unexpected(Failure(), self.session)
+
+    # The ends of a connection.
+
+    def _request_failed(self, error: BaseException) -> None:
+        self.factory.deadlines.stop(self)
+        if self._timed_out and isinstance(error, (CancelledError, ConnectingCancelledError)):
+            error = TTLExpired()
+        if self._lost or self._closing:
+            self.report(error)
+            return
+        failure = Failure(error)
+        self.report(error)
+        self.reply_and_close(self._reply_for(failure), UNSPECIFIED, describe(error))
+
+    def _reply_for(self, failure: Failure) -> ReplyCode | int:
+        """Ask the factory for the reply code; log a bug in an override, and answer 0x01 for it."""
+        try:
+            code = self.factory.reply_for(failure, self.session)
+            number = code.number if isinstance(code, ReplyCode) else code
+            if not isinstance(number, int) or not 0 < number <= 0xFF:
+                raise TypeError("reply_for() must return a failing row of the table or a number from 1 to 255")
+            return code
+        except BaseException as error:
+            if self.must_propagate(error):
+                raise
+            self.factory.log.unexpected(Failure(), self.session)
+            return codes.GENERAL_FAILURE
+
+    def _handshake_expired(self) -> None:
+        self.abort("handshake timeout")
+
+    def _request_expired(self) -> None:
+        self._timed_out = True
+        self._give_up_request()
+
+    def _give_up_request(self) -> None:
+        """Cancel the route; its exception is the reason that the client is told."""
+        self._cancel()
+        if self._awaited is not None and not self._closing:
+            self.factory.deadlines.start(self, CANCELLED_WITHIN, self._abandon_request)
+
+    def _abandon_request(self) -> None:
+        """Answer although the route has not finished; what it still brings is closed."""
+        self._request_failed(TTLExpired() if self._timed_out else CancelledError())
+
+    def _failed_unexpectedly(self) -> None:
+        self.factory.log.unexpected(Failure(), self.session)
+        self.abort("fault")
+
+    def _stream_ended(self, reason: str) -> None:
+        self.session.end_relay()
+        self._end(reason)
+        self._lost = True
+        self._closed()
 
     def _end(self, reason: str) -> None:
         """Keep the first reason: what follows is its consequence."""
@@ -94,14 +441,13 @@ class ClientConnection(Protocol):
             factory.discount_peer(self._counted_as)
         if session.logout is not None:
             maybeDeferred(session.logout).addErrback(factory.log.unexpected, session)
-        # Reactors go by the time of day, which may be set back.
-        factory.log.ended(session, max(0.0, factory.reactor.seconds() - self._began))
-        factory.closed(self)
+        session.seconds = factory.clock.seconds() - session.began
+        factory.connection_closed(self)
 
     # Limits for each peer.
 
     def _count_peer(self) -> bool:
-        """Count this connection for its peer; whether that peer may have it."""
+        """Count this connection for its peer; return whether that peer may have it."""
         if self.session.is_local:
             return True
         self._counted_as = peer_group(self.session.peer)
@@ -112,7 +458,7 @@ class ClientConnection(Protocol):
 
     def _is_counted_right(self) -> bool:
         """
-        Count anew where the peer is another than at first; whether it may stay.
+        Count anew if the peer is another than at first; return whether it may stay.
 
         Behind a balancer that speaks the PROXY protocol, the client's address is
         known only when its first bytes come.
@@ -125,3 +471,23 @@ class ClientConnection(Protocol):
             self._counted_as = None
         self.session.peer = peer
         return self._count_peer()
+
+
+Command = Callable[[SOCKS5ExtProtocol, Request], Any]
+
+
+def _with_literal(request: Request, session: Session) -> Request:
+    """Return the request, in which an address that was sent as a name is an address: rules must see it."""
+    if request.destination.type == AddressType.DOMAINNAME:
+        literal = literal_of(request.destination)
+        if literal is not None:
+            request = session.request = Request(request.command, literal)
+    return request
+
+
+def close_result(result: object) -> None:
+    """Close what a route connected, if it did: a transport, or the protocol of one."""
+    for transport in (result, getattr(result, "transport", None)):
+        if hasattr(transport, "abortConnection") or hasattr(transport, "loseConnection"):
+            abort(transport)
+            return

@@ -5,9 +5,9 @@ The server's factory: it holds the pieces that decide, each of which can be repl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from time import monotonic
-from typing import Any
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, Union
 
 from twisted.cred.error import LoginFailed, Unauthorized
 from twisted.cred.portal import Portal
@@ -20,8 +20,11 @@ from twisted.python.failure import Failure
 from ..context import Session
 from ..errors import AuthenticationFailed
 from ..failures import row_of
+from ..net.clock import clock_of
+from ..net.timers import Deadlines
 from ..net.twisted_transports import peer_group
-from ..policy.table import RouteTable
+from ..policy.keys import classify_keys
+from ..policy.table import Decision, RouteTable
 from ..protocol.codes import Method, ReplyCode
 from ..protocol.pairs import SERVER_KEYS, Pairs
 from ..protocol.socks5 import DEFAULT_PREFERENCE
@@ -29,14 +32,13 @@ from ..route.base import IRoute
 from ..route.direct import DirectRoute
 from .access_log import SessionLog
 from .auth import CheckersFailed, ISOCKSUser, SOCKSCredentials
-from .connection import ClientConnection
+from .commands import COMMANDS
+from .connection import Command, SOCKS5ExtProtocol
 from .draining import Draining
 from .failed_logins import CHECKER_FAILED, INVALID_CREDENTIALS, MISSING_CREDENTIALS, FailedLogins, FailureLog
-from .keys import meaning_of
+from .frontends import FRONTENDS, Frontends
 from .limits import Limits
-from .protocol import SOCKS5ExtProtocol
 from .stats import Counters
-from .timers import Deadlines
 
 _WITH_CREDENTIALS = tuple(method for method in DEFAULT_PREFERENCE if method != Method.NO_AUTHENTICATION)
 _ANONYMOUS_FIRST = (Method.EXTENDED, Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD)
@@ -44,25 +46,38 @@ _ANONYMOUS_FIRST = (Method.EXTENDED, Method.NO_AUTHENTICATION, Method.USERNAME_P
 ANSWERED_WITHIN = 0.9
 """The part of the handshake's time after which no failed login waits for its answer any more."""
 
+AnsweredPairs = Union[Mapping[str, Union[bytes, str]], None]
+"""Pairs to answer a client with."""
+
+
+class PolicyObserver(Protocol):
+    """Who is told that a factory has another policy."""
+
+    def policy_changed(self, old: RouteTable, new: RouteTable, unused: Deferred[None]) -> None:
+        """
+        Act on the change.
+
+        :param unused: fires when the last connection under the old policy has ended.
+        """
+
 
 class SOCKS5ExtFactory(Factory):
     """
-    A SOCKS5 server with method 97 and the extended reply codes.
+    A SOCKS5 server with method 0x97 and the extended reply codes.
 
     To change one decision, override one of `methods`, `authenticate`, `route`
-    and `reply_for`; or pass in a piece.
+    and `reply_for`; `closed` is told of each connection's end. Or pass in a piece.
 
     :param reactor: provides TCP, time, threads and a name resolver.
-    :param portal: checks credentials; without one any are taken, and only
+    :param portal: checks credentials; without one any are accepted, and only
         separate streams.
-    :param anonymous: whether clients may come without credentials; ``None``
-        means where there is no portal.
-    :param routes: the ways out; by default everything goes ``direct``.
+    :param anonymous: whether clients may come without credentials; by default
+        only if there is no portal.
+    :param policy: the rules; by default everything goes ``direct``.
     :param limits: sizes and times.
     :param log_targets: whether logs may hold targets and user names.
-    :ivar sessions: the protocols of all open connections; that of a stream has
-        no transport any more, but its ``session``.
-    :ivar counters: what has been done so far.
+    :ivar connections: all open connections; that of a stream has no transport
+        any more, but its ``session``.
     """
 
     protocol = SOCKS5ExtProtocol  # type: ignore[assignment]
@@ -72,7 +87,13 @@ class SOCKS5ExtFactory(Factory):
     """Keys of pairs that an `authenticate` of your own understands."""
 
     fast_relay = True
-    """Whether plain sockets may be joined past Twisted's transports. Where it is false, all bytes go through those."""
+    """Whether plain sockets may be joined past Twisted's transports. If false, all bytes go through those."""
+
+    frontends: Frontends = FRONTENDS
+    """The protocols that are served."""
+
+    commands: Mapping[Any, Command] = COMMANDS
+    """The commands that are served."""
 
     def __init__(
         self,
@@ -80,47 +101,77 @@ class SOCKS5ExtFactory(Factory):
         *,
         portal: Portal | None = None,
         anonymous: bool | None = None,
-        routes: RouteTable | None = None,
+        policy: RouteTable | None = None,
         limits: Limits | None = None,
         log_targets: bool = False,
     ) -> None:
         self.reactor = reactor
         self.portal = portal
         self.anonymous = portal is None if anonymous is None else anonymous
-        self.routes = RouteTable((), DirectRoute(reactor)) if routes is None else routes
+        self._policy = RouteTable((), DirectRoute(reactor)) if policy is None else policy
         self.limits = Limits() if limits is None else limits
+        self.clock = clock_of(reactor)
         self.log = SessionLog(log_targets, reactor)
-        self.deadlines = Deadlines(reactor)
-        self.sessions: set[ClientConnection] = set()
-        self.counters = Counters()
+        self.deadlines = Deadlines(self.clock)
+        self.connections: set[SOCKS5ExtProtocol] = set()
+        self._done = Counters()
+        self.policy_observers: list[PolicyObserver] = []
+        # Connections under a policy that was replaced, with whom to tell of the last one's end.
+        self._outlived: list[tuple[set[SOCKS5ExtProtocol], Deferred[None]]] = []
         self._peers: Counter[str] = Counter()
         self._draining = Draining()
-        self._is_full = False
-        self._failed_logins = FailedLogins()
+        self._failed_logins = FailedLogins(self.clock.seconds)
         self._portal_failures = FailureLog("the portal")
-        self._know_routes(self.routes.routes)
+        self._is_full = False
+
+    @property
+    def policy(self) -> RouteTable:
+        """
+        The rules for new connections.
+
+        When another table is assigned, open connections keep the rules that
+        admitted them, and the services of routes that only the old table has stop
+        when the last of those connections ends.
+        """
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: RouteTable) -> None:
+        old, self._policy = self._policy, policy
+        unused: Deferred[None] = Deferred()
+        remaining = {each for each in self.connections if each.session.policy is old}
+        for observer in self.policy_observers:
+            observer.policy_changed(old, policy, unused)
+        if remaining:
+            self._outlived.append((remaining, unused))
+        else:
+            unused.callback(None)
 
     # Decisions.
 
     def methods(self, session: Session) -> Sequence[Method]:
         """
-        The methods that this client may come in by, the preferred first.
+        Return the methods that this client may use, the preferred first.
 
         0x02 goes before 0x00 only where credentials matter: programs that offer both
         ask their users for a password otherwise. They matter with a portal, with a
         route that uses them (`IRoute.uses_credentials`), and to an override of
         `authenticate` or `route`, which may read them.
 
-        :returns: perhaps fewer than the client offered; the first that it did
-            offer is selected.
+        :returns: any number of methods; the first that the client offered is selected.
         """
         if not self.anonymous:
             return _WITH_CREDENTIALS
-        if self.portal is not None or self._may_use_credentials:
+        if self.portal is not None or session.policy.uses_credentials or self._has_own_decisions:
             return DEFAULT_PREFERENCE
         return _ANONYMOUS_FIRST
 
-    def authenticate(self, session: Session) -> Any:
+    @property
+    def _has_own_decisions(self) -> bool:
+        own, base = type(self), SOCKS5ExtFactory
+        return own.authenticate is not base.authenticate or own.route is not base.route
+
+    def authenticate(self, session: Session) -> AnsweredPairs | Awaitable[AnsweredPairs]:
         """
         Decide whether the client may come in.
 
@@ -128,10 +179,9 @@ class SOCKS5ExtFactory(Factory):
         `Session.pairs` filled in. Keys that neither this server, nor one of its
         routes, nor `keys` knows were refused before.
 
-        :returns: pairs to answer with (a mapping of str to bytes or str, or
-            ``None``), or a Deferred or coroutine of them.
+        :returns: pairs to answer with, or a Deferred or coroutine of them.
         :raises AuthenticationFailed: or `UnauthorizedLogin`: the client may not.
-        :raises InvalidArguments: its pairs are wrong; the message goes to it.
+        :raises InvalidArguments: its pairs are wrong; the client is sent the message.
         """
         credentials = session.credentials
         if credentials is None:
@@ -165,57 +215,55 @@ class SOCKS5ExtFactory(Factory):
     async def _delay_refusal(self, session: Session, peer: str) -> None:
         """Wait the longer the more logins of this peer have failed, but not past the handshake's time."""
         limits = self.limits
-        left = session.began + ANSWERED_WITHIN * limits.handshake_timeout - monotonic()
+        left = session.began + ANSWERED_WITHIN * limits.handshake_timeout - self.clock.seconds()
         delay = min(self._failed_logins.add(peer), limits.login_delay, left)
         if delay > 0:
-            await deferLater(self.reactor, delay)
+            await deferLater(self.clock, delay)
 
-    def route(self, session: Session) -> Any:
+    def route(self, session: Session) -> Decision | IRoute | Awaitable[Decision | IRoute]:
         """
-        Decide which way the client's request goes.
+        Decide which route the client's request takes.
 
-        :returns: an `IRoute` (anything with ``connect(request, session)``), or a
-            Deferred or coroutine of one.
-        :raises ConnectionNotAllowed: or any other exception that has a code: none.
+        :returns: a table's decision, or a route, which the factory's policy then
+            admits; or a Deferred or coroutine of either.
+        :raises ConnectionNotAllowed: or any other exception that has a reply code: none.
         """
         assert session.request is not None
-        return self.routes.route_of(session.request.destination, session)
+        return session.policy.route_of(session.request.destination, session)
 
     def reply_for(self, failure: Failure, session: Session) -> ReplyCode | int:
         """
-        Decide what a client is told of a failure.
+        Decide which reply code a client gets for a failure.
 
-        :param failure: of the route, or of the way to it.
-        :returns: a row of `txsocksx_ext.protocol.codes`, or a number from 1 to 255,
-            at once: anything else is answered with 01, and logged as a fault.
-            What this client does not understand becomes the nearest that it
-            does, after this.
+        :param failure: of the decision or of the route.
+        :returns: a row of `txsocksx_ext.protocol.codes`, or a number from 1 to
+            255; anything else is answered with 0x01, and logged as a bug. A code
+            that this client does not understand is replaced by the nearest that
+            it does, after this.
         """
         return row_of(failure.value)
 
-    # What the protocol asks for.
+    def closed(self, session: Session) -> None:
+        """Act on the end of a connection. Called once; the counts, `Session.seconds` and ``end`` are final."""
 
-    def _know_routes(self, routes: Collection[IRoute]) -> None:
-        self._known_keys = SERVER_KEYS.union(*(getattr(route, "keys", ()) for route in routes))
-        own, base = type(self), SOCKS5ExtFactory
-        is_overridden = own.authenticate is not base.authenticate or own.route is not base.route
-        self._may_use_credentials = is_overridden or any(getattr(route, "uses_credentials", False) for route in routes)
+    # What the connections ask for.
 
-    def sift(self, pairs: Pairs) -> tuple[Pairs, frozenset[str]]:
+    def filter_pairs(self, pairs: Pairs, session: Session) -> tuple[Pairs, frozenset[str]]:
         """
-        Hold a client's pairs against the keys that this server knows.
+        Match a client's pairs against the keys that this server knows.
 
         :returns: the pairs without the marks of optional keys, and without the
             optional ones that are unknown; and the keys that the route must honour.
         :raises InvalidArguments: another key is unknown, or a key stands twice.
         """
-        kept, required = meaning_of(tuple(pairs.keys()), self._known_keys, frozenset(self.keys))
+        known = session.policy.keys | SERVER_KEYS
+        kept, required = classify_keys(tuple(pairs.keys()), known, frozenset(self.keys))
         return pairs.renamed(kept), required
 
     def buildProtocol(self, addr: IAddress | None) -> SOCKS5ExtProtocol | None:  # type: ignore[override]
-        """Build a protocol, or ``None`` where there are too many."""
-        if len(self.sessions) >= self.limits.max_connections:
-            # Said once, until one has left: those who come too many must not fill the log.
+        """Build a protocol, or return ``None`` if there are ``max_connections`` already."""
+        if len(self.connections) >= self.limits.max_connections:
+            # Logged once until one has left: refused connections must not fill the log.
             if not self._is_full:
                 self.log.refused(addr)
             self._is_full = True
@@ -225,7 +273,7 @@ class SOCKS5ExtFactory(Factory):
         return built
 
     def count_peer(self, name: str) -> bool:
-        """Count one more connection of a peer; whether it may have it."""
+        """Count one more connection of a peer; return whether it may have it."""
         self._peers[name] += 1
         return self._peers[name] <= self.limits.max_per_peer
 
@@ -235,45 +283,62 @@ class SOCKS5ExtFactory(Factory):
         if not self._peers[name]:
             del self._peers[name]
 
-    def opened(self, protocol: ClientConnection) -> None:
-        """A connection has begun."""
-        self.sessions.add(protocol)
-        counters = self.counters
-        counters.now += 1
-        counters.connections += 1
+    def connection_made(self, connection: SOCKS5ExtProtocol) -> None:
+        """Note that a connection has begun."""
+        self.connections.add(connection)
+        self._done.connections += 1
 
-    def closed(self, protocol: ClientConnection) -> None:
-        """A connection, and the one to its target, have ended."""
-        self.sessions.discard(protocol)
-        counters, session = self.counters, protocol.session
-        counters.now -= 1
-        counters.up += session.up
-        counters.down += session.down
-        if session.code:
-            counters.failed += 1
+    def connection_closed(self, connection: SOCKS5ExtProtocol) -> None:
+        """Note that a connection, and the one to its target, have ended."""
+        session = connection.session
+        self.connections.discard(connection)
+        self._done.add(session)
         self._is_full = False
-        if not self.sessions:
+        self.log.ended(session)
+        if self._outlived:
+            self._forget_outlived(connection)
+        try:
+            self.closed(session)
+        except Exception:  # an override's
+            self.log.unexpected(Failure(), session)
+        if not self.connections:
             self.deadlines.rest()
             self.log.write()
             self._draining.emptied()
+
+    def _forget_outlived(self, connection: SOCKS5ExtProtocol) -> None:
+        for remaining, unused in list(self._outlived):
+            remaining.discard(connection)
+            if not remaining:
+                self._outlived.remove((remaining, unused))
+                unused.callback(None)
+
+    @property
+    def counters(self) -> Counters:
+        """What was done so far, open streams included."""
+        counters = replace(self._done, now=len(self.connections))
+        for connection in self.connections:
+            counters.up += connection.session.up
+            counters.down += connection.session.down
+        return counters
 
     def drain(self, seconds: float) -> Deferred[None]:
         """
         End every connection: handshakes at once, streams by themselves or after `seconds`.
 
-        To be called when nothing listens any more.
+        Call it when nothing listens any more.
 
         :returns: fires when none is left.
         """
-        for protocol in list(self.sessions):
-            protocol.stop()
-        if not self.sessions:
+        for connection in list(self.connections):
+            connection.stop()
+        if not self.connections:
             return succeed(None)
         if seconds:
-            self.log.draining(len(self.sessions), seconds)
-        return self._draining.wait(self.reactor, seconds, self.abort_all)
+            self.log.draining(len(self.connections), seconds)
+        return self._draining.wait(self.clock, seconds, self.abort_all)
 
     def abort_all(self) -> None:
         """End every connection at once, with a reset."""
-        for protocol in list(self.sessions):
-            protocol.abort("drained")
+        for connection in list(self.connections):
+            connection.abort("drained")

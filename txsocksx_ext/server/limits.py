@@ -14,11 +14,11 @@ RESERVED_DESCRIPTORS = 64
 
 
 def connections_by_descriptors() -> int:
-    """How many connections the limit of open files allows, at two descriptors each."""
+    """Return how many connections the open files allow, at one descriptor and two attempts to connect each."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return 1 << 20
-    return max(1, (soft - RESERVED_DESCRIPTORS) // 2)
+    return max(1, (soft - RESERVED_DESCRIPTORS) // 3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ The server as a Twisted service: listeners, and an orderly end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
 from ..net.twisted_transports import is_loopback_host
+from ..policy.table import RouteTable
 from .factory import SOCKS5ExtFactory
 from .listeners import listener_service, what_listens
 from .text_log import LoggingService
@@ -121,13 +123,15 @@ class SOCKS5ExtService(LoggingService, MultiService):
         super().__init__()
         self.factory = factory
         self._drain = drain
-        services = (getattr(route, "service", None) for route in factory.routes.routes)
-        self._shared = [SharedService.around(service) for service in services if service is not None]
+        # How many of the policies in use need each.
+        self._shared: Counter[SharedService] = Counter()
+        self._use_services_of(factory.policy)
+        factory.policy_observers.append(self)
         for description in listeners:
             listener_service(description, factory, reactor).setServiceParent(self)
 
     def startService(self) -> None:
-        """Start the routes that have something to run, then listen."""
+        """Start the services of the routes, then listen."""
         for shared in self._shared:
             shared.start_for(self)
         super().startService()
@@ -150,6 +154,29 @@ class SOCKS5ExtService(LoggingService, MultiService):
     def _stop_routes(self) -> Deferred[Any]:
         return DeferredList([maybeDeferred(shared.stop_for, self) for shared in self._shared])
 
+    def policy_changed(self, old: RouteTable, new: RouteTable, unused: Deferred[None]) -> None:
+        """See `PolicyObserver`: start the services of the new routes, and stop those of the old ones when unused."""
+        self._use_services_of(new)
+        unused.addCallback(lambda _: self._leave_services_of(old))
+
+    def _use_services_of(self, policy: RouteTable) -> None:
+        for shared in _services_of(policy):
+            self._shared[shared] += 1
+            if self.running:
+                shared.start_for(self)
+
+    def _leave_services_of(self, policy: RouteTable) -> None:
+        for shared in _services_of(policy):
+            self._shared[shared] -= 1
+            if not self._shared[shared]:
+                del self._shared[shared]
+                shared.stop_for(self)
+
     def report(self) -> None:
         """Say at the end what was done."""
         self.factory.counters.write_to_log()
+
+
+def _services_of(policy: RouteTable) -> set[SharedService]:
+    services = (getattr(route, "service", None) for route in policy.routes)
+    return {SharedService.around(service) for service in services if service is not None}

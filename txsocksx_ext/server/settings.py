@@ -48,7 +48,7 @@ class ServerSettings:
             reactor,
             portal=portal_for(makeChecker(each) for each in self.auth) if self.auth else None,
             anonymous=self.anonymous,
-            routes=table_from_strings(reactor, self.rules, routes),
+            policy=table_from_strings(reactor, self.rules, routes),
             limits=self.limits,
             log_targets=self.log_targets,
         )

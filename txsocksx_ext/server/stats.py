@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from twisted.logger import Logger
 
+from ..context import Session
+
 _log = Logger(namespace="txsocksx_ext.server")
 
 
@@ -17,11 +19,11 @@ class Counters:
     """
     What one factory, or several, have done since they were made.
 
-    :ivar now: connections of clients that are open.
-    :ivar connections: connections that were taken, the open ones too.
+    :ivar now: open connections of clients.
+    :ivar connections: connections that were accepted, the open ones too.
     :ivar failed: those of them whose request was answered with a failure.
-    :ivar up: bytes from clients to targets, of streams that have ended.
-    :ivar down: bytes from targets to clients, of streams that have ended.
+    :ivar up: bytes from clients to targets.
+    :ivar down: bytes from targets to clients.
     """
 
     now: int = 0
@@ -29,6 +31,13 @@ class Counters:
     failed: int = 0
     up: int = 0
     down: int = 0
+
+    def add(self, session: Session) -> None:
+        """Count a connection that has ended."""
+        self.up += session.up
+        self.down += session.down
+        if session.reply_code:
+            self.failed += 1
 
     @classmethod
     def sum_of(cls, several: Iterable[Counters]) -> Counters:

@@ -4,6 +4,7 @@ A way out of the server that leads where a test wants.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
@@ -25,7 +26,7 @@ class FakeRoute(Route):
     """
     A way out that leads to a target in memory, or fails with what a test wants.
 
-    For a `SOCKS5ExtFactory`: ``routes=RouteTable((), FakeRoute())``.
+    For a `SOCKS5ExtFactory`: ``policy=RouteTable((), FakeRoute())``.
 
     :param target: builds the target of each connection; by default a `Recorder`.
     :param keys: the keys of pairs that it honours.
@@ -55,12 +56,12 @@ class FakeRoute(Route):
         self.sessions: list[Session] = []
         self.endpoint = MemoryEndpoint(Factory.forProtocol(Recorder) if target is None else target, **endpoint_options)
 
-    def connect(self, request: Request, session: Session) -> Deferred[ITransport]:
+    def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
         self._note(request, session)
         return open_transport(self.endpoint)
 
-    def resolve(self, request: Request, session: Session) -> Deferred[Address]:
+    def resolve(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[Address]:
         """See `IRoute`."""
         self._note(request, session)
         resolving: Deferred[Address] = Deferred()

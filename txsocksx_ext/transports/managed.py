@@ -24,10 +24,10 @@ from twisted.python.failure import Failure
 
 from ..errors import TransportInternalError, TransportTemporaryFailure
 from ..net.twisted_transports import endpoint_to
-from ..pt.environment import PREFIX, ClientEnvironment
+from .environment import PREFIX, ClientEnvironment
 from .lines import ClientMethodLine
 from .notation import checked_name
-from .outbound_proxy import WayOut
+from .outbound_proxy import OutboundProxy
 from .parent import ConversationFault, ProxyRefused, without_addresses
 from .process import TransportProcess
 
@@ -200,12 +200,12 @@ class ManagedTransport(Service):
         if program is None:
             raise ConversationFault(f"there is no program {self._program}, or it may not be run")
         folder = self._folder()
-        way_out = WayOut(self._reactor) if self._takes_proxy else None
-        self._life = life = Life(self._reactor, self.transport_name, way_out)
+        outbound_proxy = OutboundProxy(self._reactor) if self._takes_proxy else None
+        self._life = life = Life(self._reactor, self.transport_name, outbound_proxy)
         environment = ClientEnvironment(
             state_location=folder,
             transports=(self.transport_name,),
-            proxy=None if way_out is None else way_out.proxy,
+            proxy=None if outbound_proxy is None else outbound_proxy.proxy,
         )
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         life.begin(program, self._arguments, {**inherited, **environment.variables()})
@@ -238,17 +238,17 @@ class Life:
     """
     One life of a transport: its process, and the way out that it was given.
 
-    :ivar way_out: ``None`` where it takes none.
+    :ivar outbound_proxy: ``None`` where it takes none.
     :ivar endpoint: where it speaks SOCKS5, once it is configured.
     """
 
     endpoint: IStreamClientEndpoint
 
-    def __init__(self, reactor: Any, name: str, way_out: WayOut | None) -> None:
+    def __init__(self, reactor: Any, name: str, outbound_proxy: OutboundProxy | None) -> None:
         self._reactor = reactor
         self._name = name
-        self.way_out = way_out
-        self._process = TransportProcess(reactor, name, way_out is not None)
+        self.outbound_proxy = outbound_proxy
+        self._process = TransportProcess(reactor, name, outbound_proxy is not None)
 
     @property
     def pid(self) -> int | None:
@@ -290,5 +290,5 @@ class Life:
     async def close(self) -> None:
         """End the process, if it runs, and what it opened through us."""
         await self._process.stop()
-        if self.way_out is not None:
-            await self.way_out.close()
+        if self.outbound_proxy is not None:
+            await self.outbound_proxy.close()

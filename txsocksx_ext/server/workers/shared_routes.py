@@ -21,6 +21,7 @@ from twisted.internet.interfaces import IAddress
 
 from ...client.methods import ClientMethods
 from ...context import PairCredentials, Session
+from ...policy.table import RouteTable
 from ...protocol.codes import Method
 from ...protocol.pairs import MAX_FIELD_LENGTH, OPTIONAL_MARK, SERVER_KEYS, TOR_ERRORS, PairLimits, Pairs
 from ...route.base import IRoute
@@ -51,9 +52,8 @@ class SharedRouteFactory(SOCKS5ExtFactory):
     keys = frozenset({CLIENT})
 
     def __init__(self, reactor: Any, route: IRoute, limits: Limits, log_targets: bool = False) -> None:
-        super().__init__(reactor, limits=_limits_for_workers(limits))
+        super().__init__(reactor, policy=RouteTable((), route), limits=_limits_for_workers(limits))
         self._route = route
-        self._know_routes((route,))
         self.log = _FailureLog(log_targets)
 
     def methods(self, session: Session) -> Sequence[Method]:
@@ -92,9 +92,9 @@ def _limits_for_workers(limits: Limits) -> Limits:
 class _FailureLog(SessionLog):
     """Leaves the line of a connection to its worker, and adds to it why the route failed: the worker sees a code."""
 
-    def ended(self, session: Session, seconds: float) -> None:
-        if session.code:
-            super().ended(session, seconds)
+    def ended(self, session: Session) -> None:
+        if session.reply_code:
+            super().ended(session)
 
 
 class SharedRoute(SOCKSRoute):

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..transports.arguments import Arguments
-from ..transports.lines import VERSION, EnvErrorLine, ProxyErrorLine, VersionErrorLine
-from ..transports.notation import checked_name, format_address, parse_address
-from ..transports.upstream import UpstreamProxy
+from .arguments import Arguments
+from .lines import VERSION, EnvErrorLine, ProxyErrorLine, VersionErrorLine
+from .notation import checked_name, format_address, parse_address
+from .upstream import UpstreamProxy
 
 PREFIX = "TOR_PT_"
 """What the name of each variable begins with."""

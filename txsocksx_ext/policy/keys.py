@@ -8,43 +8,41 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ..errors import InvalidArguments
-from ..protocol.pairs import OPTIONAL_MARK, SERVER_KEYS
-from ..route.base import is_among
+from ..protocol.pairs import OPTIONAL_MARK, SERVER_KEYS, is_among
 
 
-class Meaning(NamedTuple):
+class KeySet(NamedTuple):
     """
-    What the keys of one message mean.
+    The keys of one message that mean something.
 
-    :ivar kept: the keys that mean something, without the marks of optional ones,
-        and as they stand in the message.
-    :ivar required: those that the route must honour: all but the optional ones,
-        and those that are the server's own business.
+    :ivar kept: those keys, without the marks of optional ones, and as they stand in the message.
+    :ivar required: those that the route must honour: all but the optional ones
+        and those for the server itself.
     """
 
     kept: tuple[tuple[str, str], ...]
     required: frozenset[str]
 
 
-FEW = 8
-"""Keys of a message whose meaning is kept, since clients say the same few again and again. Many would take memory."""
+CACHED_KEYS = 8
+"""Messages with so many keys at most are cached, because clients repeat the same few. Many would take memory."""
 
 
-def meaning_of(keys: tuple[str, ...], known: frozenset[str], own: frozenset[str]) -> Meaning:
+def classify_keys(keys: tuple[str, ...], known: frozenset[str], own: frozenset[str]) -> KeySet:
     """
-    Hold the keys of a message against those that mean something.
+    Match the keys of a message against those that mean something.
 
     :param keys: those of the message, in its order.
     :param known: those of the server and its routes; a name that ends in a dot
         stands for all that begin with it.
-    :param own: those that the server's `authenticate` understands, besides its
-        own business.
+    :param own: those that the server's `authenticate` understands, besides the
+        server's own.
     :raises InvalidArguments: another key is unknown, or a key stands twice.
     """
-    return (_kept_meaning if len(keys) <= FEW else _meaning)(keys, known, own)
+    return (_cached if len(keys) <= CACHED_KEYS else _classify)(keys, known, own)
 
 
-def _meaning(keys: tuple[str, ...], known: frozenset[str], own: frozenset[str]) -> Meaning:
+def _classify(keys: tuple[str, ...], known: frozenset[str], own: frozenset[str]) -> KeySet:
     kept: dict[str, str] = {}
     required: list[str] = []
     for key in keys:
@@ -58,7 +56,7 @@ def _meaning(keys: tuple[str, ...], known: frozenset[str], own: frozenset[str]) 
                 required.append(name)
         elif name == key:
             raise InvalidArguments(f"unknown key: {key}")
-    return Meaning(tuple(kept.items()), frozenset(required))
+    return KeySet(tuple(kept.items()), frozenset(required))
 
 
-_kept_meaning = lru_cache(maxsize=256)(_meaning)
+_cached = lru_cache(maxsize=256)(_classify)

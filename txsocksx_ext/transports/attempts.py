@@ -1,0 +1,180 @@
+"""
+Which outgoing connection of a transport belongs to which attempt to reach a bridge.
+
+A transport does not say for which of its clients it connects. So attempts to
+reach one bridge that overlap form a group, and an outcome counts only if all
+connections of the group agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+
+from ..net.clock import clock_of
+from ..protocol.codes import ReplyCode
+from ..protocol.messages import Address
+
+
+class Connection(Protocol):
+    """
+    One outgoing connection of the transport.
+
+    :ivar groups: the groups that it may belong to.
+    :ivar outcome: a row of the reply codes, that of success if the address was
+        reached; ``None`` while nothing is known.
+    """
+
+    groups: list[AttemptGroup]
+    outcome: ReplyCode | None
+
+    def abort(self) -> None:
+        """Reset it, or stop connecting."""
+
+
+class AttemptGroup:
+    """
+    Overlapping attempts to reach one bridge, and the connections that may be theirs.
+
+    :ivar attempts: the attempts.
+    :ivar connections: the connections.
+    """
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self.connections: list[Connection] = []
+        self._waiting: list[Deferred[None]] = []
+
+    @property
+    def awaits_connection(self) -> bool:
+        """Whether the transport has made fewer connections than there are attempts."""
+        return len(self.connections) < len(self.attempts)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a client still waits for one of the attempts."""
+        return any(attempt.is_open for attempt in self.attempts)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether every attempt has failed."""
+        return all(attempt.has_failed for attempt in self.attempts)
+
+    @property
+    def outcome(self) -> ReplyCode | None:
+        """The outcome of all connections, or ``None`` if it is not known or they differ."""
+        outcomes = {connection.outcome for connection in self.connections}
+        return outcomes.pop() if len(outcomes) == 1 and not self.awaits_connection else None
+
+    def add_connection(self, connection: Connection) -> None:
+        """Note a connection that may be for one of the attempts."""
+        self.connections.append(connection)
+        self.check_settled()
+
+    def check_settled(self) -> None:
+        """Fire what `settled` returned, if every outcome is known by now."""
+        if self._is_settled:
+            waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                each.callback(None)
+
+    def settled(self) -> Deferred[None]:
+        """Return a Deferred that fires when every outcome is known."""
+        if self._is_settled:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        return waiting
+
+    @property
+    def _is_settled(self) -> bool:
+        return not self.awaits_connection and all(each.outcome is not None for each in self.connections)
+
+
+class Attempt:
+    """
+    A client that waits for the transport to reach a bridge.
+
+    :param group: of the attempts that overlap with it.
+    :param ended: called when nobody waits any more.
+    :ivar is_open: whether the client still waits.
+    :ivar has_failed: whether it is over without a stream.
+    """
+
+    def __init__(self, group: AttemptGroup, ended: Callable[[AttemptGroup], object]) -> None:
+        self._group = group
+        self._ended = ended
+        self.is_open = True
+        self.has_failed = False
+        group.attempts.append(self)
+
+    @property
+    def outcome(self) -> ReplyCode | None:
+        """The outcome of the transport's connection to the bridge; ``None`` if that is not certain."""
+        return self._group.outcome
+
+    def certain_outcome(self, reactor: Any, seconds: float) -> Deferred[ReplyCode | None]:
+        """
+        Wait until the outcome is certain, after the transport has failed.
+
+        :param seconds: how long to wait for the outcomes of overlapping attempts.
+        :returns: fires with `outcome`.
+        """
+        if not self._group.connections:  # the transport failed without one
+            return succeed(None)
+        settled: Deferred[Any] = self._group.settled().addTimeout(seconds, clock_of(reactor))
+        settled.addErrback(lambda failure: failure.trap(DeferredTimeoutError))
+        return settled.addCallback(lambda _: self.outcome)
+
+    def over(self, succeeded: bool) -> None:
+        """
+        Note that the client no longer waits for the transport's answer.
+
+        :param succeeded: whether the stream begins; if not, connections that the
+            transport made for it, and for nobody else, are closed.
+        """
+        group = self._group
+        self.is_open = False
+        self.has_failed = not succeeded
+        if not group.connections:  # the transport connected nowhere for it: later connections are for the others
+            group.attempts.remove(self)
+        self._ended(group)
+
+
+class BridgeAttempts:
+    """The attempts to reach each bridge."""
+
+    def __init__(self) -> None:
+        self._groups: dict[Address, list[AttemptGroup]] = {}
+
+    def __contains__(self, bridge: object) -> bool:
+        return bridge in self._groups
+
+    def expect(self, bridge: Address) -> Attempt:
+        """Note that the transport is about to be asked for a bridge."""
+        groups = self._groups.setdefault(bridge, [])
+        group = next((each for each in groups if each.awaits_connection), None)
+        if group is None:
+            group = AttemptGroup()
+            groups.append(group)
+        return Attempt(group, lambda ended: self._attempt_ended(bridge, ended))
+
+    def groups_of(self, bridge: Address) -> list[AttemptGroup]:
+        """Return the groups to which a new connection to `bridge` may belong."""
+        groups = self._groups.get(bridge, [])
+        # After its connection a transport may connect again for the same attempt, and nothing tells which.
+        return [each for each in groups if each.awaits_connection] or list(groups)
+
+    def _attempt_ended(self, bridge: Address, group: AttemptGroup) -> None:
+        if not group.is_open:
+            groups = self._groups.get(bridge, [])
+            if group in groups:
+                groups.remove(group)
+            if not groups:
+                self._groups.pop(bridge, None)
+        for connection in list(group.connections):
+            if all(each.has_failed for each in connection.groups):
+                connection.abort()
