@@ -11,6 +11,7 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from ..net.clock import clock_of
 from . import loopback
 from .diagnosis import name_proxy
 from .factory import SOCKS5ExtClientFactory
@@ -63,7 +64,7 @@ def negotiate(
         factory.give_up(error)
 
     if timeout is not None and not result.called:
-        deadline = reactor.callLater(timeout, expired)
+        deadline = clock_of(reactor).callLater(timeout, expired)
     # The endpoint need not keep our protocol, which gives its transport away.
     connecting.addCallbacks(_forget, not_connected)
     return result.addBoth(settled)

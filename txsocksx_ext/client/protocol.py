@@ -17,6 +17,7 @@ from ..errors import (
     ProtocolViolation,
     ProxyClosed,
 )
+from ..net.clock import clock_of
 from ..net.half_close import with_half_close
 from ..net.handover import write_now
 from ..net.twisted_transports import PausedProtocol, abort, hand_over, is_encrypted, is_local, renew_log_prefix
@@ -215,7 +216,7 @@ class SOCKS5ExtClientProtocol(Protocol):
     def _doubt(self, reply: Reply) -> None:
         """Wait for the end of the connection, which follows a failure at once; without it, this is none."""
         self._doubted = reply
-        self._doubt_ends = self.factory.reactor.callLater(DOUBT, self._attempt, self._end_doubt)
+        self._doubt_ends = clock_of(self.factory.reactor).callLater(DOUBT, self._attempt, self._end_doubt)
         self._believe_data()
 
     def _believe_data(self) -> None:

@@ -37,6 +37,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
+from .clock import clock_of
 from .socket_state import reactor_of, was_reset
 from .tls_output import RECORD_SIZE, TLSOutput
 
@@ -388,7 +389,7 @@ class TLSTransport(ProtocolWrapper):
         if self._linger is not None and self._linger.active():
             self._linger.cancel()
         if self.connected:
-            self._linger = self._clock.callLater(LINGER, act)
+            self._linger = clock_of(self._clock).callLater(LINGER, act)
 
     def _release(self) -> None:
         """Let everything go that holds on to this, or is large."""

@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..errors import TransportInternalError, TransportTemporaryFailure
+from ..net.clock import clock_of
 from ..net.twisted_transports import endpoint_to
 from .environment import PREFIX, ClientEnvironment
 from .lines import ClientMethodLine
@@ -160,9 +161,9 @@ class ManagedTransport(Service):
     async def _keep_running(self) -> None:
         ends = 0
         while self.running:
-            began = self._reactor.seconds()
+            began = clock_of(self._reactor).seconds()
             await self._live()
-            if self._reactor.seconds() - began >= HEALTHY_AFTER:
+            if clock_of(self._reactor).seconds() - began >= HEALTHY_AFTER:
                 ends = 0
             await deferLater(self._reactor, _pause(ends))
             ends += 1

@@ -13,6 +13,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from ..net.child_process import ChildProcess
+from ..net.clock import clock_of
 from .lines import ClientMethodLine, LogLine, StatusLine, parse_line
 from .parent import LONGEST_LOG_TEXT, ClientConversation, ConversationFault, without_addresses
 
@@ -133,7 +134,7 @@ class TransportProcess(ChildProcess):
         if self.pid is None:
             return succeed(None)
         self.transport.closeStdin()
-        return self.end_by(self._reactor, ((END_OF_STDIN_WITHIN, "TERM"), (END_WITHIN, "KILL")))
+        return self.end_by(clock_of(self._reactor), ((END_OF_STDIN_WITHIN, "TERM"), (END_WITHIN, "KILL")))
 
 
 def _end_in_words(end: Any) -> str:

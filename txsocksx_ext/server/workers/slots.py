@@ -17,6 +17,7 @@ from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
 from ...net.child_process import ChildProcess
+from ...net.clock import clock_of
 from ..stats import Counters
 from .events import event_from_text
 
@@ -66,7 +67,7 @@ class Slot:
     def start(self) -> None:
         """Start a worker."""
         self._restart = None
-        self._began = self._reactor.seconds()
+        self._began = clock_of(self._reactor).seconds()
         self.process = process = WorkerProcess(self)
         self._running.add(process)
         try:
@@ -114,7 +115,7 @@ class Slot:
         self.is_ready = False
         if self._is_stopping:
             return
-        lived = self._reactor.seconds() - self._began
+        lived = clock_of(self._reactor).seconds() - self._began
         self._early_ends = self._early_ends + 1 if lived < LIVES_LONG else 0
         seconds = _pause(self._early_ends - 2) if self._early_ends > 1 else 0.0
         _log.warn(
@@ -123,7 +124,7 @@ class Slot:
             why=why,
             seconds=seconds,
         )
-        self._restart = self._reactor.callLater(seconds, self.start)
+        self._restart = clock_of(self._reactor).callLater(seconds, self.start)
         self._changed()
 
     def has_ended(self, process: WorkerProcess) -> None:

@@ -14,6 +14,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
+from ...net.clock import clock_of
 from ...route.base import IRoute
 from ...tor.isolation import TOKENS
 from ..settings import ServerSettings
@@ -103,7 +104,7 @@ class WorkersService(LoggingService):
             await listener.close()
         self._listeners = []
         ending = DeferredList([each for slot in self._slots for each in slot.ended()])
-        deadline = self._reactor.callLater(self._drain + END_WITHIN, self._kill_all)
+        deadline = clock_of(self._reactor).callLater(self._drain + END_WITHIN, self._kill_all)
         await ending
         if deadline.active():
             deadline.cancel()
