@@ -85,9 +85,9 @@ async def test_what_came_before_an_abort_reaches_a_side_that_is_slow(side, relay
         one, other = (client, end) if side == "client" else (end, client)
         other.transport.pauseProducing()
         one.send(sent)
-        (protocol,) = factory.sessions
+        (protocol,) = factory.connections
         await stands_still(one)
-        came = protocol._relay.up + protocol._relay.down
+        came = protocol.session.up + protocol.session.down
         one.abort()
         await one.lost()
         clock.advance(15)
