@@ -170,9 +170,9 @@ async def test_a_client_that_leaves_waits_no_more():
         for _ in range(6):
             client = await server.connect()
             client.send(WRONG)
-            await until(lambda: server.factory.sessions)
+            await until(lambda: server.factory.connections)
             client.abort()
-            await until(lambda: not server.factory.sessions)
+            await until(lambda: not server.factory.connections)
 
 
 def test_failures_are_forgotten_in_time():
@@ -220,7 +220,7 @@ async def test_guesses_of_one_peer_hold_up_another_by_a_few_hashes(hashed):
     async with proxy(portal=hashed) as server:
         alone, first = await answer_to(server, RIGHT, "127.0.0.3")
         guesses = [Deferred.fromCoroutine(answer_to(server, WRONG, "127.0.0.2")) for _ in range(40)]
-        await until(lambda: len(server.factory.sessions) >= 40)
+        await until(lambda: len(server.factory.connections) >= 40)
         answer, second = await answer_to(server, GREET_LOGIN + login(b"bob", b"secret"), "127.0.0.3")
         assert (alone, answer) == (ACCEPTED, ACCEPTED)
         # Two are hashed at a time: behind all of them it would take twenty times as long.
@@ -234,7 +234,7 @@ async def test_a_right_login_of_the_same_peer_is_not_behind_all_guesses(hashed):
     async with proxy(portal=hashed) as server:
         _, first = await answer_to(server, RIGHT)
         guesses = [Deferred.fromCoroutine(answer_to(server, WRONG)) for _ in range(40)]
-        await until(lambda: len(server.factory.sessions) >= 40)
+        await until(lambda: len(server.factory.connections) >= 40)
         answer, second = await answer_to(server, GREET_LOGIN + login(b"bob", b"secret"))
         assert answer == ACCEPTED
         assert second < max(1, 8 * first)
@@ -263,7 +263,7 @@ async def test_logins_of_connections_that_were_reset_are_not_checked(hashed, mon
         for client in clients:
             client.transport.getHandle().setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
             client.abort()
-        await until(lambda: not server.factory.sessions)
+        await until(lambda: not server.factory.connections)
         assert (await answer_to(server, RIGHT, "127.0.0.3"))[0] == ACCEPTED
     assert len(verified) < 20
 
@@ -286,7 +286,7 @@ async def test_peers_take_turns(tmp_path, monkeypatch):
             for number in range(count):
                 said = GREET_LOGIN + login(b"alice", f"{host} {number}".encode())
                 asking.append(Deferred.fromCoroutine(answer_to(server, said, host)))
-            await until(lambda: len(server.factory.sessions) >= len(asking))
+            await until(lambda: len(server.factory.connections) >= len(asking))
         await until(lambda: len(order) == 14)
         for peer in server.peers:
             peer.abort()

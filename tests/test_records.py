@@ -425,7 +425,7 @@ ARGUMENTS = b"cert=of-the-bridge;iat-mode=0"
 async def test_arguments_of_a_transport_are_no_user_name(events, said, user):
     transport = Route()
     transport.keys = frozenset({"pt."})
-    async with proxy(log_targets=True, routes=RouteTable((), transport)) as server:
+    async with proxy(log_targets=True, policy=RouteTable((), transport)) as server:
         client = await server.connect()
         client.send(said)
         client.half_close()

@@ -74,7 +74,7 @@ class ByCredentials(SOCKS5ExtFactory):
 async def test_a_user_name_is_asked_for_where_a_route_does_something_with_it(descriptions, selected):
     routes = [route_from_string(reactor, each) for each in descriptions]
     table = RouteTable([("*.example", route) for route in routes[:-1]], routes[-1])
-    async with proxy(routes=table) as server:
+    async with proxy(policy=table) as server:
         assert await talk(server, b"\x05\x02\x00\x02", 2) == bytes((5, selected))
 
 

@@ -159,7 +159,7 @@ async def test_half_closes_pass_a_wrapper_inside_or_around_tls(authority, wrappe
         await application.input_ended
         assert application.received == digest(CONTENT)
         assert isinstance(await application.lost, ConnectionDone)
-    await until(lambda: not factory.sessions)
+    await until(lambda: not factory.connections)
     await port.stopListening()
 
 
@@ -283,7 +283,7 @@ class ThroughTLS:
     def __init__(self, port):
         self._endpoint = through_tls(port)
 
-    def connect(self, request, session):
+    def connect(self, request, addresses, session):
         return open_transport(self._endpoint)
 
 
@@ -298,13 +298,13 @@ async def test_the_handshake_goes_on_while_a_route_keeps_its_transport_paused(au
 
 
 async def test_a_target_whose_handshake_takes_long_stops_the_client():
-    async with target() as silent, proxy(routes=RouteTable((), ThroughTLS(silent.port))) as server:
+    async with target() as silent, proxy(policy=RouteTable((), ThroughTLS(silent.port))) as server:
         client, _, _ = await server.ask("192.0.2.1", 80)
         client.send(bytes(32 * MEGABYTE))
-        (protocol,) = server.factory.sessions
+        (protocol,) = server.factory.connections
         here = client.transport.getHost()
         await until(lambda: not any(each.getPeer() == here for each in connections_read_from()))
-        assert protocol._relay.up < 4 * MEGABYTE
+        assert protocol.session.up < 4 * MEGABYTE
 
 
 async def test_a_certificate_of_another_gets_no_word_of_the_client(authority):
@@ -361,7 +361,7 @@ async def test_nothing_of_a_connection_is_left_when_it_is_over(tmp_path):
             end.close()
             assert await client.read_to_end() == b"words"
             await client.lost()
-            await until(lambda: not server.factory.sessions)
+            await until(lambda: not server.factory.connections)
             await turn(2)
             assert count_of(Connection) <= before + 1  # the client's own, which is Twisted's
         finally:
