@@ -13,8 +13,8 @@ from support.reactors import install
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, globalLogPublisher
 
-from txsocksx_ext.net.clock import MonotonicClock, clock_of
 from txsocksx_ext.net.poller import Poller
+from txsocksx_ext.net.timers import MonotonicClock, clock_of
 
 DEADLINE = 30.0
 """Seconds for one asynchronous test: pytest's own time-outs cannot stop a reactor that waits."""

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from txsocksx_ext.net.clock import clock_of
+from txsocksx_ext.net.timers import clock_of
 
 
 def after(seconds):
@@ -100,7 +100,7 @@ elif sys.argv[1] != "epoll":
     from importlib import import_module
     import_module(f"twisted.internet.{sys.argv[1]}reactor").install()
 from twisted.internet import reactor
-from txsocksx_ext.net.clock import clock_of
+from txsocksx_ext.net.timers import clock_of
 clock = clock_of(reactor)
 assert clock is not reactor
 clock.callLater(0.2, lambda: (print("fired"), reactor.stop()))

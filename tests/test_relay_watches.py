@@ -3,7 +3,7 @@
 import pytest
 from twisted.internet.task import Clock
 
-from txsocksx_ext.net.timers import IdleWatch, PausedWatch, shared_watch
+from txsocksx_ext.net.watches import IdleWatch, PausedWatch, shared_watch
 
 
 @pytest.mark.logs_errors

@@ -274,7 +274,7 @@ async def test_loopback_is_not_counted(seen_from):
 
 
 @pytest.mark.parametrize(
-    ("soft", "connections"), [(1024, 480), (64, 1), (10, 1), (20000, 9968), (resource.RLIM_INFINITY, 1 << 20)]
+    ("soft", "connections"), [(1024, 320), (64, 1), (10, 1), (20000, 6645), (resource.RLIM_INFINITY, 1 << 20)]
 )
 def test_as_many_connections_as_descriptors_allow(monkeypatch, soft, connections):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))

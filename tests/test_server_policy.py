@@ -1,6 +1,6 @@
 """Rules that a running server is given: they count from then on, with the keys of their routes."""
 
-from examples.raw_peers import GREET_ANONYMOUS, GREET_EXTENDED, HeldRoute, pairs, proxy, request
+from examples.raw_peers import GREET_ANONYMOUS, GREET_EXTENDED, HeldRoute, pairs, proxy, request, target
 from support.answers import SUCCESS, refusal, reply, talk
 from twisted.internet import reactor
 
@@ -25,14 +25,14 @@ async def test_the_keys_of_routes_that_come_later_are_known_and_those_before_are
         assert b"my.key" in answered[b"ERROR"]
 
 
-async def test_rules_that_come_later_decide_from_then_on():
+async def test_rules_that_come_later_decide_about_new_connections():
     factory = SOCKS5ExtFactory(reactor)
-    async with proxy(factory) as server:
+    async with target() as far, proxy(factory) as server:
         client = await server.connect()
         client.send(GREET_ANONYMOUS)
         assert await client.read(2) == b"\x05\x00"
         factory.policy = RouteTable([], route_from_string(reactor, "refuse"))
-        # Also for a connection that stands already, and has not said where it wants to go.
-        client.send(request("127.0.0.1", 80))
-        assert await client.read_to_end() == reply(2)
-        assert await server.code("127.0.0.1", 80) == 2
+        assert await server.code("127.0.0.1", far.port) == 2
+        # A connection keeps the rules by which its keys were accepted.
+        client.send(request("127.0.0.1", far.port))
+        assert (await client.read(10))[:2] == reply(0)[:2]

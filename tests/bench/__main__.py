@@ -15,7 +15,7 @@ from bench.chart import draw
 from bench.circumstances import circumstances
 from bench.processes import raise_descriptor_limit
 from bench.running import PATIENCE, DidNotStart, Machinery
-from bench.servers import SERVERS
+from bench.servers import SERVERS, add_checkout
 
 BUILD = Path("build", "bench")
 DOCS = Path(__file__).parents[2] / "docs"
@@ -36,6 +36,7 @@ def read_options(arguments):
     parser.add_argument("--rounds", type=int, default=5, help="how many (default: 5)")
     parser.add_argument("--row", action="append", help="only this row of the cases; can be given several times")
     parser.add_argument("--only", action="append", help="only this server or client; can be given several times")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="measure the server of this checkout too")
     parser.add_argument("--scale", type=float, default=1.0, help="of the time that each measurement takes")
     parser.add_argument(
         "--patience", type=float, default=PATIENCE, help="seconds that a server has to answer the last (default: 3)"
@@ -43,6 +44,8 @@ def read_options(arguments):
     parser.add_argument("--folder", type=Path, default=BUILD, help=f"for the results (default: {BUILD})")
     parser.add_argument("--write", action="store_true", help="write the results into the documentation too")
     options = parser.parse_args(arguments)
+    if options.against:
+        add_checkout(options.against.resolve(strict=True))
     if options.write and (options.cases or options.row or options.only):
         parser.error("the documentation has all cases: --write goes with no choice of them")
     for name in options.cases:

@@ -16,6 +16,7 @@ from bench.target import KINDS
 from bench.workers import TESTS
 
 OURS = "socks5ext"
+CHECKOUT = "socks5ext of the other checkout"
 PLAIN = "plain Twisted"
 DIRECT = "no proxy"
 
@@ -87,23 +88,37 @@ def everywhere(port):
     return dict.fromkeys(KINDS, port)
 
 
-def python_server(*arguments):
+def python_server(*arguments, path=None):
+    """
+    A server that is a Python program.
+
+    :param path: a folder whose packages are preferred, such as another checkout.
+    """
+
     def start(start, folder, targets):
         port = free_port()
         command = [str(each).format(port=port) for each in arguments]
-        environment = {"PYTHONPATH": TESTS} if "bench." in command[1] else {}
+        environment = {"PYTHONPATH": TESTS} if "bench." in command[1] else {"PYTHONPATH": str(path)} if path else {}
         start([sys.executable, *command], port=port, cwd=folder, env=environment)
         return everywhere(port)
 
     return start
 
 
-def ours(*options):
+def ours(*options, path=None):
     """``twistd -n socks5ext``, at its defaults but for the port."""
     return python_server(
         *("-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="),
         *("socks5ext", "--listen=tcp:{port}:interface=127.0.0.1", *options),
+        path=path,
     )
+
+
+def add_checkout(folder):
+    """Measure the server of another checkout too, such as that of an older commit."""
+    login = f"--auth=memory:{USER}:{PASSWORD}"
+    dialects = SERVERS[OURS].dialects
+    SERVERS[CHECKOUT] = Server(ours(path=folder), ours(login, path=folder), package="txsocksx-ext", dialects=dialects)
 
 
 def haproxy(start, folder, targets):

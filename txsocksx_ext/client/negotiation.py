@@ -11,7 +11,7 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
-from ..net.clock import clock_of
+from ..net.timers import clock_of
 from . import loopback
 from .diagnosis import name_proxy
 from .factory import SOCKS5ExtClientFactory

@@ -17,9 +17,9 @@ from ..errors import (
     ProtocolViolation,
     ProxyClosed,
 )
-from ..net.clock import clock_of
 from ..net.half_close import with_half_close
 from ..net.handover import write_now
+from ..net.timers import clock_of
 from ..net.twisted_transports import PausedProtocol, abort, hand_over, is_encrypted, is_local, renew_log_prefix
 from ..protocol.codes import Dialect, Method, Status
 from ..protocol.decoding import MalformedMessage

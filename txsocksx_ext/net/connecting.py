@@ -49,7 +49,7 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
     except OSError as error:
         return fail(ConnectBindError(error.errno, error.strerror))
     keep_socket_alive(connecting)
-    there = _socket_address(address)
+    there: Any = (address.host, address.port) if "%" not in address.host else _with_scope(address)
     problem = connecting.connect_ex(there)
     if problem == EINPROGRESS and is_loopback_host(address.host):
         # On this machine it is over by now: who asks once more is told how it went.
@@ -70,11 +70,9 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
     return watcher.connected if problem else _fired(watcher)
 
 
-def _socket_address(address: Address) -> tuple[str, int] | tuple[str, int, int, int]:
+def _with_scope(address: Address) -> tuple[str, int, int, int]:
     """Return what the system connects to; it takes the scope of a link-local address as a number of its own."""
-    host, percent, scope = address.host.partition("%")
-    if not percent:
-        return host, address.port
+    host, _, scope = address.host.partition("%")
     return host, address.port, 0, int(scope) if scope.isdigit() else socket.if_nametoindex(scope)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from twisted.internet.interfaces import IReactorTime, ITransport
+from twisted.internet.interfaces import ITransport
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
@@ -16,8 +16,9 @@ from .pipe import PIPE_SIZE
 from .poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, WRITABLE, Poller
 from .relay_interface import IRelay, RelayEnded
 from .socket_state import unacknowledged
-from .timers import IdleWatch, ResetWatch, shared_watch
+from .timers import clock_of
 from .twisted_transports import PausedProtocol
+from .watches import IdleWatch, ResetWatch, shared_watch
 
 BUFFER_SIZE = 1 << 16
 """Bytes that are read at once. A stream that brings so many goes through the poller's pipe, which copies nothing."""
@@ -46,19 +47,19 @@ class EpollRelay:
 
     name = "epoll"
 
-    __slots__ = ("_client", "_clock", "_ended", "_idle_watch", "_reset_watch", "_target", "_transports", "poller")
+    __slots__ = ("_client", "_ended", "_idle_watch", "_reactor", "_reset_watch", "_target", "_transports", "poller")
 
     def __init__(
         self,
         client: ITransport,
         target: ITransport,
         poller: Poller,
-        clock: IReactorTime,
+        reactor: Any,
         ended: RelayEnded,
         idle_watch: IdleWatch | None,
     ) -> None:
         self.poller = poller
-        self._clock = clock
+        self._reactor = reactor
         self._reset_watch: ResetWatch | None = None
         self._transports: tuple[Any, ...] = (client, target)
         self._client, self._target = _Side(self), _Side(self)
@@ -126,7 +127,7 @@ class EpollRelay:
         if other.undelivered() is None:
             self.reset()
         elif self._reset_watch is None:
-            self._reset_watch = shared_watch(ResetWatch, self._clock)
+            self._reset_watch = shared_watch(ResetWatch, clock_of(self._reactor))
             self._reset_watch.add(other)
 
     def reset(self) -> None:

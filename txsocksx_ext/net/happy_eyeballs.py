@@ -19,8 +19,8 @@ from twisted.python.failure import Failure
 
 from ..failures import most_telling
 from ..protocol.messages import Address
-from .clock import clock_of
 from .connecting import connect_socket
+from .timers import clock_of
 
 ATTEMPT_DELAY = 0.25
 """Seconds until the next address is tried while the one before has not answered (RFC 8305, section 5)."""

@@ -10,14 +10,14 @@ from typing import Any
 
 from twisted.internet.interfaces import ITransport
 
-from .clock import clock_of
 from .epoll_relay import EpollRelay
 from .handover import can_take
 from .poller import poller_of
 from .relay_interface import IRelay, RelayEnded
-from .timers import IdleWatch, shared_watch
+from .timers import clock_of
 from .twisted_relay import ProducerRelay
 from .twisted_transports import keep_alive
+from .watches import IdleWatch, shared_watch
 
 __all__ = ["IRelay", "RelayEnded", "join"]
 
@@ -46,11 +46,10 @@ def join(
         both are closed; ``None`` for never.
     :param fast: false where all bytes must go through the transports.
     """
-    clock = clock_of(reactor)
-    watch = None if idle_timeout is None else shared_watch(IdleWatch, clock, idle_timeout)
+    watch = None if idle_timeout is None else shared_watch(IdleWatch, clock_of(reactor), idle_timeout)
     poller = poller_of(reactor) if fast else None
     if poller is not None and can_take(client) and can_take(target):
-        return EpollRelay(client, target, poller, clock, ended, watch)
+        return EpollRelay(client, target, poller, reactor, ended, watch)
     keep_alive(client)
     keep_alive(target)
-    return ProducerRelay(client, target, clock, ended, watch)
+    return ProducerRelay(client, target, clock_of(reactor), ended, watch)

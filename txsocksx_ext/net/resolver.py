@@ -28,8 +28,8 @@ from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
 from ..errors import HostUnreachable
-from .clock import clock_of
 from .limiter import FairLimiter
+from .timers import clock_of
 
 LOOKUPS_AT_ONCE = 64
 LOOKUPS_OF_ONE_SHARE = 48

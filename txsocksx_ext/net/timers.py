@@ -1,17 +1,164 @@
 """
-Deadlines and periodic checks for thousands of connections, at the price of one timer for each kind.
+Time: a clock that no change of the system's time affects, and deadlines for thousands of connections.
+
+Reactors schedule by the time of day. When that is set back by an hour, a
+deadline of theirs is late by an hour.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import time
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, Protocol, TypeVar
-from weakref import WeakValueDictionary
+from heapq import heapify, heappop, heappush
+from typing import Any
+from weakref import WeakKeyDictionary
 
+from twisted.internet.base import DelayedCall
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from zope.interface import implementer
 
-from .poller import log_fault
-from .relay_interface import IRelay
+from .poller import Poller, log_fault, poller_of
+
+_MOST_CANCELLED = 64
+"""Cancelled calls that the queue keeps before it is rebuilt."""
+
+
+class _TimerSpec(ctypes.Structure):
+    """``struct itimerspec``: the interval, then the time until the first expiration."""
+
+    _fields_ = [
+        ("interval_seconds", ctypes.c_long),
+        ("interval_nanoseconds", ctypes.c_long),
+        ("seconds", ctypes.c_long),
+        ("nanoseconds", ctypes.c_long),
+    ]
+
+
+class _TimerDescriptor:
+    """timerfd(2), which Python has from 3.13 on."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "timerfd_create"):
+            self.number: int = os.timerfd_create(time.CLOCK_MONOTONIC, flags=os.O_NONBLOCK | os.O_CLOEXEC)
+            return
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.number = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.number < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create failed")
+
+    def expire_in(self, seconds: float) -> None:
+        """Become readable after `seconds`, and no more at the time set before."""
+        # Zero would disarm it.
+        seconds = max(seconds, 1e-6)
+        if hasattr(os, "timerfd_settime"):
+            os.timerfd_settime(self.number, initial=seconds)
+            return
+        whole = int(seconds)
+        spec = _TimerSpec(0, 0, whole, int((seconds - whole) * 1e9))
+        if self._libc.timerfd_settime(self.number, 0, ctypes.byref(spec), None):
+            raise OSError(ctypes.get_errno(), "timerfd_settime failed")
+
+    def read(self) -> None:
+        """Be no longer readable."""
+        try:
+            os.read(self.number, 8)
+        except BlockingIOError:
+            """It was set anew since the poller told of it."""
+
+
+@implementer(IReactorTime)
+class MonotonicClock:
+    """`IReactorTime` on CLOCK_MONOTONIC. See `clock_of`."""
+
+    seconds = staticmethod(time.monotonic)
+
+    def __init__(self, poller: Poller) -> None:
+        self._timer = _TimerDescriptor()
+        self._calls: list[DelayedCall] = []
+        self._cancelled = 0
+        # When the descriptor expires, or infinity.
+        self._expires = float("inf")
+        self._poller = poller
+        poller.watch(self._timer.number, self)
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object, **kwargs: object) -> DelayedCall:
+        """See `IReactorTime`."""
+        due = self.seconds() + delay
+        call = DelayedCall(due, callable, args, kwargs, self._count_cancelled, self._moved_forward, self.seconds)
+        heappush(self._calls, call)
+        self._arm()
+        return call
+
+    def getDelayedCalls(self) -> list[DelayedCall]:
+        """See `IReactorTime`."""
+        return [call for call in self._calls if not call.cancelled]
+
+    def ready(self, events: int) -> None:
+        """See `txsocksx_ext.net.poller.Watcher`: call what is due."""
+        self._timer.read()
+        self._expires = float("inf")
+        now = self.seconds()
+        while self._calls and self._calls[0].time <= now:
+            call = heappop(self._calls)
+            if call.cancelled:
+                self._cancelled -= 1
+            elif call.delayed_time > 0:
+                call.activate_delay()
+                heappush(self._calls, call)
+            else:
+                self._run(call)
+        self._arm()
+
+    def abandon(self, why: str) -> None:
+        """See `txsocksx_ext.net.poller.Watcher`: the reactor ends."""
+        self._poller.forget(self._timer.number)
+        os.close(self._timer.number)
+
+    def _run(self, call: DelayedCall) -> None:
+        call.called = 1
+        try:
+            call.func(*call.args, **call.kw)
+        except BaseException:  # as in a reactor, a fault must not delay the other calls
+            log_fault()
+
+    def _count_cancelled(self, call: DelayedCall) -> None:
+        self._cancelled += 1
+        if self._cancelled > _MOST_CANCELLED and self._cancelled > len(self._calls) // 2:
+            self._calls = self.getDelayedCalls()
+            self._cancelled = 0
+            heapify(self._calls)
+
+    def _moved_forward(self, call: DelayedCall) -> None:
+        heapify(self._calls)
+        self._arm()
+
+    def _arm(self) -> None:
+        """Set the descriptor, but only to an earlier time: at a later one it expires once for nothing."""
+        if self._calls and self._calls[0].time < self._expires:
+            self._expires = self._calls[0].time
+            self._timer.expire_in(self._expires - self.seconds())
+
+
+_clocks: WeakKeyDictionary[Poller, MonotonicClock] = WeakKeyDictionary()
+
+
+def clock_of(reactor: Any) -> IReactorTime:
+    """
+    Return the monotonic clock of a reactor.
+
+    :param reactor: a reactor, or what wraps one. One without a poller, or whose
+        ``callLater`` is its own, as in tests, is its own clock.
+    """
+    poller = poller_of(reactor)
+    if poller is None or getattr(reactor.callLater, "__self__", None) is not poller.reactor:
+        return reactor  # type: ignore[no-any-return]
+    clock = _clocks.get(poller)
+    if clock is None:
+        clock = _clocks[poller] = MonotonicClock(poller)
+    return clock
+
 
 _ROUNDING = 1e-6
 """Seconds: the rounding error of sums of floating-point times stays below it."""
@@ -110,176 +257,3 @@ class _Queue:
     def _time_left(self) -> float:
         deadline, _ = next(iter(self.waiting.values()))
         return deadline - self._clock.seconds()
-
-
-Watched = TypeVar("Watched")
-State = TypeVar("State")
-SomeWatch = TypeVar("SomeWatch", bound="Watch[Any, Any]")
-
-
-class Watch(Generic[Watched, State]):
-    """
-    Checks every added item periodically, until it is discarded. See `shared_watch`.
-
-    :param period: seconds between two checks.
-    :cvar first_state: the state that `check` is given at the first check.
-    """
-
-    first_state: State
-
-    def __init__(self, clock: IReactorTime, period: float) -> None:
-        self._clock = clock
-        self._period = period
-        self._next: IDelayedCall | None = None
-        self._states: dict[Watched, State] = {}
-
-    def check(self, watched: Watched, state: State) -> State:
-        """
-        Check one item, and end it if it must end.
-
-        :param state: what this returned at the last check.
-        """
-        raise NotImplementedError
-
-    def add(self, watched: Watched) -> None:
-        """Start watching an item."""
-        self._states[watched] = self.first_state
-        if self._next is None:
-            self._schedule()
-
-    def discard(self, watched: Watched) -> None:
-        """Stop watching an item; no-op if it is unknown."""
-        self._states.pop(watched, None)
-        if not self._states and self._next is not None:
-            self._next.cancel()
-            self._next = None
-
-    def _schedule(self) -> None:
-        self._next = self._clock.callLater(self._period, self._check_all)
-
-    def _check_all(self) -> None:
-        self._next = None
-        for watched, state in list(self._states.items()):
-            if watched not in self._states:  # the end of another item ended it
-                continue
-            try:
-                state = self.check(watched, state)
-            except BaseException:  # a fault in one item must not keep the others open
-                self._states.pop(watched, None)
-                log_fault()
-            if watched in self._states:
-                self._states[watched] = state
-        if self._states and self._next is None:
-            self._schedule()
-
-
-# By the clock's identity: a wrapper of a reactor may not be hashable. The watch keeps its clock alive.
-_watches: WeakValueDictionary[tuple[Any, ...], Watch[Any, Any]] = WeakValueDictionary()
-
-
-def shared_watch(kind: type[SomeWatch], clock: IReactorTime, *settings: float) -> SomeWatch:
-    """Return the one watch of a kind, with these settings, that a clock has while somebody keeps it."""
-    key = kind, id(clock), *settings
-    watch = _watches.get(key)
-    if watch is None:
-        watch = _watches[key] = kind(clock, *settings)
-    return watch  # type: ignore[return-value]
-
-
-IDLE_CHECKS = 4
-"""Checks within an idle timeout: an idle stream is closed at most a quarter of the timeout late."""
-
-
-class IdleWatch(Watch[IRelay, tuple[Any, int]]):
-    """
-    Aborts relays that transferred no byte during the timeout.
-
-    It counts the checks since a relay's counts changed, so no segment needs a
-    look at the clock. An item's state is its progress and that number of checks.
-
-    :param timeout: in seconds.
-    """
-
-    first_state = (None, 0)
-
-    def __init__(self, clock: IReactorTime, timeout: float) -> None:
-        super().__init__(clock, timeout / IDLE_CHECKS)
-
-    def check(self, watched: IRelay, state: tuple[Any, int]) -> tuple[Any, int]:
-        """See `Watch`."""
-        progress_before, quiet_checks = state
-        progress = watched.progress
-        quiet_checks = quiet_checks + 1 if progress == progress_before else 0
-        if quiet_checks >= IDLE_CHECKS:
-            watched.abort("idle")
-        return progress, quiet_checks
-
-
-PAUSED_CHECK_PERIOD = 15.0
-"""Seconds. A reactor does not watch a paused transport, so it does not notice that the peer reset it or vanished."""
-
-
-class Pausable(Protocol):
-    """Something whose reading can be paused."""
-
-    def end_if_reset(self) -> None:
-        """Close it if its connection was reset."""
-
-
-class PausedWatch(Watch[Pausable, None]):
-    """Ends paused items whose connections were reset."""
-
-    first_state = None
-
-    def __init__(self, clock: IReactorTime) -> None:
-        super().__init__(clock, PAUSED_CHECK_PERIOD)
-
-    def check(self, watched: Pausable, state: None) -> None:
-        """See `Watch`."""
-        watched.end_if_reset()
-
-
-RESET_CHECK_PERIOD = 0.1
-"""Seconds: the system does not tell when a peer has acknowledged everything."""
-
-LINGER = 5.0
-"""Seconds without progress after which a peer that does not take the rest is reset without it."""
-
-
-class Resettable(Protocol):
-    """A connection that is to be reset after what was sent to it has arrived."""
-
-    def undelivered(self) -> tuple[int, int] | None:
-        """
-        Return how many bytes came for it, and how many of them its peer has not acknowledged.
-
-        :returns: ``None`` when there are none, and no more can come.
-        """
-
-    def reset(self) -> None:
-        """Reset it. It is not watched any more."""
-
-
-class ResetWatch(Watch[Resettable, tuple[Any, int]]):
-    """
-    Resets connections as soon as their peers have what was sent to them.
-
-    A reset makes Linux drop what a peer has not acknowledged, and with it the end
-    of a stream whose other side was reset. An item's state is what was
-    undelivered at the last check, and the number of checks without a change.
-    """
-
-    first_state = (None, 0)
-
-    def __init__(self, clock: IReactorTime) -> None:
-        super().__init__(clock, RESET_CHECK_PERIOD)
-
-    def check(self, watched: Resettable, state: tuple[Any, int]) -> tuple[Any, int]:
-        """See `Watch`."""
-        before, quiet_checks = state
-        undelivered = watched.undelivered()
-        quiet_checks = quiet_checks + 1 if undelivered == before else 0
-        if undelivered is None or quiet_checks * RESET_CHECK_PERIOD >= LINGER:
-            self.discard(watched)
-            watched.reset()
-        return undelivered, quiet_checks

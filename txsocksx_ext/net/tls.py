@@ -37,8 +37,8 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import alsoProvides, directlyProvides, implementer, providedBy
 
-from .clock import clock_of
 from .socket_state import reactor_of, was_reset
+from .timers import clock_of
 from .tls_output import RECORD_SIZE, TLSOutput
 
 LINGER = 10.0

@@ -15,8 +15,8 @@ from zope.interface import implementer
 from .half_close import can_half_close
 from .relay_interface import IRelay, RelayEnded
 from .socket_state import socket_transport, unacknowledged, was_reset
-from .timers import IdleWatch, PausedWatch, ResetWatch, shared_watch
 from .twisted_transports import abort, hand_over, unsent
+from .watches import IdleWatch, PausedWatch, ResetWatch, shared_watch
 
 MOST_READS = 256
 """Reads of 64 KiB after a reset: more than the system keeps for a socket."""

@@ -194,14 +194,10 @@ class Decision:
         A rule about addresses may send a resolved name to a route that takes
         names: it gets the first admitted address instead.
         """
-        if self.addresses is None or _resolver_of(self.route) is not None:
+        if self.addresses is None or getattr(self.route, "resolver", None) is not None:
             return request, self.addresses
         first = self.addresses[0]
         return Request(request.command, Address(first.type, first.host.partition("%")[0], first.port)), None
-
-
-def _resolver_of(route: IRoute) -> Resolver | None:
-    return getattr(route, "resolver", None)
 
 
 class RouteTable:
@@ -260,7 +256,7 @@ class RouteTable:
             return Decision(route, None, self)
         if not self.may_reach(destination, session, route):
             raise ConnectionNotAllowed()
-        return Decision(route, None if _resolver_of(route) is None else (destination,), self)
+        return Decision(route, None if getattr(route, "resolver", None) is None else (destination,), self)
 
     async def resolve(self, decision: Decision, destination: Address, session: Session) -> Decision:
         """
@@ -274,8 +270,7 @@ class RouteTable:
         :raises ResolutionTimeout: the look-up was cancelled.
         :raises ConnectionNotAllowed: all its addresses are refused.
         """
-        resolver = _resolver_of(decision.route)
-        assert resolver is not None
+        resolver: Resolver = decision.route.resolver  # type: ignore[assignment]
         if destination.is_onion:
             raise HostUnreachable("an onion service is reached through tor only")
         try:

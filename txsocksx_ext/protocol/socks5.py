@@ -144,8 +144,9 @@ class Conversation(decoding.MessageReader):
             cls._outgoing = {state: each for state, each in TRANSITIONS.items() if each.sender is role}
 
     def __init__(self, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
-        # Not super(): each connection of a server makes one of these.
-        decoding.MessageReader.__init__(self)
+        # Without the base class's own: each connection of a server makes one of these.
+        self.buffer = b""
+        self._needed = 0
         self.state = State.GREETING
         self.offered: tuple[Method, ...] = ()
         self._limits = limits
@@ -293,8 +294,13 @@ LONGEST_REASON = 200
 """The most bytes of an ERROR pair: it names what was wrong, and a key can be long."""
 
 
+_SUCCESS = Reply(0).encode()[:3]
 _SUCCESS_WITHOUT_PAIRS = ExtendedResponse(Status.SUCCESS)
-_SELECTIONS = {method: MethodSelection(method) for method in DEFAULT_PREFERENCE}
+# What most conversations consist of, encoded and with the state that follows.
+_SELECTIONS = {
+    method: (MethodSelection(method).encode(), TRANSITIONS[State.SELECTION].state_after(MethodSelection(method)))
+    for method in DEFAULT_PREFERENCE
+}
 
 
 class Responder(Conversation, role=Role.RESPONDER):
@@ -331,7 +337,10 @@ class Responder(Conversation, role=Role.RESPONDER):
     def select(self, method: Method) -> bytes:
         """Return the bytes that select `method`; ``NO_ACCEPTABLE`` ends the conversation."""
         self.selected = method
-        return Conversation.send(self, _SELECTIONS.get(method) or MethodSelection(method))
+        if self.state is State.SELECTION and method in _SELECTIONS:
+            encoded, self.state = _SELECTIONS[method]
+            return encoded
+        return Conversation.send(self, MethodSelection(method))
 
     def answer(self, status: Status, pairs: Pairs = NO_PAIRS) -> bytes:
         """
@@ -347,7 +356,10 @@ class Responder(Conversation, role=Role.RESPONDER):
 
     def reply(self, code: int | ReplyCode, bound: Address = UNSPECIFIED) -> bytes:
         """Return the bytes that answer the request, with a code that this client may get."""
-        number = 0 if code is codes.SUCCEEDED else self.permitted_code(code)
+        if code is codes.SUCCEEDED and self.state is State.REPLY:
+            self.replied, self.state = 0, State.OPEN
+            return _SUCCESS + bound.encode()
+        number = self.permitted_code(code)
         sent = Conversation.send(self, Reply(number, bound))
         self.replied = number
         return sent

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import ITransport
 
 from ..context import Session
 from ..descriptions import refuse_unknown
+from ..net.connecting import connect_socket
 from ..net.happy_eyeballs import connect_first
 from ..net.resolver import Resolver, resolver_of
 from ..protocol.codes import AddressType, Command
@@ -35,6 +36,8 @@ class DirectRoute(Route):
     def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`: it connects to the very addresses that the policy admitted, and never resolves a name."""
         assert addresses
+        if len(addresses) == 1:
+            return connect_socket(self._reactor, addresses[0])
         return connect_first(self._reactor, addresses)
 
     def resolve(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[Address]:

@@ -20,8 +20,7 @@ from twisted.python.failure import Failure
 from ..context import Session
 from ..errors import AuthenticationFailed
 from ..failures import row_of
-from ..net.clock import clock_of
-from ..net.timers import Deadlines
+from ..net.timers import Deadlines, clock_of
 from ..net.twisted_transports import peer_group
 from ..policy.keys import classify_keys
 from ..policy.table import Decision, RouteTable
@@ -123,6 +122,8 @@ class SOCKS5ExtFactory(Factory):
         self._failed_logins = FailedLogins(self.clock.seconds)
         self._portal_failures = FailureLog("the portal")
         self._is_full = False
+        own, base = type(self), SOCKS5ExtFactory
+        self._has_own_decisions = own.authenticate is not base.authenticate or own.route is not base.route
 
     @property
     def policy(self) -> RouteTable:
@@ -165,11 +166,6 @@ class SOCKS5ExtFactory(Factory):
         if self.portal is not None or session.policy.uses_credentials or self._has_own_decisions:
             return DEFAULT_PREFERENCE
         return _ANONYMOUS_FIRST
-
-    @property
-    def _has_own_decisions(self) -> bool:
-        own, base = type(self), SOCKS5ExtFactory
-        return own.authenticate is not base.authenticate or own.route is not base.route
 
     def authenticate(self, session: Session) -> AnsweredPairs | Awaitable[AnsweredPairs]:
         """

@@ -9,11 +9,13 @@ add a protocol is to add its file in ``protocol`` and an entry here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from twisted.internet.defer import Deferred
 
 from ..errors import AuthenticationFailed, InvalidArguments
+from ..protocol import codes
 from ..protocol.codes import Dialect, Method, ReplyCode, Status
 from ..protocol.messages import (
     SOCKS_VERSION,
@@ -78,6 +80,13 @@ class Frontend(Protocol):
         """Decode nothing more."""
 
 
+AWAITABLE = (Deferred, CoroutineType)
+"""
+What an override may return instead of its result.
+
+A failed isinstance() of these costs about 0.2 µs, so test for the usual type first.
+"""
+
 DIALECT_OF_TOR_ERRORS = {b"229": Dialect.PROP229, b"304": Dialect.TOR, b"none": Dialect.PLAIN}
 """The values of ``tor.errors``."""
 
@@ -105,7 +114,7 @@ class SOCKS5Frontend(Responder):
         if self.state is State.OPEN:
             # The second reply of a command such as BIND (RFC 1928, section 6).
             self.state = State.REPLY
-        return self.reply(0, bound)
+        return self.reply(codes.SUCCEEDED, bound)
 
     def failure(self, code: ReplyCode | int) -> bytes:
         """See `Frontend`."""
@@ -123,7 +132,7 @@ class SOCKS5Frontend(Responder):
         elif method is None:
             is_admitted = False
         else:
-            connection.send(self.select(method))
+            connection.transport.write(self.select(method))
             is_admitted = await self._authenticate(connection)
         if not is_admitted:
             return None
@@ -157,7 +166,9 @@ class SOCKS5Frontend(Responder):
     async def _admit_without_authentication(self, connection: SOCKS5ExtProtocol) -> bool:
         """Ask the factory before the method is selected: no message follows that could refuse the client."""
         try:
-            answer = await connection.authenticate()
+            answer: Any = connection.factory.authenticate(connection.session)
+            if answer is not None and isinstance(answer, AWAITABLE):
+                answer = await answer
         except BaseException as error:
             if connection.must_propagate(error):
                 raise
@@ -167,7 +178,7 @@ class SOCKS5Frontend(Responder):
         if answer is not None:
             # Fail over anything else than pairs: False means to refuse, and a Future may be about to.
             Pairs(dict(answer))
-        connection.send(self.select(Method.NO_AUTHENTICATION))
+        connection.transport.write(self.select(Method.NO_AUTHENTICATION))
         return True
 
     async def _authenticate(self, connection: SOCKS5ExtProtocol) -> bool:
@@ -180,14 +191,18 @@ class SOCKS5Frontend(Responder):
             else:
                 assert isinstance(message, ExtendedRequest)
                 self._take_pairs(message.pairs, connection)
-            answer = await connection.authenticate()
+            answer: Any = connection.factory.authenticate(session)
+            if answer is not None and isinstance(answer, AWAITABLE):
+                answer = await answer
         except BaseException as error:
             if connection.must_propagate(error):
                 raise
             connection.report(error)
             self._refuse(error, connection)
             return False
-        connection.send(self.answer(Status.SUCCESS, self._pairs_to_answer(answer, session.pairs.get(TOR_ERRORS))))
+        connection.transport.write(
+            self.answer(Status.SUCCESS, self._pairs_to_answer(answer, session.pairs.get(TOR_ERRORS)))
+        )
         return True
 
     def _take_pairs(self, pairs: Pairs, connection: SOCKS5ExtProtocol) -> None:
@@ -217,21 +232,19 @@ class SOCKS5Frontend(Responder):
             connection.close_after(self.answer(Status.AUTHENTICATION_FAILED, pairs), "authentication failed")
 
 
-class Frontends:
+class Frontends(dict[int, type[Frontend]]):
     """
-    The protocols of a listener.
+    The protocols of a listener, by the first byte that announces each.
 
-    :param by_first_byte: the front end that a first byte announces.
     :param default: the front end for all other bytes; it refuses them.
     """
 
     def __init__(self, by_first_byte: Mapping[int, type[Frontend]], default: type[Frontend]) -> None:
-        self._by_first_byte = dict(by_first_byte)
+        super().__init__(by_first_byte)
         self._default = default
 
-    def of(self, first_byte: int) -> type[Frontend]:
-        """Return the front end that a first byte announces."""
-        return self._by_first_byte.get(first_byte, self._default)
+    def __missing__(self, first_byte: int) -> type[Frontend]:
+        return self._default
 
 
 FRONTENDS = Frontends({SOCKS_VERSION: SOCKS5Frontend}, SOCKS5Frontend)

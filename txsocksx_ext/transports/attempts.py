@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 
-from ..net.clock import clock_of
+from ..net.timers import clock_of
 from ..protocol.codes import ReplyCode
 from ..protocol.messages import Address
 

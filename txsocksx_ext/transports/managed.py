@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..errors import TransportInternalError, TransportTemporaryFailure
-from ..net.clock import clock_of
+from ..net.timers import clock_of
 from ..net.twisted_transports import endpoint_to
 from .environment import PREFIX, ClientEnvironment
 from .lines import ClientMethodLine

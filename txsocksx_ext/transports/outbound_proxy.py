@@ -20,11 +20,11 @@ from zope.interface import implementer
 from ..addresses import is_protected, literal_of
 from ..errors import CommandNotSupported, ConnectionNotAllowed
 from ..failures import row_of
-from ..net.clock import clock_of
 from ..net.happy_eyeballs import connect_first
 from ..net.relay import join
 from ..net.relay_interface import IRelay
 from ..net.resolver import resolver_of
+from ..net.timers import clock_of
 from ..net.twisted_transports import abort, bound_address
 from ..protocol import codes
 from ..protocol.codes import Command, Method, ReplyCode, Status

@@ -13,7 +13,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from ..net.child_process import ChildProcess
-from ..net.clock import clock_of
+from ..net.timers import clock_of
 from .lines import ClientMethodLine, LogLine, StatusLine, parse_line
 from .parent import LONGEST_LOG_TEXT, ClientConversation, ConversationFault, without_addresses
 

@@ -17,7 +17,7 @@ from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
 
 from ...net.child_process import ChildProcess
-from ...net.clock import clock_of
+from ...net.timers import clock_of
 from ..stats import Counters
 from .events import event_from_text
 

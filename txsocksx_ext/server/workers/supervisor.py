@@ -14,7 +14,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
-from ...net.clock import clock_of
+from ...net.timers import clock_of
 from ...route.base import IRoute
 from ...tor.isolation import TOKENS
 from ..settings import ServerSettings
