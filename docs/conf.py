@@ -14,7 +14,7 @@ author = "the txsocksx-ext developers"
 version = release = __version__
 
 extensions = ["sphinx.ext.autodoc", "tables_from_code", "conversation_diagram", "zope_interfaces"]
-exclude_patterns = ["_build", "newsfragments"]
+exclude_patterns = ["_build"]
 default_role = "py:obj"
 highlight_language = "none"
 

@@ -7,7 +7,7 @@ DOCS = ROOT / "docs"
 EXAMPLES = DOCS / "examples"
 README = ROOT / "README.rst"
 PAGES = sorted(DOCS.rglob("*.rst"))
-TEXTS = [README, *(page for page in PAGES if page.parent.name != "newsfragments")]
+TEXTS = [README, *PAGES]
 
 
 def relative(path):

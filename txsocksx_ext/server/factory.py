@@ -123,6 +123,7 @@ class SOCKS5ExtFactory(Factory):
         self._portal_failures = FailureLog("the portal")
         self._is_full = False
         own, base = type(self), SOCKS5ExtFactory
+        self._has_own_end = own.closed is not base.closed
         self._has_own_decisions = own.authenticate is not base.authenticate or own.route is not base.route
 
     @property
@@ -293,10 +294,11 @@ class SOCKS5ExtFactory(Factory):
         self.log.ended(session)
         if self._outlived:
             self._forget_outlived(connection)
-        try:
-            self.closed(session)
-        except Exception:  # an override's
-            self.log.unexpected(Failure(), session)
+        if self._has_own_end:
+            try:
+                self.closed(session)
+            except Exception:  # the override's
+                self.log.unexpected(Failure(), session)
         if not self.connections:
             self.deadlines.rest()
             self.log.write()
