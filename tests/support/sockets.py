@@ -40,3 +40,22 @@ class Watching:
 
 def loopback(port, host="127.0.0.1"):
     return Address.of(host, port)
+
+
+def bind_to_target(monkeypatch, port):
+    """
+    Have each socket that connects to `port` start from that same port.
+
+    The system chooses it by chance, once in some thousand connections to a port of this machine
+    where nothing listens. The socket is then connected to itself.
+    """
+
+    def connect_ex(self, address):
+        if address[1] == port and not self.getsockname()[1]:
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.bind(address[:2])
+        return super(type(self), self).connect_ex(address)
+
+    for name in ("socket", "SocketType"):
+        kind = type(name, (getattr(socket, name),), {"connect_ex": connect_ex})
+        monkeypatch.setattr(socket, name, kind)

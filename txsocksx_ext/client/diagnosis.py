@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     SSL4ClientEndpoint,
@@ -15,6 +16,7 @@ from twisted.internet.endpoints import (
     TCP6ClientEndpoint,
     UNIXClientEndpoint,
 )
+from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ..errors import NoAcceptableMethod, ProtocolViolation
@@ -80,9 +82,17 @@ def name_proxy(error: Any, endpoint: IStreamClientEndpoint) -> None:
     """
     place = _place_of(endpoint)
     if place is not None:
-        said = " ".join(map(str, error.args))
-        hint = f"the proxy at {place} could not be reached: check that it runs, and its address"
-        error.args = (f"{said}; {hint}" if said else hint,)
+        error.args = (_with_place(" ".join(map(str, error.args)), place),)
+
+
+def refused_error(address: IPv4Address | IPv6Address) -> ConnectionRefusedError:
+    """The exception for a proxy at a port of this machine where nothing listens."""
+    return ConnectionRefusedError(_with_place("", _host_and_port(address.host, address.port)))
+
+
+def _with_place(said: str, place: str) -> str:
+    hint = f"the proxy at {place} could not be reached: check that it runs, and its address"
+    return f"{said}; {hint}" if said else hint
 
 
 def _place_of(endpoint: Any) -> str | None:
@@ -97,4 +107,8 @@ def _place_of(endpoint: Any) -> str | None:
         host = endpoint._host
     else:
         return None
-    return f"[{host}]:{endpoint._port}" if ":" in host else f"{host}:{endpoint._port}"
+    return _host_and_port(host, endpoint._port)
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

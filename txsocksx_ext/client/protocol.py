@@ -20,7 +20,15 @@ from ..errors import (
 from ..net.half_close import with_half_close
 from ..net.handover import write_now
 from ..net.timers import clock_of
-from ..net.twisted_transports import PausedProtocol, abort, hand_over, is_encrypted, is_local, renew_log_prefix
+from ..net.twisted_transports import (
+    PausedProtocol,
+    abort,
+    hand_over,
+    is_connected_to_itself,
+    is_encrypted,
+    is_local,
+    renew_log_prefix,
+)
 from ..protocol.codes import Dialect, Method, Status
 from ..protocol.decoding import MalformedMessage
 from ..protocol.messages import (
@@ -35,7 +43,14 @@ from ..protocol.messages import (
 )
 from ..protocol.pairs import NO_PAIRS, Pairs
 from ..protocol.socks5 import Initiator, State
-from .diagnosis import CLOSED_WITHOUT_ANSWER, TLS_FAULT, echo_error, no_acceptable_method, violation_error
+from .diagnosis import (
+    CLOSED_WITHOUT_ANSWER,
+    TLS_FAULT,
+    echo_error,
+    no_acceptable_method,
+    refused_error,
+    violation_error,
+)
 from .early import EarlyBytes
 
 if TYPE_CHECKING:
@@ -125,7 +140,7 @@ class SOCKS5ExtClientProtocol(Protocol):
         try:
             step()
         except MalformedMessage as violation:
-            self._fail(echo_error() if self._is_echo else violation_error(violation, self._initiator.buffer))
+            self._fail(self._echo_error() if self._is_echo else violation_error(violation, self._initiator.buffer))
         except BaseException as error:
             if self._is_over:
                 raise
@@ -169,9 +184,15 @@ class SOCKS5ExtClientProtocol(Protocol):
         initiator, greeting = self._initiator, self._greeting
         return bool(initiator.buffer) and initiator.buffer == greeting[2:] and initiator.selected == greeting[1]
 
+    def _echo_error(self) -> Exception:
+        """The exception for a proxy that answered our own greeting: perhaps nothing listens there."""
+        if is_connected_to_itself(self.transport):
+            return refused_error(self.transport.getPeer())
+        return echo_error()
+
     def _selected(self, method: Method) -> None:
         if self._is_echo:  # before anything secret is sent
-            self._fail(echo_error())
+            self._fail(self._echo_error())
             return
         if method == Method.EXTENDED:
             pairs = self.factory.pairs()

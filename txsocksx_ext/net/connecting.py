@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
-from errno import EALREADY, EINPROGRESS
+from errno import EALREADY, ECONNREFUSED, EINPROGRESS
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -15,6 +15,7 @@ from twisted.internet.interfaces import ITransport
 
 from ..protocol.codes import AddressType
 from ..protocol.messages import Address
+from .handover import reset_socket
 from .poller import FAILED, INPUT_ENDED, WRITABLE, Poller, poller_of
 from .transport import QUIET, SocketTransport, twisted_address_of
 from .twisted_transports import endpoint_to, is_loopback_host, keep_socket_alive, open_transport
@@ -38,7 +39,8 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
 
     :returns: fires with a paused transport, as `open_transport` does, in the
         very turn in which it is connected; or fails with one of Twisted's
-        connection errors. Cancelling it closes the socket.
+        connection errors: a socket that was connected to itself (see
+        `is_connected_to_itself`) counts as refused. Cancelling it closes the socket.
     """
     poller = poller_of(reactor)
     is_ipv6 = address.type == IPV6
@@ -54,11 +56,18 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
     if problem == EINPROGRESS and is_loopback_host(address.host):
         # On this machine it is over by now: who asks once more is told how it went.
         problem = connecting.connect_ex(there)
-    if problem and problem not in _UNDER_WAY:
+    if not problem:
+        name = connecting.getsockname()
+        if _is_name_of_peer(name, connecting, address.port):
+            reset_socket(connecting)
+            return fail(_error_of(ECONNREFUSED))
+    elif problem not in _UNDER_WAY:
         connecting.close()
         return fail(_error_of(problem))
     watcher: Any = (
-        _Attempt(connecting, address, poller) if problem else SocketTransport(connecting, QUIET, address, poller)
+        _Attempt(connecting, address, poller)
+        if problem
+        else SocketTransport(connecting, QUIET, address, poller, name=name)
     )
     try:
         poller.watch(connecting.fileno(), watcher)
@@ -74,6 +83,21 @@ def _with_scope(address: Address) -> tuple[str, int, int, int]:
     """Return what the system connects to; it takes the scope of a link-local address as a number of its own."""
     host, _, scope = address.host.partition("%")
     return host, address.port, 0, int(scope) if scope.isdigit() else socket.if_nametoindex(scope)
+
+
+def _is_name_of_peer(name: tuple[Any, ...], connected: socket.SocketType, port: int) -> bool:
+    """
+    Return whether a socket is connected to itself.
+
+    :param name: its own name, as the system writes it.
+    :param port: the target's port: if ours is another, the system need not be asked.
+    """
+    if name[1] != port:
+        return False
+    try:
+        return bool(name == connected.getpeername())
+    except OSError:  # the peer has reset it already
+        return False
 
 
 def _fired(result: ITransport) -> Deferred[ITransport]:
@@ -106,7 +130,13 @@ class _Attempt:
                 self._fail(_error_of(problem))
                 return
         if events & WRITABLE:
-            transport = SocketTransport(self._socket, QUIET, self._address, self._poller, events)
+            name = self._socket.getsockname()
+            if _is_name_of_peer(name, self._socket, self._address.port):
+                self._poller.forget(self._socket.fileno())
+                reset_socket(self._socket)
+                self.connected.errback(_error_of(ECONNREFUSED))
+                return
+            transport = SocketTransport(self._socket, QUIET, self._address, self._poller, events, name=name)
             self._poller.replace(self._socket.fileno(), transport)
             self.connected.callback(transport)
 

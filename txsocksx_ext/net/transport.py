@@ -39,6 +39,7 @@ class SocketTransport(Connection):
     :param connected: the socket, non-blocking.
     :param peer: the address of a client, as Twisted writes it; or that of the
         target, a literal, to which we connected.
+    :param name: what ``getsockname()`` returned for a connection to a target.
 
     :ivar poller: where its socket is watched.
     :ivar events: what the poller told of it, and what was not acted on yet.
@@ -57,6 +58,7 @@ class SocketTransport(Connection):
         poller: Poller,
         events: int = 0,
         is_reading: bool = False,
+        name: tuple[Any, ...] = (),
     ) -> None:
         # What the base classes' own do, but for a question of the system: the socket is non-blocking.
         self.reactor = poller.reactor
@@ -69,6 +71,7 @@ class SocketTransport(Connection):
         self.poller = poller
         self.events = events
         self._peer = peer
+        self._name = name
         # What will change, at once: Python keeps attributes that come later less tightly, and finds them later.
         self.connected = 1
         self.disconnected = 0
@@ -132,7 +135,7 @@ class SocketTransport(Connection):
 
     def bound_address(self) -> Address:
         """Where a connection to a target comes from, as a reply carries it."""
-        host, port, *_ = self.socket.getsockname()
+        host, port, *_ = self._name or self.socket.getsockname()
         if ":" in host:
             # A reply cannot carry the scope.
             return Address(_IPV6, host.partition("%")[0], port)

@@ -14,7 +14,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.error import ConnectionRefusedError, ProcessExitedAlready
 from twisted.internet.interfaces import (
     IAddress,
     IHalfCloseableProtocol,
@@ -292,6 +292,31 @@ def open_transport(endpoint: IStreamClientEndpoint) -> Deferred[ITransport]:
     Connect, and fire with the transport, paused: what a route's ``connect`` returns.
 
     No byte is read before the transport is handed over, so none can be lost.
+    A socket that was connected to itself counts as refused.
     """
     connecting: Deferred[Any] = endpoint.connect(PausedFactory())
-    return connecting.addCallback(lambda protocol: protocol.transport)
+    return connecting.addCallback(_transport_of)
+
+
+def _transport_of(protocol: Any) -> ITransport:
+    transport: Any = protocol.transport
+    if is_connected_to_itself(transport):
+        abort(transport)
+        raise ConnectionRefusedError()
+    return transport  # type: ignore[no-any-return]
+
+
+def is_connected_to_itself(transport: Any) -> bool:
+    """
+    Return whether a TCP socket is connected to itself.
+
+    If nothing listens on a port of this machine from which outgoing connections
+    start too (``net.ipv4.ip_local_port_range``), the system may choose that very
+    port for our end. Both ends are then the same socket (simultaneous open,
+    RFC 9293, section 3.5), which receives whatever is sent on it.
+    """
+    try:
+        peer = transport.getPeer()
+    except NotImplementedError:  # a process
+        return False
+    return isinstance(peer, (IPv4Address, IPv6Address)) and bool(transport.getHost() == peer)

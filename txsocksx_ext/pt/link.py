@@ -26,7 +26,7 @@ from ..errors import ConnectionRefused, SOCKS5Error, TransportInternalError, Tra
 from ..failures import row_of
 from ..net.half_close import can_half_close, with_half_close
 from ..net.socket_state import was_reset
-from ..net.twisted_transports import abort, keep_alive
+from ..net.twisted_transports import abort, is_connected_to_itself, keep_alive
 from ..protocol import codes
 from ..protocol.codes import Dialect
 from ..protocol.messages import Address
@@ -115,6 +115,9 @@ class Link(Protocol):
     def connectionMade(self) -> None:
         if self.has_failed:
             abort(self.transport)
+            return
+        if is_connected_to_itself(self.transport):
+            self.fail(ConnectionRefused())
             return
         self.transport = with_half_close(self.transport)
         keep_alive(self.transport)
