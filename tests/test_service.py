@@ -337,7 +337,7 @@ async def test_a_shared_service_that_fails_to_start_is_started_for_the_next():
     "description",
     [
         *("tcp:1080", "tcp:1080:127.0.0.1", "tcp:port=1080:interface=127.0.0.1", "tcp6:1080:interface=\\:\\:1"),
-        *("unix:/run/socks", "unix:/run/a\\:b:mode=600", "haproxy:tcp:1080", "haproxy:haproxy:unix:/run/socks"),
+        *("unix:/run/socks", "unix:/run/a\\:b:mode=600", "haproxy:tcp:1080", "haproxy:unix:/run/socks"),
         *("ssl:1080:privateKey=k:certKey=c", "ssl:1080:k:c"),
     ],
 )

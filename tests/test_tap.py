@@ -293,7 +293,6 @@ def test_listeners_that_others_could_sniff_need_to_be_allowed(tmp_path):
         ("somebody:else", True),
         ("haproxy", True),
         ("haproxy:somebody:else", True),
-        ("haproxy:haproxy:tcp:1080:interface=127.0.0.1", False),
         ("tls:/certificates:443", False),
     ],
 )
@@ -332,6 +331,13 @@ def test_tls_behind_a_balancers_header_is_refused(tmp_path):
     said = refused("--listen", description)
     assert f"--listen {description}" in said
     assert "haproxy:tcp" in said
+
+
+def test_two_headers_of_balancers_are_refused():
+    description = "haproxy:haproxy:tcp:1080:interface=127.0.0.1"
+    said = refused("--listen", description)
+    assert f"--listen {description}" in said
+    assert "haproxy: stands once" in said
 
 
 def test_one_bad_listener_among_several_is_enough():

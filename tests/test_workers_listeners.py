@@ -107,7 +107,7 @@ def tls_connection(port):
     [
         ("tcp:1080", None),
         ("haproxy:tcp:1080", None),
-        ("haproxy:haproxy:unix:x", None),
+        ("haproxy:unix:x", None),
         ("onion:80", "onion"),
         ("haproxy:fd:3", "fd"),
         ("haproxy", "haproxy"),
@@ -121,7 +121,6 @@ def test_what_can_be_shared(description, kind):
     ("description", "most"),
     [
         ("systemd:domain=INET:index=0", ACCEPTS_AT_ONCE),
-        ("haproxy:systemd:domain=INET:index=0", ACCEPTS_AT_ONCE),
         # One that has the socket for itself leaves none for others.
         ("tcp:0", ACCEPTS_IN_A_TURN),
     ],

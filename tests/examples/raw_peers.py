@@ -20,6 +20,7 @@ from twisted.internet.ssl import CertificateOptions
 from zope.interface import implementer
 
 from txsocksx_ext import SOCKS5ExtFactory
+from txsocksx_ext.server.proxy_protocol import ProxyProtocolFactory
 
 CONNECT, BIND, UDP_ASSOCIATE, RESOLVE, RESOLVE_PTR = 0x01, 0x02, 0x03, 0xF0, 0xF1
 
@@ -244,9 +245,8 @@ async def proxy(factory=None, *, listen="tcp:0:interface=127.0.0.1", seen_from=N
     """
     if factory is None:
         factory = SOCKS5ExtFactory(options.pop("reactor", reactor), **options)
-    if seen_from is not None:
-        listen = f"haproxy:{listen}"
-    port = await serverFromString(reactor, listen).listen(factory)
+    listening = factory if seen_from is None else ProxyProtocolFactory(factory)
+    port = await serverFromString(reactor, listen).listen(listening)
     under_test = Proxy(
         getattr(port.getHost(), "port", None), factory, b"" if seen_from is None else proxy_header(seen_from)
     )

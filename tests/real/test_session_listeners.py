@@ -84,27 +84,90 @@ async def test_tls_serves_with_certificates_from_a_folder(socks5ext, tmp_path):
     assert await echoes(proxy, {"login": ("any", "thing")})
 
 
-@pytest.mark.parametrize("protocol", ["send-proxy", "send-proxy-v2"])
-def test_behind_haproxy_the_log_shows_the_clients_own_address(socks5ext, program, web_port, tmp_path, protocol):
-    back, front = free_port(), free_port()
-    server = socks5ext(listen=[f"haproxy:tcp:{back}:interface=127.0.0.1"])
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(
-        f"""
+@pytest.fixture
+def haproxy(program, tmp_path):
+    """Start a haproxy: ``haproxy(bind, server)`` with what follows these words in its configuration."""
+
+    def start(bind, server, **options):
+        config = tmp_path / "haproxy.cfg"
+        config.write_text(
+            f"""
 defaults
     mode tcp
     timeout connect 5s
     timeout client 20s
     timeout server 20s
 listen front
-    bind 127.0.0.1:{front}
-    server back 127.0.0.1:{back} {protocol}
+    bind {bind}
+    server back {server}
 """
-    )
-    program([need("haproxy"), "-db", "-f", config], port=front)
-    fetched = curl("--interface", "127.0.0.9", "--socks5", f"127.0.0.1:{front}", f"http://127.0.0.1:{web_port}/")
+        )
+        return program([need("haproxy"), "-db", "-f", config], **options)
+
+    return start
+
+
+def fetch(web_port, *options):
+    fetched = curl(*options, f"http://127.0.0.1:{web_port}/")
     assert (fetched.returncode, fetched.stdout) == (0, PAGE), fetched.stderr
+
+
+@pytest.mark.parametrize("protocol", ["send-proxy", "send-proxy-v2", "send-proxy-v2-ssl-cn"])
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_behind_haproxy_the_log_shows_the_clients_own_address(socks5ext, haproxy, web_port, tmp_path, protocol, kind):
+    back, front = free_port(), free_port()
+    path = tmp_path / "back"
+    listen, place = {
+        "tcp": (f"tcp:{back}:interface=127.0.0.1", f"127.0.0.1:{back}"),
+        "unix": (f"unix:{path}", f"unix@{path}"),
+    }[kind]
+    server = socks5ext(listen=[f"haproxy:{listen}"])
+    haproxy(f"127.0.0.1:{front}", f"{place} {protocol}", port=front)
+    fetch(web_port, "--interface", "127.0.0.9", "--socks5", f"127.0.0.1:{front}")
     assert has_written(server, "127.0.0.9 CONNECT")
+    assert "Traceback" not in server.output
+
+
+async def test_haproxy_tells_of_the_clients_tls(socks5ext, haproxy, tmp_path):
+    """With TLVs that say which TLS the client speaks."""
+    from twisted.internet import reactor
+
+    back, front = free_port(), free_port()
+    server = socks5ext(listen=[f"haproxy:tcp:{back}:interface=127.0.0.1"])
+    pem = tmp_path / "localhost.pem"
+    make_certificate(pem)
+    options = "proxy-v2-options ssl,cert-cn,ssl-cipher,cert-sig,cert-key,authority,crc32c,unique-id"
+    haproxy(f"127.0.0.1:{front} ssl crt {pem}", f"127.0.0.1:{back} send-proxy-v2-ssl {options}", port=front)
+    proxy = clientFromString(reactor, f"tls:127.0.0.1:{front}:trustRoots={tmp_path}:bindAddress=127.0.0.9")
+    assert await echoes(proxy, {"login": ("any", "thing")})
+    assert has_written(server, "127.0.0.9 CONNECT")
+
+
+@pytest.mark.parametrize("protocol", ["send-proxy", "send-proxy-v2"])
+async def test_a_client_on_a_unix_socket_of_haproxy_is_served(socks5ext, haproxy, tmp_path, protocol):
+    """haproxy says no more of it than UNKNOWN, or with version 2 UNSPEC."""
+    from twisted.internet import reactor
+
+    back, front = free_port(), tmp_path / "front"
+    server = socks5ext(listen=[f"haproxy:tcp:{back}:interface=127.0.0.1"])
+    haproxy(f"unix@{front}", f"127.0.0.1:{back} {protocol}", ready=lambda _: front.exists())
+    assert await echoes(UNIXClientEndpoint(reactor, str(front)), {"anonymous": ()})
+    assert has_written(server, "127.0.0.1 CONNECT")
+
+
+@pytest.mark.parametrize("protocol", ["send-proxy", "send-proxy-v2"])
+def test_haproxy_finds_a_server_healthy_that_answers_its_greeting(socks5ext, haproxy, web_port, protocol):
+    back, front = free_port(), free_port()
+    server = socks5ext(listen=[f"haproxy:tcp:{back}:interface=127.0.0.1"])
+    checks = "option tcp-check\n    tcp-check send-binary 050100\n    tcp-check expect binary 0500"
+    haproxy(
+        f"127.0.0.1:{front}\n    {checks}",
+        f"127.0.0.1:{back} {protocol} check check-send-proxy inter 200ms",
+        port=front,
+    )
+    assert has_written(server, "127.0.0.1 - method=NO_AUTHENTICATION")
+    fetch(web_port, "--interface", "127.0.0.9", "--socks5", f"127.0.0.1:{front}")
+    assert "PROXY" not in server.output
 
 
 def test_a_listener_that_others_could_sniff_is_refused(socks5ext):

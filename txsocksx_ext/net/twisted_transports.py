@@ -23,6 +23,7 @@ from twisted.internet.interfaces import (
     ISSLTransport,
     IStreamClientEndpoint,
     ITransport,
+    IUNIXTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper
@@ -197,7 +198,8 @@ def keep_alive(transport: Any) -> None:
     Does nothing on transports that are not TCP.
     """
     is_tcp = hasattr(transport, "setTcpKeepAlive") and hasattr(transport, "setTcpNoDelay")
-    if is_tcp and isinstance(transport.getPeer(), (IPv4Address, IPv6Address)):
+    # Not by its peer's address: a balancer on a unix socket tells the address of a TCP client.
+    if is_tcp and not IUNIXTransport.providedBy(transport):
         transport.setTcpKeepAlive(True)
         transport.setTcpNoDelay(True)
 

@@ -10,51 +10,53 @@ from typing import Any
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.strports import service
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from zope.interface import implementer
 
 from ..descriptions import parse_description
 from ..net.listening import ACCEPTS_IN_A_TURN, polled
 from ..net.twisted_transports import keep_socket_alive
+from .proxy_protocol import ProxyProtocolFactory
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: in a burst, Twisted's 50 makes clients send again after a second."""
 
 WRAPPER = "haproxy"
-"""The kind of listener that has another one's description after it."""
+"""The kind of listener that has another one's description after it: see `txsocksx_ext.server.proxy_protocol`."""
 
 _PLACE_OF_BACKLOG = {"tcp": 3, "tcp6": 3, "unix": 3, "ssl": 6}
 """Where ``backlog`` stands without its name, in each kind that takes one; the kind itself is at 0."""
 
 
+def split_wrapper(description: str) -> tuple[bool, str]:
+    """Return whether a description begins with ``haproxy:``, and what follows."""
+    kind, colon, rest = description.partition(":")
+    is_wrapper = bool(colon) and parse_description(kind)[0] == [WRAPPER]
+    return is_wrapper, rest if is_wrapper else description
+
+
 def what_listens(description: str) -> tuple[list[str], dict[str, str]]:
-    """The arguments, first of them the kind, and the keywords of a listener's description, without its wrappers."""
-    arguments, keywords = parse_description(description)
-    while len(arguments) > 1 and arguments[0] == WRAPPER:
-        del arguments[0]
-    return arguments, keywords
-
-
-def kinds_of(description: str) -> tuple[str, str]:
-    """The wrappers in a listener's description, as they stand before the rest, and the kind that they wrap."""
-    arguments, _ = parse_description(description)
-    inner, _ = what_listens(description)
-    return f"{WRAPPER}:" * (len(arguments) - len(inner)), inner[0]
+    """The arguments, first of them the kind, and the keywords of a listener's description, without its wrapper."""
+    return parse_description(split_wrapper(description)[1])
 
 
 def check_wrapper(description: str) -> None:
     """
-    Refuse a listener that looks for the PROXY protocol's header where no balancer sends it.
+    Refuse a listener that would wait for the PROXY protocol's header where no balancer sends it.
 
     :param description: a Twisted server endpoint string.
-    :raises ValueError: it would look for it inside TLS.
+    :raises ValueError: it would wait for it inside TLS, or for a second one.
     """
-    wrappers, kind = kinds_of(description)
-    if wrappers and kind == "ssl":
+    is_wrapped, inner = split_wrapper(description)
+    kind = what_listens(description)[0][0]
+    if is_wrapped and kind in ("ssl", "tls"):
         raise ValueError(
-            "Twisted would look for the PROXY header inside TLS, and balancers send it before."
+            "balancers send the PROXY header before TLS begins, and this would look for it inside."
             " Have the balancer do TLS, and listen on haproxy:tcp"
         )
+    if is_wrapped and split_wrapper(inner)[0]:
+        raise ValueError("haproxy: stands once, because a connection begins with one PROXY header")
 
 
 def with_backlog(description: str) -> str:
@@ -98,26 +100,47 @@ def prepared(port: Any, accepts_in_a_turn: int = ACCEPTS_IN_A_TURN) -> Any:
     return polled(port, accepts_in_a_turn)
 
 
+def listener_endpoint(
+    reactor: Any, description: str, accepts_in_a_turn: int = ACCEPTS_IN_A_TURN
+) -> IStreamServerEndpoint:
+    """
+    Make the endpoint of a listener, with our queue, and whose port is `prepared`.
+
+    Behind ``haproxy:`` connections begin with the PROXY protocol's header, which
+    `ProxyProtocolFactory` reads.
+
+    :param description: a Twisted server endpoint string.
+    :param accepts_in_a_turn: as for `prepared`.
+    :raises ValueError: it is none; parsers of plugins raise what they like.
+    """
+    check_wrapper(description)
+    is_wrapped, inner = split_wrapper(description)
+    return _ListenerEndpoint(serverFromString(reactor, with_backlog(inner)), is_wrapped, accepts_in_a_turn)
+
+
 def listener_service(description: str, factory: IProtocolFactory, reactor: Any) -> StreamServerEndpointService:
     """
-    Twisted's service for a listener, with our queue, and `prepared`.
+    Twisted's service for a listener, with its `listener_endpoint`.
 
     :param description: a Twisted server endpoint string.
     :raises ValueError: it is none; parsers of plugins raise what they like.
     """
-    check_wrapper(description)
-    made = service(with_backlog(description), factory, reactor)
-    made.endpoint = _PreparedEndpoint(made.endpoint)
+    endpoint = listener_endpoint(reactor, description)
+    made = service(description, factory, reactor)
+    made.endpoint = endpoint
     return made
 
 
 @implementer(IStreamServerEndpoint)
-class _PreparedEndpoint:
-    """Prepares the port that an endpoint opens."""
+class _ListenerEndpoint:
+    """Prepares the port that an endpoint opens, and has its connections begin with a PROXY header, if they do."""
 
-    def __init__(self, endpoint: IStreamServerEndpoint) -> None:
+    def __init__(self, endpoint: IStreamServerEndpoint, is_behind_balancer: bool, accepts_in_a_turn: int) -> None:
         self._endpoint = endpoint
+        self._is_behind_balancer = is_behind_balancer
+        self._accepts_in_a_turn = accepts_in_a_turn
 
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+    def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
         """See `IStreamServerEndpoint`."""
-        return self._endpoint.listen(protocolFactory).addCallback(prepared)
+        factory = ProxyProtocolFactory(protocolFactory) if self._is_behind_balancer else protocolFactory
+        return self._endpoint.listen(factory).addCallback(prepared, self._accepts_in_a_turn)

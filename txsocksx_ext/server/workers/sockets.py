@@ -24,7 +24,15 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from ...net.listening import ACCEPTS_IN_A_TURN
-from ..listeners import BACKLOG, kinds_of, prepared, set_inherited_options, with_backlog
+from ..listeners import (
+    BACKLOG,
+    WRAPPER,
+    listener_endpoint,
+    set_inherited_options,
+    split_wrapper,
+    what_listens,
+    with_backlog,
+)
 
 SHAREABLE_KINDS = ("tcp", "tcp6", "unix", "ssl", "systemd")
 """Also behind ``haproxy:``."""
@@ -40,7 +48,7 @@ def kind_that_cannot_be_shared(description: str) -> str | None:
     Sharing needs the kind to leave the socket to the reactor, which is known of
     Twisted's own kinds alone.
     """
-    _, kind = kinds_of(description)
+    kind = what_listens(description)[0][0]
     return None if kind in SHAREABLE_KINDS else kind
 
 
@@ -96,7 +104,8 @@ def open_listener(reactor: Any, description: str, workers: int) -> SharedListene
     """
     opening = _OpeningReactor(reactor, workers)
     failures: list[Any] = []
-    serverFromString(opening, with_backlog(description)).listen(_Nobody()).addErrback(failures.append)
+    _, inner = split_wrapper(description)
+    serverFromString(opening, with_backlog(inner)).listen(_Nobody()).addErrback(failures.append)
     for failure in failures:
         failure.raiseException()
     assert opening.opened is not None
@@ -201,18 +210,17 @@ class AdoptingEndpoint:
 
     def __init__(self, reactor: Any, description: str, family: int) -> None:
         self._adopting = _AdoptingReactor(reactor, family)
-        wrappers, kind = kinds_of(description)
-        self._accepts_in_a_turn = ACCEPTS_IN_A_TURN
-        if kind == "systemd":  # which numbers sockets that only the supervising process has
-            description = f"{wrappers}tcp:0"
-            self._accepts_in_a_turn = ACCEPTS_AT_ONCE
-        self._endpoint = serverFromString(self._adopting, with_backlog(description))
+        accepts_in_a_turn = ACCEPTS_IN_A_TURN
+        if what_listens(description)[0][0] == "systemd":  # which numbers sockets that only the supervising process has
+            description = f"{WRAPPER}:tcp:0" if split_wrapper(description)[0] else "tcp:0"
+            accepts_in_a_turn = ACCEPTS_AT_ONCE
+        self._endpoint = listener_endpoint(self._adopting, description, accepts_in_a_turn)
 
     def listen(self, factory: IProtocolFactory, descriptor: int) -> Deferred[IListeningPort]:
         """Accept from the socket `descriptor`, of which the port makes a copy."""
         self._adopting.descriptor = descriptor
         listening: Deferred[IListeningPort] = self._endpoint.listen(factory)
-        return listening.addCallback(prepared, self._accepts_in_a_turn)
+        return listening
 
 
 class _AdoptingReactor:

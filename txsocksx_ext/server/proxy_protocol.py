@@ -1,0 +1,326 @@
+"""
+The PROXY protocol of HAProxy, versions 1 and 2: the client's address, told by a balancer.
+
+`parse_header` is the decoder, without I/O. `ProxyProtocolFactory` reads the
+header before the connection's own protocol exists. That protocol then gets the
+transport itself, whose ``getPeer()`` and ``getHost()`` return what the header
+said: no wrapper stays between them, so half-close and the relay between sockets
+work as without a balancer. Twisted's wrapper builds the protocol before it knows
+the client's address, and believes everybody.
+
+Specification: https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..addresses import IPNetwork
+from ..net.twisted_transports import abort, hand_over, is_closing, is_local, peer_name, unmapped
+
+if TYPE_CHECKING:
+    from .factory import SOCKS5ExtFactory
+
+HEADER_TIMEOUT = 5.0
+"""Seconds for the whole header; section 2 asks for 3 at least, so that a lost segment can be sent again."""
+
+LONGEST_V1 = 107
+"""Bytes of a header of version 1, with its CRLF (section 2.1)."""
+
+LONGEST_V2 = 16384
+"""
+Bytes that may follow the fixed part of a header of version 2.
+
+The format allows 65,535. Addresses take 216 at most, and what balancers add to
+them, a client certificate for example, some thousands.
+"""
+
+LOOPBACK: tuple[IPNetwork, ...] = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
+"""The networks whose headers are believed by default."""
+
+_log = Logger(namespace="txsocksx_ext.server")
+
+
+class InvalidHeader(ValueError):
+    """What a connection began with is no PROXY header. The message quotes none of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyHeader:
+    """
+    What a balancer says of a connection.
+
+    :ivar source: the client's address; ``None`` if the real addresses of the
+        connection count (``UNKNOWN``, ``LOCAL``, and families other than TCP and
+        unix stream sockets).
+    :ivar destination: the address that the client connected to; ``None`` as above.
+    :ivar tlvs: further fields of version 2, each a type and a value.
+    """
+
+    source: IAddress | None = None
+    destination: IAddress | None = None
+    tlvs: tuple[tuple[int, bytes], ...] = ()
+
+
+_V1_PREFIX = b"PROXY "
+_V1_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?\r\n")
+_V1_TCP = re.compile(
+    rb"PROXY (TCP4 |TCP6 )([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) (0|[1-9][0-9]{0,4}) (0|[1-9][0-9]{0,4})\r\n"
+)
+_V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+_V2_FIXED = len(_V2_SIGNATURE) + 4
+_V2_LOCAL, _V2_PROXY = 0x20, 0x21
+_V2_TCP4, _V2_TCP6, _V2_UNIX = 0x11, 0x21, 0x31
+_V2_ADDRESS_BYTES = {_V2_TCP4: 12, _V2_TCP6: 36, _V2_UNIX: 216}
+
+
+def parse_header(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
+    """
+    Decode the header at the beginning of `data`.
+
+    :returns: the header and its length in bytes; ``None`` if bytes are missing.
+    :raises InvalidHeader: whatever follows, this is no header.
+    """
+    if _V2_SIGNATURE.startswith(data[: len(_V2_SIGNATURE)]):
+        return _parse_v2(data)
+    if _V1_PREFIX.startswith(data[: len(_V1_PREFIX)]):
+        return _parse_v1(data)
+    raise InvalidHeader("no PROXY header")
+
+
+def _parse_v1(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
+    """Section 2.1."""
+    length = data.find(b"\n", 0, LONGEST_V1) + 1
+    if not length:
+        if len(data) >= LONGEST_V1:
+            raise InvalidHeader(f"a PROXY header of version 1 has at most {LONGEST_V1} bytes")
+        return None
+    line = bytes(data[:length])
+    if _V1_UNKNOWN.fullmatch(line):
+        return ProxyHeader(), length
+    fields = _V1_TCP.fullmatch(line)
+    if fields is None:
+        raise InvalidHeader("a malformed PROXY header of version 1")
+    family, source, destination, source_port, destination_port = (field.decode("ascii") for field in fields.groups())
+    kind = socket.AF_INET if family == "TCP4 " else socket.AF_INET6
+    try:
+        packed_source, packed_destination = socket.inet_pton(kind, source), socket.inet_pton(kind, destination)
+    except OSError:
+        raise InvalidHeader("a malformed address in a PROXY header of version 1") from None
+    if max(int(source_port), int(destination_port)) > 0xFFFF:
+        raise InvalidHeader("a port above 65535 in a PROXY header of version 1")
+    header = ProxyHeader(
+        _tcp_address(packed_source, int(source_port)), _tcp_address(packed_destination, int(destination_port))
+    )
+    return header, length
+
+
+def _parse_v2(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
+    """Section 2.2."""
+    if len(data) < _V2_FIXED:
+        return None
+    command, family = data[12], data[13]
+    length = int.from_bytes(data[14:_V2_FIXED], "big")
+    if command not in (_V2_LOCAL, _V2_PROXY):
+        raise InvalidHeader(f"the PROXY version and command 0x{command:02X}, which is neither 0x20 nor 0x21")
+    if length > LONGEST_V2:
+        raise InvalidHeader(f"a PROXY header of version 2 that announces more than {LONGEST_V2} bytes")
+    if len(data) < _V2_FIXED + length:
+        return None
+    if command == _V2_LOCAL:
+        return ProxyHeader(), _V2_FIXED + length
+    if family >> 4 > 3 or family & 0x0F > 2:
+        raise InvalidHeader(f"the PROXY address family 0x{family:02X}, which is unknown")
+    return _decoded_v2(family, bytes(data[_V2_FIXED : _V2_FIXED + length])), _V2_FIXED + length
+
+
+def _decoded_v2(family: int, body: bytes) -> ProxyHeader:
+    size = _V2_ADDRESS_BYTES.get(family)
+    if size is None:
+        # Section 2.2: a receiver falls back to UNSPEC for combinations that it does not support, such as UDP.
+        return ProxyHeader()
+    if len(body) < size:
+        raise InvalidHeader("a PROXY header of version 2 that is shorter than its addresses")
+    tlvs = tuple(_tlvs_of(body[size:]))
+    if family == _V2_UNIX:
+        return ProxyHeader(_unix_address(body[:108]), _unix_address(body[108:216]), tlvs)
+    host = (size - 4) // 2
+    ports = int.from_bytes(body[size - 4 : size - 2], "big"), int.from_bytes(body[size - 2 : size], "big")
+    return ProxyHeader(_tcp_address(body[:host], ports[0]), _tcp_address(body[host : 2 * host], ports[1]), tlvs)
+
+
+def _tlvs_of(data: bytes) -> Iterable[tuple[int, bytes]]:
+    """Section 2.2, "Type-Length-Value"."""
+    start = 0
+    while start < len(data):
+        end = start + 3 + int.from_bytes(data[start + 1 : start + 3], "big")
+        if start + 3 > len(data) or end > len(data):
+            raise InvalidHeader("a PROXY header of version 2 with a TLV that is longer than the header")
+        yield data[start], data[start + 3 : end]
+        start = end
+
+
+def _tcp_address(packed: bytes, port: int) -> IPv4Address | IPv6Address:
+    if len(packed) == 4:
+        return IPv4Address("TCP", socket.inet_ntop(socket.AF_INET, packed), port)
+    return IPv6Address("TCP", socket.inet_ntop(socket.AF_INET6, packed), port)
+
+
+def _unix_address(field: bytes) -> UNIXAddress:
+    """The address of a unix socket. Abstract ones, whose first byte is NUL, have no path."""
+    path = field.partition(b"\0")[0]
+    if re.search(rb"[\x01-\x1f\x7f]", path):
+        raise InvalidHeader("a control byte in the path of a unix socket in a PROXY header")
+    return UNIXAddress(path or None)
+
+
+class ProxyProtocolFactory(Factory):
+    """
+    Reads the PROXY header of each connection, and leaves the connection to another factory.
+
+    Its ``buildProtocol`` gets the address that the header named. Without a
+    complete header within five seconds the connection is closed, and so it is
+    where the header is malformed; the log says why.
+
+    :param wrapped: the factory of the server.
+    :param trusted: the networks of the balancers. Others are closed as they
+        come. Peers on unix sockets are always trusted: the mode of the socket's
+        file says who can connect.
+    """
+
+    noisy = False
+
+    def __init__(self, wrapped: SOCKS5ExtFactory, trusted: Iterable[IPNetwork] = LOOPBACK) -> None:
+        self.wrapped = wrapped
+        self._trusted = tuple(trusted)
+        self._waiting: set[_HeaderProtocol] = set()
+
+    def doStart(self) -> None:
+        """Start the wrapped factory too."""
+        self.wrapped.doStart()
+        super().doStart()
+
+    def doStop(self) -> None:
+        """Stop the wrapped factory too."""
+        self.wrapped.doStop()
+        super().doStop()
+
+    def stopFactory(self) -> None:
+        """Close the connections without a complete header, unless the server still listens elsewhere."""
+        if not self.wrapped.numPorts:
+            for protocol in list(self._waiting):
+                protocol.close()
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        """Build what reads the header, or ``None`` for a peer whose header is not believed."""
+        if not self._is_trusted(addr):
+            _log.warn(
+                "{peer} closed: it is not a trusted balancer, and this listener takes connections with a PROXY header"
+                " only; trusted are {trusted} and unix sockets",
+                peer=peer_name(addr),
+                trusted=", ".join(map(str, self._trusted)),
+            )
+            return None
+        if len(self._waiting) >= self.wrapped.limits.max_connections:
+            self.wrapped.log.refused(addr)
+            return None
+        return _HeaderProtocol(self.wrapped, self._waiting)
+
+    def _is_trusted(self, peer: IAddress | None) -> bool:
+        if isinstance(peer, (IPv4Address, IPv6Address)):
+            literal = unmapped(ipaddress.ip_address(peer.host.partition("%")[0]))
+            return any(literal in network for network in self._trusted)
+        return isinstance(peer, UNIXAddress)
+
+
+class _HeaderProtocol(Protocol):
+    """
+    The protocol of a connection until its header is complete.
+
+    :param waiting: holds it meanwhile.
+    """
+
+    transport: Any
+
+    def __init__(self, wrapped: SOCKS5ExtFactory, waiting: set[_HeaderProtocol]) -> None:
+        self._wrapped = wrapped
+        self._waiting = waiting
+        self._received = bytearray()
+        self._timeout: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self._waiting.add(self)
+        self._timeout = self._wrapped.clock.callLater(HEADER_TIMEOUT, self._expired)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += data
+        try:
+            parsed = parse_header(self._received)
+        except InvalidHeader as error:
+            self.close(str(error))
+            return
+        if parsed is not None:
+            header, length = parsed
+            self._stop_waiting()
+            self._hand_over(header, bytes(self._received[length:]))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        # A balancer that only tried whether the server listens sends nothing: that is not worth a line.
+        if self in self._waiting and self._received:
+            self._report("the connection ended inside the PROXY header")
+        self._stop_waiting()
+
+    def close(self, reason: str = "") -> None:
+        """
+        Close the connection at once.
+
+        :param reason: what the log says of it, if anything.
+        """
+        self._stop_waiting()
+        if reason:
+            self._report(reason)
+        abort(self.transport)
+
+    def _hand_over(self, header: ProxyHeader, data: bytes) -> None:
+        """Have the wrapped factory's protocol go on, with the bytes that followed the header."""
+        transport = self.transport
+        # "Loopback" and "unix socket" mean the balancer's own machine, so another machine's balancer cannot say it.
+        if header.source is not None and (is_local(transport.getPeer()) or not is_local(header.source)):
+            _set_addresses(transport, header.source, header.destination)
+        wrapped = self._wrapped
+        # A server that stopped listening meanwhile takes no session any more.
+        protocol = wrapped.buildProtocol(transport.getPeer()) if wrapped.numPorts else None
+        if protocol is None:
+            abort(transport)
+            return
+        hand_over(transport, protocol)
+        if data and not is_closing(transport):
+            protocol.dataReceived(data)
+
+    def _expired(self) -> None:
+        self.close(f"no complete PROXY header within {HEADER_TIMEOUT:g} seconds")
+
+    def _report(self, reason: str) -> None:
+        _log.warn("{peer} closed: {reason}", peer=peer_name(self.transport.getPeer()), reason=reason)
+
+    def _stop_waiting(self) -> None:
+        self._waiting.discard(self)
+        if self._timeout is not None and self._timeout.active():
+            self._timeout.cancel()
+
+
+def _set_addresses(transport: Any, peer: IAddress | None, host: IAddress | None) -> None:
+    """Have a transport of any kind, also of another package, return other addresses than its socket's."""
+    transport.getPeer = lambda: peer
+    transport.getHost = lambda: host
