@@ -456,3 +456,15 @@ async def test_connections_without_a_header_end_when_the_server_stops():
     await port.stopListening()
     await is_closed(client)
     assert clock.getDelayedCalls() == []
+
+
+async def test_twisteds_own_wrapper_is_not_taken_for_ours():
+    """It tells the balancer's address when a connection begins: everybody would seem to be on this machine."""
+    factory = SOCKS5ExtFactory(reactor)
+    port = await serverFromString(reactor, "haproxy:tcp:0:interface=127.0.0.1").listen(factory)
+    with lines_logged(SERVER_LOG) as lines:
+        client = await Proxy(port.getHost().port, factory).connect(VALID["IPv4"][0] + GREET_ANONYMOUS)
+        await is_closed(client)
+        await until(lambda: lines)
+    await port.stopListening()
+    assert "end=the PROXY header was not read: listen by SOCKS5ExtService or ProxyProtocolFactory" in lines[0]

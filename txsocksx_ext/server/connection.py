@@ -82,13 +82,17 @@ class SOCKS5ExtProtocol(Protocol):
         self._life: Any = None
         self._awaited: Deferred[Any] | None = None
         self._counted_as: str | None = None
-        self._is_wrapped = isinstance(transport, ProtocolWrapper)
-        if self._is_wrapped:
+        header_is_unread = False
+        if isinstance(transport, ProtocolWrapper):
+            # Twisted's wrapper, which has no public name, tells the balancer's address now, and the client's later.
+            header_is_unread = type(transport).__name__ == "HAProxyProtocolWrapper"
             transport = self.transport = with_half_close(transport)
         session = self.session = Session(transport.getPeer(), factory.policy)
         factory.connection_made(self)
         session.began = factory.deadlines.start(self, factory.limits.handshake_timeout, self._handshake_expired)
-        if not session.is_local:
+        if header_is_unread:
+            self.abort("the PROXY header was not read: listen by SOCKS5ExtService or ProxyProtocolFactory")
+        elif not session.is_local:
             self._count_peer()
 
     # What the transport tells.
@@ -98,8 +102,6 @@ class SOCKS5ExtProtocol(Protocol):
             return
         frontend = self._frontend
         if frontend is None:
-            if self._is_wrapped and not self._is_counted_right():
-                return
             kind = self.factory.frontends[data[0]]
             frontend = self._frontend = kind(self.factory.limits)
             self.session.protocol = kind.name
@@ -419,9 +421,6 @@ class SOCKS5ExtProtocol(Protocol):
 
     def _closed(self) -> None:
         factory, session = self.factory, self.session
-        if self._is_wrapped and not session.offered:
-            # A balancer's header may have come without a byte of the client's.
-            session.peer = self.transport.getPeer()
         if self._counted_as is not None:
             factory.discount_peer(self._counted_as)
         if session.logout is not None:
@@ -431,31 +430,11 @@ class SOCKS5ExtProtocol(Protocol):
 
     # Limits for each peer.
 
-    def _count_peer(self) -> bool:
-        """Count this connection for its peer; return whether that peer may have it."""
-        if self.session.is_local:
-            return True
+    def _count_peer(self) -> None:
+        """Count this connection for its peer, and end it if that peer has too many."""
         self._counted_as = peer_group(self.session.peer)
-        if self.factory.count_peer(self._counted_as):
-            return True
-        self.abort("too many connections of this peer")
-        return False
-
-    def _is_counted_right(self) -> bool:
-        """
-        Count anew if the peer is another than at first; return whether it may stay.
-
-        Behind a balancer that speaks the PROXY protocol, the client's address is
-        known only when its first bytes come.
-        """
-        peer = self.transport.getPeer()
-        if peer == self.session.peer:
-            return True
-        if self._counted_as is not None:
-            self.factory.discount_peer(self._counted_as)
-            self._counted_as = None
-        self.session.peer = peer
-        return self._count_peer()
+        if not self.factory.count_peer(self._counted_as):
+            self.abort("too many connections of this peer")
 
 
 Command = Callable[[SOCKS5ExtProtocol, Request], Any]
