@@ -1,12 +1,16 @@
 """What no rule opens by accident: addresses that are nobody else's business."""
 
+from ipaddress import ip_address, ip_network
+
 import pytest
 from examples.raw_peers import Names, ReactorWith
 from support.rules import DEFAULT, LOCAL, OWN, REMOTE
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from txsocksx_ext import RouteTable, Session
+from txsocksx_ext.addresses import is_protected, is_protected_network
 from txsocksx_ext.errors import ConnectionNotAllowed
+from txsocksx_ext.net.own_addresses import own_addresses
 from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.route.base import Route
 from txsocksx_ext.route.direct import DirectRoute
@@ -46,8 +50,16 @@ PROTECTED = [
     "64:ff9b:1::7f00:1",
     "2001:0:5333:1::80ff:fffe",
     "2001:0:7f00:1::5333:1",
+    # SIIT, and ISATAP in anyone's prefix, whose identifier may be marked as global.
+    "::ffff:0:10.0.0.5",
+    "::ffff:0:127.0.0.1",
+    "2001:db8::5efe:10.0.0.5",
+    "2001:db8:1:2:200:5efe:169.254.169.254",
+    "2001:2::1",
+    "5f00::1",
 ]
 OPEN = ["192.0.2.1", "172.32.0.1", "172.15.255.255", "100.128.0.1", "11.0.0.1", "2001:db8::1", "::ffff:192.0.2.1"]
+OPEN += ["::ffff:0:192.0.2.1", "64:ff9b::192.0.2.1", "2001:db8::5efe:192.0.2.1", "2001:db8::10.0.0.5"]
 
 
 @pytest.mark.parametrize("host", PROTECTED)
@@ -64,6 +76,52 @@ def test_a_protected_address_is_refused_to_clients_elsewhere_alone(host):
 def test_other_addresses_are_open_to_all(host):
     table = RouteTable((), DEFAULT)
     assert table.route_of(Address.of(host, 80), Session(REMOTE, table)).route is DEFAULT
+
+
+OWN_ADDRESSES = frozenset(map(ip_address, ("203.0.113.4", "203.0.113.5", "2001:db8::5")))
+
+
+@pytest.mark.parametrize(
+    ("host", "is_own"),
+    [
+        ("203.0.113.5", True),
+        ("203.0.113.6", False),
+        ("2001:db8::5", True),
+        ("2001:db8:0::5", True),
+        ("2001:db8::6", False),
+        # The same in disguise.
+        ("::ffff:203.0.113.5", True),
+        ("::ffff:0:203.0.113.5", True),
+        ("64:ff9b::203.0.113.5", True),
+        ("2002:cb00:7105::1", True),
+        ("2001:db8::5efe:203.0.113.5", True),
+        ("::ffff:203.0.113.6", False),
+    ],
+)
+def test_this_machines_own_addresses_are_protected(host, is_own):
+    assert is_protected(host, OWN_ADDRESSES) is is_own
+    assert not is_protected(host)
+
+
+def test_the_addresses_of_interfaces_are_known():
+    assert ip_address("127.0.0.1") in own_addresses()
+
+
+@pytest.mark.parametrize(
+    ("network", "is_own"),
+    [
+        ("203.0.113.5/32", True),
+        ("203.0.113.4/31", True),
+        ("2001:db8::5/128", True),
+        # These name more than this machine.
+        ("203.0.113.4/30", False),
+        ("203.0.113.6/31", False),
+        ("2001:db8::/64", False),
+        ("0.0.0.0/0", False),
+    ],
+)
+def test_a_rule_opens_own_addresses_that_names_no_others(network, is_own):
+    assert is_protected_network(ip_network(network), OWN_ADDRESSES) is is_own
 
 
 @pytest.mark.parametrize(
@@ -87,6 +145,17 @@ def test_a_rule_that_names_addresses_opens_them(pattern, is_open):
     else:
         with pytest.raises(ConnectionNotAllowed):
             table.route_of(Address.of("10.1.2.3", 80), session)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_open"), [("203.0.113.5", True), ("203.0.113.4/31", True), ("203.0.113.0/24", False), ("*", False)]
+)
+def test_a_rule_that_names_this_machine_alone_opens_it(monkeypatch, pattern, is_open):
+    monkeypatch.setattr("txsocksx_ext.policy.table.own_addresses", lambda: OWN_ADDRESSES)
+    table = RouteTable([(pattern, OWN)], DEFAULT)
+    destination = Address.of("203.0.113.5", 80)
+    assert table.may_reach(destination, Session(REMOTE, table), OWN) is is_open
+    assert table.may_reach(destination, Session(LOCAL, table), OWN)
 
 
 def resolving():

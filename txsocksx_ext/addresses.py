@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections.abc import Collection, Container
 from functools import lru_cache
 from typing import Union
 
@@ -35,6 +36,8 @@ PROTECTED_NETWORKS: tuple[IPNetwork, ...] = tuple(
             "::/128",
             "::1/128",
             "64:ff9b:1::/48",  # NAT64 of one's own network: which address it leads to, only that knows
+            "2001:2::/48",  # benchmarks, as 198.18.0.0/15
+            "5f00::/16",  # segment routing inside one's own network (RFC 9602)
             "fc00::/7",
             "fe80::/10",
             "fec0::/10",
@@ -44,37 +47,67 @@ PROTECTED_NETWORKS: tuple[IPNetwork, ...] = tuple(
 )
 """Loopback, link-local, private, metadata and multicast networks."""
 
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+_ENDS_IN_IPV4: tuple[ipaddress.IPv6Network, ...] = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            "::/96",  # IPv4-compatible (RFC 4291, section 2.5.5.1)
+            "::ffff:0:0/96",  # IPv4-mapped (RFC 4291, section 2.5.5.2)
+            "::ffff:0:0:0/96",  # IPv4-translated, of SIIT (RFC 2765, section 2.1)
+            "64:ff9b::/96",  # NAT64 (RFC 6052, section 2.1)
+        ),
+    )
+)
+_ISATAP = (0x00005EFE, 0x02005EFE)
+"""What stands before the IPv4 address in any prefix's interface identifier (RFC 5214, section 6.1)."""
 
 
 @lru_cache(maxsize=4096)
 def meanings_of(host: str) -> tuple[IPAddress, ...]:
-    """An address, and the IPv4 addresses that it may lead to."""
-    literal = ipaddress.ip_address(host)
+    """
+    An address, and the IPv4 addresses that it may lead to.
+
+    Of prefixes that a network chooses for its NAT64 (RFC 6052, section 2.2) or its
+    6rd (RFC 5969) nothing is known here.
+
+    :param host: a literal; the scope of an IPv6 address means nothing here.
+    """
+    literal = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(literal, ipaddress.IPv4Address):
         return (literal,)
     meanings: list[IPAddress] = [literal]
-    if literal.ipv4_mapped is not None:
-        meanings.append(literal.ipv4_mapped)
     if literal.sixtofour is not None:
         meanings.append(literal.sixtofour)
     if literal.teredo is not None:
         meanings.extend(literal.teredo)
-    if literal in _NAT64 or literal in _IPV4_COMPATIBLE:
+    if int(literal) >> 32 & 0xFFFFFFFF in _ISATAP or any(literal in network for network in _ENDS_IN_IPV4):
         meanings.append(ipaddress.IPv4Address(int(literal) & 0xFFFFFFFF))
     return tuple(meanings)
 
 
+def is_protected(host: str, own: Container[IPAddress] = ()) -> bool:
+    """
+    Return whether an address literal is protected, or leads to an address that is.
+
+    :param own: the addresses of this machine, protected besides `PROTECTED_NETWORKS`.
+    """
+    return _is_always_protected(host) or any(meaning in own for meaning in meanings_of(host))
+
+
 @lru_cache(maxsize=4096)
-def is_protected(host: str) -> bool:
-    """Whether an address literal lies in `PROTECTED_NETWORKS`, or leads there."""
+def _is_always_protected(host: str) -> bool:
     return any(meaning in network for meaning in meanings_of(host) for network in PROTECTED_NETWORKS)
 
 
-def is_protected_network(network: IPNetwork) -> bool:
-    """Whether every address of a network lies in one of `PROTECTED_NETWORKS`."""
-    return any(_lies_in(network, protected) for protected in PROTECTED_NETWORKS)
+def is_protected_network(network: IPNetwork, own: Collection[IPAddress] = ()) -> bool:
+    """
+    Return whether a network consists of protected addresses alone.
+
+    :param own: as for `is_protected`.
+    """
+    if any(_lies_in(network, protected) for protected in PROTECTED_NETWORKS):
+        return True
+    return network.num_addresses <= len(own) and all(address in own for address in network)
 
 
 def _lies_in(network: IPNetwork, other: IPNetwork) -> bool:

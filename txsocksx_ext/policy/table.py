@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from ..addresses import IPNetwork, is_protected, is_protected_network, literal_of, meanings_of
 from ..context import Session
 from ..errors import AddressTypeNotSupported, ConnectionNotAllowed, HostUnreachable, TTLExpired
+from ..net.own_addresses import own_addresses
 from ..net.resolver import Resolver
 from ..protocol.codes import AddressType, Command
 from ..protocol.messages import Address, Request
@@ -302,15 +303,18 @@ class RouteTable:
         """
         Return whether a client may reach an address by a route.
 
-        The private addresses of this machine and its networks are refused to
-        remote clients. They are opened by a rule that names them, and nothing
+        The addresses of this machine, and private ones of its networks, are refused
+        to remote clients. They are opened by a rule that names them, and nothing
         wider, and only for that rule's route.
         """
-        if session.is_local or not is_protected(address.host):
+        if session.is_local:
+            return True
+        own = own_addresses()
+        if not is_protected(address.host, own):
             return True
         port = _port_of(address, session)
         opener = next((rule for rule in self._address_rules if rule.matches(None, address.host, port)), None)
-        if opener is None or opener.network is None or not is_protected_network(opener.network):
+        if opener is None or opener.network is None or not is_protected_network(opener.network, own):
             return False
         return opener.route is route and not isinstance(route, RefuseRoute)
 

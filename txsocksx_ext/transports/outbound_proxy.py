@@ -21,6 +21,7 @@ from ..addresses import is_protected, literal_of
 from ..errors import CommandNotSupported, ConnectionNotAllowed
 from ..failures import row_of
 from ..net.happy_eyeballs import connect_first
+from ..net.own_addresses import own_addresses
 from ..net.relay import join
 from ..net.relay_interface import IRelay
 from ..net.resolver import resolver_of
@@ -83,7 +84,9 @@ class OutboundProxy:
 
     def may_reach(self, address: Address) -> bool:
         """Return whether the transport may connect to an address."""
-        return address in self.attempts or not self._serves_remote_clients or not is_protected(address.host)
+        if address in self.attempts or not self._serves_remote_clients:
+            return True
+        return not is_protected(address.host, own_addresses())
 
     def is_login(self, credentials: UsernamePassword) -> bool:
         """Return whether this is the transport."""
