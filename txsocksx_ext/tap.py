@@ -17,7 +17,7 @@ from twisted.python.usage import UsageError
 from .descriptions import check_kind, without_function
 from .protocol.pairs import MAX_FIELD_LENGTH, PairLimits
 from .server import Limits
-from .server.listeners import check_wrapper
+from .server.listeners import check_listener
 from .server.memory import keep_what_is_loaded
 from .server.service import SOCKS5ExtService, may_be_sniffed, port_of
 from .server.settings import ServerSettings
@@ -225,7 +225,7 @@ class Options(TwistedOptions, AuthOptionMixin):
                 f"--listen {description} is no server endpoint string: {without_function(error)}"
             ) from None
         try:
-            check_wrapper(description)
+            check_listener(description)
         except ValueError as error:
             raise UsageError(f"--listen {description}: {error}") from None
         port = port_of(description)

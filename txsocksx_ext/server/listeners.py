@@ -4,6 +4,7 @@ What becomes of a listener's description: how long its queue is, and what its co
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
 
@@ -41,12 +42,13 @@ def what_listens(description: str) -> tuple[list[str], dict[str, str]]:
     return parse_description(split_wrapper(description)[1])
 
 
-def check_wrapper(description: str) -> None:
+def check_listener(description: str) -> None:
     """
-    Refuse a listener that would wait for the PROXY protocol's header where no balancer sends it.
+    Refuse a listener that would not work, or not as it is described.
 
     :param description: a Twisted server endpoint string.
-    :raises ValueError: it would wait for it inside TLS, or for a second one.
+    :raises ValueError: it would wait for the PROXY protocol's header inside TLS,
+        or for a second one; or systemd passed another socket than it says.
     """
     is_wrapped, inner = split_wrapper(description)
     kind = what_listens(description)[0][0]
@@ -57,6 +59,30 @@ def check_wrapper(description: str) -> None:
         )
     if is_wrapped and split_wrapper(inner)[0]:
         raise ValueError("haproxy: stands once, because a connection begins with one PROXY header")
+    if kind == "systemd":
+        inherited_socket(description).close()
+
+
+def inherited_socket(description: str) -> socket.socket:
+    """
+    Duplicate the socket that a ``systemd:`` listener accepts from.
+
+    :raises ValueError: there is none that listens in the domain that the description says. With another one,
+        Twisted would misread the peers' addresses: those of TCP for unix sockets, which count as this machine.
+    """
+    endpoint: Any = serverFromString(None, split_wrapper(description)[1])
+    try:
+        inherited = socket.socket(fileno=os.dup(endpoint.fileno))
+    except OSError as error:
+        raise ValueError(f"systemd passed no socket: {error.strerror}") from None
+    listens = inherited.type == socket.SOCK_STREAM and inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if listens and inherited.family == endpoint.addressFamily:
+        return inherited
+    domain = socket.AddressFamily(inherited.family).name.removeprefix("AF_")
+    inherited.close()
+    if not listens:
+        raise ValueError("the socket that systemd passed accepts no connections: it needs ListenStream= and Accept=no")
+    raise ValueError(f"the socket that systemd passed is of another domain: write domain={domain}")
 
 
 def with_backlog(description: str) -> str:
@@ -113,7 +139,7 @@ def listener_endpoint(
     :param accepts_in_a_turn: as for `prepared`.
     :raises ValueError: it is none; parsers of plugins raise what they like.
     """
-    check_wrapper(description)
+    check_listener(description)
     is_wrapped, inner = split_wrapper(description)
     return _ListenerEndpoint(serverFromString(reactor, with_backlog(inner)), is_wrapped, accepts_in_a_turn)
 

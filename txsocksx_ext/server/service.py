@@ -4,6 +4,7 @@ The server as a Twisted service: listeners, and an orderly end.
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +15,7 @@ from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from ..net.twisted_transports import is_loopback_host
 from ..policy.table import RouteTable
 from .factory import SOCKS5ExtFactory
-from .listeners import listener_service, what_listens
+from .listeners import inherited_socket, listener_service, what_listens
 from .text_log import LoggingService
 
 _PRIVATE_KINDS = frozenset({"unix", "ssl", "tls"})
@@ -25,19 +26,31 @@ def may_be_sniffed(description: str) -> bool:
     """
     Whether others could read, or reach, what a listener takes (proposal 229, section 4).
 
-    Unix sockets and TLS are safe from that, and so is TCP on loopback. Of kinds
-    that are not known here nothing can be said, so they count as unsafe.
+    Unix sockets and TLS are safe from that, and so is TCP on loopback; a socket
+    of systemd's is asked what it is. Of kinds that are not known here nothing can
+    be said, so they count as unsafe.
 
     :param description: a Twisted server endpoint string.
     """
     (kind, *rest), keywords = what_listens(description)
     if kind in _PRIVATE_KINDS:
         return False
+    if kind == "systemd":
+        return _may_inherited_be_sniffed(description)
     if kind not in _DEFAULT_INTERFACES:
         return True
     positional = rest[1] if len(rest) > 1 else ""
     interface = keywords.get("interface", positional) or _DEFAULT_INTERFACES[kind]
     return interface != "localhost" and not is_loopback_host(interface)
+
+
+def _may_inherited_be_sniffed(description: str) -> bool:
+    try:
+        with inherited_socket(description) as inherited:
+            name = inherited.getsockname()
+            return inherited.family != socket.AF_UNIX and not is_loopback_host(name[0])
+    except (ValueError, LookupError):  # none was passed
+        return True
 
 
 def port_of(description: str) -> int | None:
