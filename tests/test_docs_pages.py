@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 from support.documentation import DOCS, EXAMPLES, README, ROOT, TEXTS, relative
-from support.programs import IN_CI
+from support.programs import IN_CI, need
 from twisted.internet.ssl import KeyPair
 
 import txsocksx_ext
@@ -197,6 +197,8 @@ def named_files():
 
 @pytest.mark.parametrize(("text", "options"), server_commands())
 def test_the_command_is_one(text, options, tmp_path, monkeypatch, named_files):
+    for program in re.findall(r"exec=(?:/usr/bin/)?(\w+)", options):
+        need(program)
     monkeypatch.chdir(tmp_path)
     for name, content in named_files.items():
         Path(name).write_bytes(content)

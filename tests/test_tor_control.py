@@ -482,6 +482,7 @@ async def test_what_tor_is_told(tmp_path):
 
 async def test_files_are_found_from_where_they_were_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").touch()
     launched = Launched(tmp_path, settings=":torrc=mine:state=kept")
     # As a daemon does.
     monkeypatch.chdir("/")

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.application.service import IService
@@ -21,6 +21,7 @@ from .server.listeners import check_listener
 from .server.memory import keep_what_is_loaded
 from .server.service import SOCKS5ExtService, may_be_sniffed, port_of
 from .server.settings import ServerSettings
+from .server.start_failures import reason_of, report_start_failures
 from .server.text_log import LoggingService
 from .server.workers import WorkersService
 from .server.workers.sockets import SHAREABLE_KINDS, can_share_sockets, kind_that_cannot_be_shared
@@ -177,6 +178,21 @@ class Options(TwistedOptions, AuthOptionMixin):
         """
         self.rules.append(rule)
 
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Read a command line.
+
+        :raises SystemExit: with one line, where a command does this and the options are wrong: of a `UsageError`
+            Twisted's commands print the whole usage before it.
+        :raises UsageError: where a program does this.
+        """
+        try:
+            super().parseOptions(options)
+        except UsageError as error:
+            if self.parent is None:
+                raise
+            raise SystemExit(f"socks5ext: {' '.join(str(error).split())}") from None
+
     def postOptions(self) -> None:
         """Make the service, so that whatever is wrong with the options is said as a usage error."""
         from twisted.internet import reactor
@@ -220,10 +236,12 @@ class Options(TwistedOptions, AuthOptionMixin):
             check_kind(description)
             serverFromString(reactor, description)
             is_unsafe = may_be_sniffed(description)
-        except Exception as error:  # parsers of plugins raise what they like
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UsageError(
                 f"--listen {description} is no server endpoint string: {without_function(error)}"
             ) from None
+        except Exception as error:  # of a file that it names, or what a plugin likes
+            raise UsageError(f"--listen {description} cannot be opened: {reason_of(error)}") from None
         try:
             check_listener(description)
         except ValueError as error:
@@ -259,5 +277,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     keep_what_is_loaded(reactor)
-    options.service.twistd_options = getattr(options, "parent", None)
+    if options.parent is not None:
+        report_start_failures(options.parent)
+        options.service.twistd_options = options.parent
     return options.service

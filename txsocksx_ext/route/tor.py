@@ -27,7 +27,7 @@ from ..protocol.pairs import TOR_ISOLATION
 from ..tor.control import ControlConnection, attach
 from ..tor.instance import TorInstance, WatchedStream
 from ..tor.isolation import TOKENS, IsolationTokens
-from ..tor.launch import launched_tor
+from ..tor.launch import find_tor, launched_tor
 from .base import Route
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
     """
     if list(arguments) == ["launch"]:
         refuse_unknown(keywords, LAUNCH_KEYWORDS, "the route tor:launch")
+        _check_launch(keywords)
         launched = launched_tor(reactor, keywords.get("exec"), keywords.get("torrc"), keywords.get("state"))
         return _LaunchedTorRoute([launched], TOKENS)
     refuse_unknown(keywords, KEYWORDS, "the route tor")
@@ -135,6 +136,23 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
             control = _control(reactor, controls[number], password, number + 1, shown)
         tors.append(TorInstance(reactor, endpoint, control, extended, description, allow_cleartext))
     return TorRoute(tors, TOKENS)
+
+
+def _check_launch(keywords: Mapping[str, str]) -> None:
+    """
+    Look whether a tor of our own can start.
+
+    :raises ValueError: its program or its torrc is missing.
+    """
+    try:
+        find_tor(keywords.get("exec"))
+    except FileNotFoundError as error:
+        raise ValueError(f"the route tor:launch: {error}") from None
+    if "torrc" in keywords:
+        try:
+            open(keywords["torrc"], "rb").close()
+        except OSError as error:
+            raise ValueError(f"the torrc cannot be read from {keywords['torrc']}: {error.strerror}") from None
 
 
 def _endpoint_descriptions(arguments: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ The route through a pluggable transport: ``transport:NAME:exec=PROGRAM``.
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -230,4 +231,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
         words = shlex.split(keywords.get("arg", ""))
     except ValueError as error:
         raise ValueError(f"the route transport cannot read arg: {error}") from None
-    return TransportRoute(reactor, arguments[0], keywords["exec"], words, keywords.get("state"))
+    route = TransportRoute(reactor, arguments[0], keywords["exec"], words, keywords.get("state"))
+    if shutil.which(keywords["exec"]) is None:
+        raise ValueError(f"the route transport: there is no program {keywords['exec']}, or it may not be run")
+    return route

@@ -10,15 +10,17 @@ from typing import Any
 
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.strports import service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..descriptions import parse_description
 from ..net.listening import ACCEPTS_IN_A_TURN, polled
 from ..net.twisted_transports import keep_socket_alive
 from .proxy_protocol import ProxyProtocolFactory
+from .start_failures import ListenerFailed
 
 BACKLOG = 1024
 """Connections that may wait to be accepted: in a burst, Twisted's 50 makes clients send again after a second."""
@@ -141,7 +143,8 @@ def listener_endpoint(
     """
     check_listener(description)
     is_wrapped, inner = split_wrapper(description)
-    return _ListenerEndpoint(serverFromString(reactor, with_backlog(inner)), is_wrapped, accepts_in_a_turn)
+    endpoint = serverFromString(reactor, with_backlog(inner))
+    return _ListenerEndpoint(endpoint, description, is_wrapped, accepts_in_a_turn)
 
 
 def listener_service(description: str, factory: IProtocolFactory, reactor: Any) -> StreamServerEndpointService:
@@ -159,14 +162,28 @@ def listener_service(description: str, factory: IProtocolFactory, reactor: Any) 
 
 @implementer(IStreamServerEndpoint)
 class _ListenerEndpoint:
-    """Prepares the port that an endpoint opens, and has its connections begin with a PROXY header, if they do."""
+    """
+    Prepares the port that an endpoint opens, and has its connections begin with a PROXY header, if they do.
 
-    def __init__(self, endpoint: IStreamServerEndpoint, is_behind_balancer: bool, accepts_in_a_turn: int) -> None:
+    Its failure names the listener.
+    """
+
+    def __init__(
+        self, endpoint: IStreamServerEndpoint, description: str, is_behind_balancer: bool, accepts_in_a_turn: int
+    ) -> None:
         self._endpoint = endpoint
+        self._description = description
         self._is_behind_balancer = is_behind_balancer
         self._accepts_in_a_turn = accepts_in_a_turn
 
     def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
         """See `IStreamServerEndpoint`."""
         factory = ProxyProtocolFactory(protocolFactory) if self._is_behind_balancer else protocolFactory
-        return self._endpoint.listen(factory).addCallback(prepared, self._accepts_in_a_turn)
+        listening = self._endpoint.listen(factory)
+        return listening.addCallbacks(prepared, self._failed, callbackArgs=(self._accepts_in_a_turn,))
+
+    def _failed(self, failure: Failure) -> Failure:
+        error = failure.value
+        if not isinstance(error, Exception) or isinstance(error, CancelledError):
+            return failure
+        return Failure(ListenerFailed(self._description, error))

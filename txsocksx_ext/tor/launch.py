@@ -107,12 +107,7 @@ class _OwnTor:
             self._folder = None
 
     def _start(self, folder: Path, port_file: Path) -> _TorProcess:
-        import txtorcon
-
-        wanted = self._program or os.fsdecode(txtorcon.util.find_tor_binary() or "tor")
-        program = shutil.which(wanted)
-        if program is None:
-            raise FileNotFoundError(f"there is no program {wanted}: install tor, or say where it is by exec=")
+        program = find_tor(self._program)
         options = {
             "DataDirectory": folder,
             "SocksPort": "auto",
@@ -133,6 +128,22 @@ class _OwnTor:
         process = _TorProcess()
         self._reactor.spawnProcess(process, program, arguments, env=None)
         return process
+
+
+def find_tor(program: str | None) -> str:
+    """
+    The path of tor.
+
+    :param program: its path, or its name on PATH; by default where txtorcon finds it.
+    :raises FileNotFoundError: there is no such program.
+    """
+    import txtorcon
+
+    wanted = program or os.fsdecode(txtorcon.util.find_tor_binary() or "tor")
+    path = shutil.which(wanted)
+    if path is None:
+        raise FileNotFoundError(f"there is no program {wanted}: install tor, or say where it is by exec=")
+    return path
 
 
 def _control_endpoint(reactor: Any, port_file: Path) -> TCP4ClientEndpoint:

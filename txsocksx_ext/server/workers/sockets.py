@@ -33,6 +33,7 @@ from ..listeners import (
     what_listens,
     with_backlog,
 )
+from ..start_failures import ListenerFailed
 
 SHAREABLE_KINDS = ("tcp", "tcp6", "unix", "ssl", "systemd")
 """Also behind ``haproxy:``."""
@@ -100,14 +101,14 @@ def open_listener(reactor: Any, description: str, workers: int) -> SharedListene
     Open the sockets that a description asks for.
 
     :param description: a Twisted server endpoint string of a kind that can be shared.
-    :raises CannotListenError: the system does not allow it.
+    :raises ListenerFailed: the system does not allow it.
     """
     opening = _OpeningReactor(reactor, workers)
     failures: list[Any] = []
     _, inner = split_wrapper(description)
     serverFromString(opening, with_backlog(inner)).listen(_Nobody()).addErrback(failures.append)
     for failure in failures:
-        failure.raiseException()
+        raise ListenerFailed(description, failure.value)
     assert opening.opened is not None
     opening.opened.description = description
     return opening.opened
