@@ -18,7 +18,7 @@ PYTHON_VERSIONS = 3.10 3.11 3.12 3.13
 # PROGRAM:PACKAGE, the real programs that tests run, and the Debian packages that have them.
 PROGRAMS = curl:curl tor:tor tor-gencert:tor obfs4proxy:obfs4proxy snowflake-client:snowflake-client \
 	microsocks:microsocks danted:dante-server haproxy:haproxy nc.openbsd:netcat-openbsd sshd:openssh-server ssh:openssh-client dot:graphviz \
-	plink:putty-tools connect-proxy:connect-proxy fail2ban-regex:fail2ban node:nodejs openssl:openssl ip:iproute2
+	plink:putty-tools connect-proxy:connect-proxy fail2ban-regex:fail2ban node:nodejs openssl:openssl ip:iproute2 logrotate:logrotate
 
 # A daemon's program is often outside the PATH of a plain user.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin

@@ -13,9 +13,9 @@ from twisted.application.service import Application, MultiService
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, textFileLogObserver
 from twisted.python.failure import Failure
-from twisted.python.logfile import LogFile
 
 from txsocksx_ext.server.access_log import PLAIN_LINES
+from txsocksx_ext.server.log_file import LogFile
 from txsocksx_ext.server.text_log import LoggingService, TextLog, text_log
 
 
@@ -272,7 +272,7 @@ def test_a_handler_that_is_there_is_kept(tmp_path):
 
 
 def test_a_long_log_is_rotated(tmp_path):
-    file = LogFile.fromFullPath(str(tmp_path / "a.log"), rotateLength=2000)
+    file = LogFile(str(tmp_path / "a.log"), rotate_at=2000)
     clock = StoppedClock()
     logger = Logger(namespace="a", observer=TextLog(file, clock))
     for number in range(100):

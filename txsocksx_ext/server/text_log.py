@@ -16,11 +16,11 @@ from typing import IO, Any
 from twisted.application.service import Service
 from twisted.logger import ILogObserver, LogEvent, formatEventAsClassicLogText, formatTime
 from twisted.python.components import Componentized
-from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
 from ..net.signals import on_signals
 from .access_log import PLAIN_LINES
+from .log_file import LogFile
 
 
 @implementer(ILogObserver)
@@ -86,10 +86,11 @@ class TextLog:
 
 def text_log(options: Mapping[str, Any], reactor: Any) -> TextLog | None:
     """
-    The log that twistd's options ask for, opened as twistd would.
+    The log that twistd's options ask for. SIGUSR1 begins its file anew.
 
     :param options: those of ``twistd`` itself.
     :returns: ``None`` where they ask for another one than text.
+    :raises OSError: the file cannot be opened.
     """
     name, in_foreground = options.get("logfile"), options.get("nodaemon")
     if "nodaemon" not in options or options.get("logger") or options.get("syslog"):
@@ -99,9 +100,9 @@ def text_log(options: Mapping[str, Any], reactor: Any) -> TextLog | None:
     if name == "-" or (in_foreground and not name):
         # A daemon has none: twistd will say so.
         return TextLog(sys.stdout, reactor) if in_foreground else None
-    file = LogFile.fromFullPath(name or "twistd.log")
+    file = LogFile(name or "twistd.log")
     if not signal.getsignal(signal.SIGUSR1):
-        on_signals(reactor, file.rotate, signal.SIGUSR1)
+        on_signals(reactor, file.reopen_or_rotate, signal.SIGUSR1)
     return TextLog(file, reactor)
 
 

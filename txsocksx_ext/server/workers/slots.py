@@ -211,8 +211,9 @@ def worker_command(reactor: Any) -> list[str]:
 _START = """
 import signal, sys
 from importlib import import_module
-# A terminal sends it to all processes: what to do is the supervisor's to say.
+# A terminal sends SIGINT to all processes, and a service manager may send SIGUSR1 to all: both are the supervisor's.
 signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 # First of all, since txtorcon installs one.
 import_module(sys.argv[1]).install()
 from txsocksx_ext.server.workers.process import main
