@@ -4,7 +4,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 import pytest_twisted
+from examples.raw_peers import until
 from support.fake_transport import BRIDGE, FakeTransport
+from support.logs import lines_logged
 from support.targets import Target, failure_of
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -78,6 +80,31 @@ async def test_arguments_for_a_transport_that_knows_rfc_1929(transport, pairs, u
     (conversation,) = fake.conversations
     assert conversation.greeting.methods == (Method.EXTENDED, Method.USERNAME_PASSWORD)
     assert conversation.credentials == UsernamePassword(username, password)
+
+
+async def test_what_it_says_of_its_arguments_is_not_in_the_log(transport, tmp_path):
+    go_on = tmp_path / "go-on"
+    says = "; ".join(
+        (
+            f"while [ ! -e {go_on} ]; do sleep 0.02; done",
+            "echo 'LOG SEVERITY=warning MESSAGE=\"bad cert=CERTIFICATE-2/x+y=, iat-mode=0\"'",
+            "echo STATUS TRANSPORT=test CERT=CERTIFICATE-2/x+y=",
+            "echo 'short CERTIFICATE, long CERTIFICATE-2/x+y=' >&2",
+            "echo ENV-ERROR CERTIFICATE",
+            "exec cat",
+        )
+    )
+    fake = await transport(then=says)
+    with lines_logged("txsocksx_ext.pt") as lines:
+        await close(await fake.ask({"pt.short": "CERTIFICATE", "pt.cert": "CERTIFICATE-2/x+y=", "pt.iat-mode": "0"}))
+        go_on.touch()
+        await fake.life.ended()
+        await until(lambda: any("has ended" in line for line in lines))
+    said = "\n".join(lines)
+    assert "CERTIFICATE" not in said
+    assert "test says: bad cert=[scrubbed], iat-mode=0" in lines
+    assert "test says of its status: TRANSPORT=test CERT=[scrubbed]" in lines
+    assert "test says on stderr: short [scrubbed], long [scrubbed]" in lines
 
 
 async def test_without_arguments(transport):

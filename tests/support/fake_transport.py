@@ -17,17 +17,19 @@ class FakeTransport(FakeProxy):
     What the child's SOCKS port says; the child itself only names it. Clients reach it by `ask`.
 
     :param takes_proxy: whether it says PROXY DONE.
+    :param then: what the child does when it is ready, as a shell script.
     """
 
-    def __init__(self, takes_proxy=True, **options):
+    def __init__(self, takes_proxy=True, then="exec cat", **options):
         super().__init__(**options)
         self.takes_proxy = takes_proxy
+        self._then = then
 
     async def start(self, **options):
         self._listener = reactor.listenTCP(0, self, interface="127.0.0.1")
         port = self._listener.getHost().port
         proxy = "echo PROXY DONE" if self.takes_proxy else "[ -z $TOR_PT_PROXY ] || { echo PROXY-ERROR; exit 1; }"
-        script = f"echo VERSION 1; {proxy}; echo CMETHOD test socks5 127.0.0.1:{port}; echo CMETHODS DONE; exec cat"
+        script = f"echo VERSION 1; {proxy}; echo CMETHOD test socks5 127.0.0.1:{port}; echo CMETHODS DONE; {self._then}"
         self.route = TransportRoute(reactor, "test", "sh", ["-c", script])
         self.route.service.startService()
         self.life = await self.route.service.when_ready()

@@ -94,7 +94,8 @@ class TransportRoute(Route):
     async def _connect(self, request: Request, session: Session) -> ITransport:
         if request.destination.is_name:
             raise AddressTypeNotSupported("a bridge is an IP address: a transport would resolve its name in the open")
-        asking = _BridgeClientFactory(request, _arguments_of(session), self._reactor)
+        arguments = _arguments_of(session)
+        asking = _BridgeClientFactory(request, arguments, self._reactor)
         try:
             life = await self._child.when_ready()
         except CancelledError:
@@ -105,6 +106,7 @@ class TransportRoute(Route):
             raise self._failed(
                 error, f"{self._child.status.value}, {self._child.why or 'as it was not started'}"
             ) from None
+        life.hide(value for _, value in arguments.pairs)
         return await self._ask(asking, life, session)
 
     async def _ask(self, asking: _BridgeClientFactory, life: Life, session: Session) -> ITransport:

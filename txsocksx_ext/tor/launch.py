@@ -116,6 +116,8 @@ class _OwnTor:
             "CookieAuthentication": 1,
             "RunAsDaemon": 0,
             "Log": "notice stdout",
+            # Its warnings come into our log, which holds no targets whatever the torrc says.
+            "SafeLogging": 1,
             # Besides TAKEOWNERSHIP: we may be killed before that.
             "__OwningControllerProcess": os.getpid(),
         }
@@ -163,7 +165,7 @@ class _TorProcess(ChildProcess):
         self.transport.closeStdin()
 
     def outReceived(self, data: bytes) -> None:
-        """Pass on what is wrong. Tor itself leaves targets out of what it logs."""
+        """Pass on what is wrong. With SafeLogging, tor leaves targets out of it."""
         self._pass_on(line for line in self.lines_with(1, data) if b"[warn]" in line or b"[err]" in line)
 
     def errReceived(self, data: bytes) -> None:

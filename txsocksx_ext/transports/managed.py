@@ -8,7 +8,7 @@ import enum
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +273,10 @@ class Life:
         if method.protocol != "socks5":
             raise ConversationFault("it speaks SOCKS4 alone, which carries no arguments")
         self.endpoint = endpoint_to(self._reactor, method.host, method.port)
+
+    def hide(self, values: Iterable[str]) -> None:
+        """Leave values, which the process is given, out of what it says for the log."""
+        self._process.hide(values)
 
     def ended(self) -> Deferred[str]:
         """Fires when the process has ended, with how it did."""

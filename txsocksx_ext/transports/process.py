@@ -15,7 +15,8 @@ from twisted.python.failure import Failure
 from ..net.child_process import ChildProcess
 from ..net.timers import clock_of
 from .lines import ClientMethodLine, LogLine, StatusLine, parse_line
-from .parent import LONGEST_LOG_TEXT, ClientConversation, ConversationFault, without_addresses
+from .parent import LONGEST_LOG_TEXT, LONGEST_TEXT, ClientConversation, ConversationFault, without_addresses
+from .scrubbing import SCRUBBED
 
 LONGEST_LINE = 64 * 1024
 """Bytes of one line on its stdout, and of one on its stderr that is logged as one."""
@@ -25,6 +26,12 @@ END_OF_STDIN_WITHIN = 2.0
 
 END_WITHIN = 5.0
 """Seconds for it to end at all; then it is killed."""
+
+LEAST_HIDDEN = 6
+"""Characters of an argument that is left out of what is logged: shorter ones are no secrets, but parts of words."""
+
+MOST_HIDDEN = 256
+"""Arguments that are left out at a time: those that were given last."""
 
 LAST_WORDS_WITHIN = 1.0
 """Seconds for its last words to be read, since what it started may hold its pipes open when it has ended."""
@@ -55,6 +62,7 @@ class TransportProcess(ChildProcess):
         self.pid: int | None = None
         self._fault: ConversationFault | None = None
         self._close_pipes: IDelayedCall | None = None
+        self._hidden: dict[str, None] = {}
 
     def connectionMade(self) -> None:
         self.pid = self.transport.pid
@@ -76,10 +84,10 @@ class TransportProcess(ChildProcess):
         line = parse_line(data)
         if isinstance(line, LogLine):
             level = _LEVELS.get(line.severity, LogLevel.debug)
-            text = without_addresses(line.message, LONGEST_LOG_TEXT)
+            text = self._for_the_log(line.message, LONGEST_LOG_TEXT)
             _log.emit(level, "{name} says: {text}", name=self._name, text=text)
         elif isinstance(line, StatusLine):
-            _log.debug("{name} says of its status: {text}", name=self._name, text=_fields_of(line))
+            _log.debug("{name} says of its status: {text}", name=self._name, text=self._for_the_log(_fields_of(line)))
         was_done = self.conversation.is_done
         self.conversation.hear(line)
         if self.conversation.is_done and not was_done:
@@ -108,7 +116,7 @@ class TransportProcess(ChildProcess):
         for line in lines:
             text = line.decode("utf-8", "backslashreplace").strip()
             if text:
-                _log.debug("{name} says on stderr: {text}", name=self._name, text=without_addresses(text))
+                _log.debug("{name} says on stderr: {text}", name=self._name, text=self._for_the_log(text))
 
     def processExited(self, reason: Failure) -> None:
         self._close_pipes = self._reactor.callLater(LAST_WORDS_WITHIN, self.transport.loseConnection)
@@ -123,7 +131,22 @@ class TransportProcess(ChildProcess):
         super().processEnded(reason)
 
     def words_of(self, reason: Failure) -> str:
-        return str(self._fault or _end_in_words(reason.value))
+        return self._for_the_log(str(self._fault or _end_in_words(reason.value)))
+
+    def hide(self, values: Iterable[str]) -> None:
+        """Leave values, which it was given, out of what it says for the log from now on."""
+        for value in values:
+            if len(value) >= LEAST_HIDDEN:
+                self._hidden.pop(value, None)
+                self._hidden[value] = None
+        for value in list(self._hidden)[:-MOST_HIDDEN]:
+            del self._hidden[value]
+
+    def _for_the_log(self, text: str, most: int = LONGEST_TEXT) -> str:
+        # The longest first: one may be a part of another.
+        for value in sorted(self._hidden, key=len, reverse=True):
+            text = text.replace(value, SCRUBBED)
+        return without_addresses(text, most)
 
     def stop(self) -> Deferred[Any]:
         """
@@ -142,4 +165,4 @@ def _end_in_words(end: Any) -> str:
 
 
 def _fields_of(line: StatusLine) -> str:
-    return without_addresses(" ".join(f"{key}={value}" for key, value in line.fields))
+    return " ".join(f"{key}={value}" for key, value in line.fields)
