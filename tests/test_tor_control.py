@@ -105,27 +105,27 @@ class Attempts:
 # Attached.
 
 
-def test_it_listens_to_what_a_witness_has_to_see(log):
+def test_it_listens_to_what_a_tracker_has_to_see(log):
     attempts = Attempts()
     tor = attempts.attached()
     control = attempts.control
     assert control.is_live
     assert control.tor is tor
-    assert control.witness.bootstrapped
+    assert control.tracker.bootstrapped
     assert set(tor.listeners) == {"STREAM", "HS_DESC", "STATUS_CLIENT"}
     assert log == ["the scripted tor is under control, and has bootstrapped"]
     attempts.stop()
 
 
-def test_the_events_reach_the_witness():
+def test_the_events_reach_the_tracker():
     attempts = Attempts()
     listeners = attempts.attached().listeners
-    testimony = attempts.control.witness.expect(("source", "127.0.0.1:4711", ""))
+    record = attempts.control.tracker.expect(("source", "127.0.0.1:4711", ""))
     listeners["STREAM"](f"5 NEW 0 {SERVICE}.onion:80 SOURCE_ADDR=127.0.0.1:4711 PURPOSE=USER")
     listeners["HS_DESC"](f"FAILED {SERVICE} NO_AUTH $00~r key REASON=NOT_FOUND")
     listeners["STREAM"](f"5 CLOSED 0 {SERVICE}.onion:80 REASON=RESOLVEFAILED")
-    assert testimony.fetch.is_not_found
-    assert (testimony.reason, testimony.ended.called) == ("RESOLVEFAILED", True)
+    assert record.fetch.is_not_found
+    assert (record.reason, record.ended.called) == ("RESOLVEFAILED", True)
     attempts.stop()
 
 
@@ -134,23 +134,23 @@ def test_the_events_reach_the_witness():
 def test_lines_that_are_not_understood_do_no_harm(name, line):
     attempts = Attempts()
     attempts.attached().listeners[name](line)
-    assert attempts.control.witness.bootstrapped
+    assert attempts.control.tracker.bootstrapped
     attempts.stop()
 
 
 def test_the_progress_of_the_bootstrap_stands_in_the_log(log):
     attempts = Attempts()
     tor = attempts.attached(phase='NOTICE BOOTSTRAP PROGRESS=5 TAG=conn SUMMARY="Connecting to a relay"')
-    witness = attempts.control.witness
-    assert not witness.bootstrapped
+    tracker = attempts.control.tracker
+    assert not tracker.bootstrapped
     say = tor.listeners["STATUS_CLIENT"]
     say(
         'WARN BOOTSTRAP PROGRESS=5 TAG=conn SUMMARY="Connecting to a relay" WARNING="No route to host"'
         ' REASON=NOROUTE COUNT=3 RECOMMENDATION=warn HOSTADDR="192.0.2.1:9001"'
     )
-    assert not witness.bootstrapped
+    assert not tracker.bootstrapped
     say('NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"')
-    assert witness.bootstrapped
+    assert tracker.bootstrapped
     assert log == [
         "the scripted tor is under control, and bootstraps",
         "the scripted tor bootstraps: 5 % Connecting to a relay: No route to host",
@@ -228,10 +228,10 @@ def test_a_connection_that_is_lost_comes_back_and_knows_nothing_of_before(log):
     attempts = Attempts()
     tor = attempts.attached()
     control = attempts.control
-    waiting = control.witness.expect(("source", "127.0.0.1:4711", ""))
+    waiting = control.tracker.expect(("source", "127.0.0.1:4711", ""))
     tor.lose()
     assert not control.is_live
-    assert not control.witness.bootstrapped
+    assert not control.tracker.bootstrapped
     # At once, and then after pauses that begin anew.
     assert len(attempts.opened) == 2
     attempts.opened[-1].errback(ConnectionRefusedError())

@@ -58,12 +58,12 @@ class EventfulTor:
         peer.close()
 
     def say(self, line):
-        self.control.witness.saw_stream(parse_stream_event(line))
+        self.control.tracker.saw_stream(parse_stream_event(line))
 
     def describe(self, host, action):
         word, reason = ("RECEIVED", "") if action == "RECEIVED" else ("FAILED", f" REASON={action}")
         line = f"{word} {host.removesuffix('.onion')} NO_AUTH $00~r key{reason}"
-        self.control.witness.saw_descriptor(parse_descriptor_event(line))
+        self.control.tracker.saw_descriptor(parse_descriptor_event(line))
 
 
 EVENTS = {
@@ -138,7 +138,7 @@ async def test_the_control_connection_is_lost_while_we_wait_for_its_events(monke
         peer.send(reply(4))
         await turn(2)
         control.tor = None
-        control.witness.forget()
+        control.tracker.forget()
         say.say(f"1 CLOSED 0 {host}:80 REASON=RESOLVEFAILED")
         peer.close()
 

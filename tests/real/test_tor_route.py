@@ -14,7 +14,7 @@ from support.streams import COOKIE_IS_LEFT_OPEN
 from support.targets import local, programs, talk_to
 from support.tor_clients import (
     CLIENTS,
-    WITNESSES,
+    EXACT_ROUTES,
     ask,
     at_once,
     code,
@@ -126,7 +126,7 @@ class TestThroughTheServer:
             for key, finer in ((None, 0xF4), (tor_network.wrong_key, 0xF5)):
                 if key is not None:
                     client.add_key(address, key.private)
-                for kind in WITNESSES:
+                for kind in EXACT_ROUTES:
                     assert heard(kind, "304") == finer, kind
                 assert [heard("plain", name) for name in ("304", "plain")] == [0x01, 0x01]
                 assert code(servers["control"].port, "97", address, ECHO_PORT) == 0xE1
@@ -218,7 +218,7 @@ async def outcome(port, methods, host, target_port):
 ANONYMOUS, COARSE, FINE = {"anonymous": ()}, {"extended": {}}, {"extended": {"tor.errors": "304"}}
 
 
-@pytest.mark.parametrize("kind", WITNESSES)
+@pytest.mark.parametrize("kind", EXACT_ROUTES)
 async def test_our_endpoint(tor_network, servers, kind):
     port, onion = servers[kind].port, tor_network.onion
     for methods in (ANONYMOUS, COARSE, FINE):
@@ -272,7 +272,7 @@ class TestMortalService:
             await deferToThread(tor_network.continue_service)
         heard = dict(zip(servers, heard, strict=True))
         # Whether tor has asked a directory in that time, and so has seen that the service exists, is its own affair.
-        for kind in WITNESSES:
+        for kind in EXACT_ROUTES:
             assert heard[kind].pop("304") in (0xF3, 0xE1)
             assert heard[kind] == {"plain": 0x06, "97": 0xE1, "none": 0x06}, kind
         assert heard["plain"] == same(0x06)
@@ -280,7 +280,7 @@ class TestMortalService:
     async def test_killed(self, tor_network, servers):
         await deferToThread(tor_network.revive_service)
         address = await deferToThread(tor_network.kill_service)
-        for kind in WITNESSES:
+        for kind in EXACT_ROUTES:
             for _ in range(3):
                 heard = await deferToThread(codes, servers[kind].port, address, ECHO_PORT)
                 # Tor says 04, and no more, where it has asked every directory just now.

@@ -220,5 +220,5 @@ def events(bootstrapped=True, *, client_key=False):
         return succeed(f"ONION_CLIENT_AUTH_VIEW {SERVICE}\n{keys}OK")
 
     control.tor = SimpleNamespace(protocol=SimpleNamespace(queue_command=queue_command))
-    control.witness.bootstrapped = bootstrapped
+    control.tracker.bootstrapped = bootstrapped
     return control

@@ -110,7 +110,7 @@ def routes_to(client):
     }
 
 
-WITNESSES = ["control", "extended", "unix"]
+EXACT_ROUTES = ["control", "extended", "unix"]
 """Of these, each knows why an onion service failed."""
 
 

@@ -3,7 +3,7 @@
 from txsocksx_ext.errors import reply_error
 from txsocksx_ext.protocol.codes import Dialect
 from txsocksx_ext.tor.events import parse_descriptor_event, parse_stream_event
-from txsocksx_ext.tor.witness import Witness, key_of_source, onion_address, verdict
+from txsocksx_ext.tor.tracker import StreamTracker, classify_failure, key_of_source, onion_address
 
 SERVICE = "oufiwc7giqrrjlb5zhg7vr3jtqxgbwns5ner577ncb6jxnhh2kvr7kqd"
 DIRECTORY = "NO_AUTH $0F0C25408DDA5A337F7A8CCF6745589F2BDC8AF1~r2 r8gyG7iYlzu6VvQye6Hdw5IaAAJw3ykBkVHgGbx0wL4"
@@ -13,17 +13,17 @@ class Scene:
     """One tor: what it says, and the streams that we asked it for."""
 
     def __init__(self):
-        self.witness = Witness()
-        self.witness.bootstrapped = True
+        self.tracker = StreamTracker()
+        self.tracker.bootstrapped = True
         self._numbers = iter(range(10_000))
 
     def stream(self, line):
-        self.witness.saw_stream(parse_stream_event(line))
+        self.tracker.saw_stream(parse_stream_event(line))
 
     def descriptor(self, action, address=SERVICE):
         """``RECEIVED``, or the reason for which a directory did not give it."""
         reason = "" if action in ("REQUESTED", "RECEIVED") else f" REASON={action}"
-        self.witness.saw_descriptor(
+        self.tracker.saw_descriptor(
             parse_descriptor_event(f"{'FAILED' if reason else action} {address} {DIRECTORY}{reason}")
         )
 
@@ -36,7 +36,7 @@ class Scene:
         for action in descriptors:
             self.descriptor(action, address)
         stream.fail(**ending)
-        return stream.verdict(reply)
+        return stream.failure(reply)
 
 
 class Stream:
@@ -47,9 +47,9 @@ class Stream:
         self.number = next(scene._numbers)
         self.target = f"{host}:{port}"
         source_port = 20_000 + self.number
-        self.testimony = scene.witness.expect(key or key_of_source("127.0.0.1", source_port))
+        self.record = scene.tracker.expect(key or key_of_source("127.0.0.1", source_port))
         self.ended = []
-        self.testimony.ended.addCallback(self.ended.append)
+        self.record.ended.addCallback(self.ended.append)
         words = f"SOURCE_ADDR={source or f'127.0.0.1:{source_port}'} PURPOSE=USER"
         if password is not None:
             words += f' SOCKS_USERNAME="<torS0X>0" SOCKS_PASSWORD="{password}"'
@@ -74,5 +74,5 @@ class Stream:
         self.say("SENTCONNECT", circuit)
         self.say("SUCCEEDED", circuit)
 
-    def verdict(self, reply=0x04):
-        return verdict(self.testimony, reply_error(reply, Dialect.TOR), self.scene.witness.bootstrapped)
+    def failure(self, reply=0x04):
+        return classify_failure(self.record, reply_error(reply, Dialect.TOR), self.scene.tracker.bootstrapped)

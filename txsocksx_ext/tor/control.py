@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from .events import bootstrap_progress, bootstrap_summary, parse_descriptor_event, parse_stream_event
-from .witness import Witness
+from .tracker import StreamTracker
 
 ATTACH_WITHIN = 30.0
 """Seconds for one attempt, since what answers there need not be a tor, or it may be stopped."""
@@ -31,7 +31,7 @@ _log = Logger(namespace="txsocksx_ext.tor")
 
 class ControlConnection(Service):
     """
-    Keeps attached to one tor while the service runs, and lets a witness see its events.
+    Keeps attached to one tor while the service runs, and lets a tracker see its events.
 
     :param reactor: provides time.
     :param open_tor: attaches to tor, or launches it: returns a coroutine or
@@ -39,7 +39,7 @@ class ControlConnection(Service):
     :param name: what logs call this tor.
     :param close_tor: ends what `open_tor` launched, if anything.
     :ivar tor: the `txtorcon.Tor`, or ``None`` while there is no connection.
-    :ivar witness: sees the events.
+    :ivar tracker: sees the events.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ControlConnection(Service):
         self._attaching: Deferred[None] | None = None
         self._last_step: tuple[int, str] | None = None
         self.tor: Any = None
-        self.witness = Witness()
+        self.tracker = StreamTracker()
 
     @property
     def is_live(self) -> bool:
@@ -121,13 +121,13 @@ class ControlConnection(Service):
             _log.info(
                 "{tor} is under control, and {state}",
                 tor=self._tor_name,
-                state="has bootstrapped" if self.witness.bootstrapped else "bootstraps",
+                state="has bootstrapped" if self.tracker.bootstrapped else "bootstraps",
             )
             try:
                 await _disconnected(tor)
             finally:
                 self.tor = None
-                self.witness.forget()
+                self.tracker.forget()
             if self.running:
                 _log.warn("{tor} is gone from its control port", tor=self._tor_name)
 
@@ -142,28 +142,28 @@ class ControlConnection(Service):
         return tor
 
     async def _listen_to(self, tor: Any) -> None:
-        protocol, witness = tor.protocol, self.witness
+        protocol, tracker = tor.protocol, self.tracker
         await protocol.add_event_listener("STREAM", self._saw_stream)
         await protocol.add_event_listener("HS_DESC", self._saw_descriptor)
         await protocol.add_event_listener("STATUS_CLIENT", self._saw_status)
         phase = await protocol.get_info("status/bootstrap-phase")
-        witness.bootstrapped = bootstrap_progress(phase["status/bootstrap-phase"]) == 100
+        tracker.bootstrapped = bootstrap_progress(phase["status/bootstrap-phase"]) == 100
 
     def _saw_stream(self, line: str) -> None:
         event = parse_stream_event(line)
         if event is not None:
-            self.witness.saw_stream(event)
+            self.tracker.saw_stream(event)
 
     def _saw_descriptor(self, line: str) -> None:
         event = parse_descriptor_event(line)
         if event is not None:
-            self.witness.saw_descriptor(event)
+            self.tracker.saw_descriptor(event)
 
     def _saw_status(self, line: str) -> None:
         progress = bootstrap_progress(line)
         if progress is None:
             return
-        self.witness.bootstrapped = progress == 100
+        self.tracker.bootstrapped = progress == 100
         summary = bootstrap_summary(line)
         # Tor tells a step once more for each relay that it does not reach.
         if (progress, summary) != self._last_step:

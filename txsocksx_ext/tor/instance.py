@@ -30,7 +30,7 @@ from ..protocol.codes import TTL_EXPIRED, Command, Dialect
 from ..protocol.messages import Address, Reply, Request
 from ..protocol.socks5 import Initiator
 from .control import ControlConnection
-from .witness import Testimony, key_of_source, key_of_target, of_timeout, onion_address, verdict
+from .tracker import StreamRecord, classify_failure, key_of_source, key_of_target, of_timeout, onion_address
 
 EVENTS_FOLLOW_WITHIN = 0.5
 """Seconds: nothing orders tor's reply and the events of the same failure."""
@@ -112,13 +112,13 @@ class TorInstance:
         finally:
             stream.finish()
 
-    def error_of_timeout(self, request: Request, testimony: Testimony | None) -> ReplyError:
+    def error_of_timeout(self, request: Request, record: StreamRecord | None) -> ReplyError:
         """What it means that we waited in vain for the answer of this tor, which has the request."""
         error: ReplyError | None = None
         if _is_onion_stream(request):
             if self.control is not None and self.control.is_live:
-                fetch = None if testimony is None else testimony.fetch
-                error = of_timeout(fetch, self.control.witness.bootstrapped)
+                fetch = None if record is None else record.fetch
+                error = of_timeout(fetch, self.control.tracker.bootstrapped)
             elif self.extended:
                 error = OnionServiceNotReachable()
         return TTLExpired() if error is None else error.with_plain_code(TTL_EXPIRED.number)
@@ -148,15 +148,15 @@ class TorInstance:
             self.extended = True
         if not _is_onion_stream(request):
             return said
-        control, testimony = self.control, stream.testimony
-        if control is None or testimony is None:
+        control, record = self.control, stream.record
+        if control is None or record is None:
             is_timeout = said.row is TTL_EXPIRED and self.extended
             return self.error_of_timeout(request, None) if is_timeout else said
         try:
-            await testimony.ended.addTimeout(EVENTS_FOLLOW_WITHIN, self._reactor)
+            await record.ended.addTimeout(EVENTS_FOLLOW_WITHIN, self._reactor)
         except DeferredTimeout:
             return said
-        error = verdict(testimony, said, control.witness.bootstrapped)
+        error = classify_failure(record, said, control.tracker.bootstrapped)
         if isinstance(error, OnionClientAuthRequired) and control.is_live:
             address = onion_address(request.destination.host)
             if address is not None and await control.has_client_key(address):
@@ -171,17 +171,17 @@ def _is_onion_stream(request: Request) -> bool:
 
 class WatchedStream:
     """
-    One stream on its way through a tor, and what a witness sees of it.
+    One stream on its way through a tor, and what a tracker sees of it.
 
     :ivar tor: the tor that was asked last, or ``None`` before that.
     :ivar is_asked: whether that tor has the request, and did not only let us connect.
-    :ivar testimony: what was seen; ``None`` where nobody watches.
+    :ivar record: what was seen; ``None`` where nobody watches.
     """
 
     def __init__(self) -> None:
         self.tor: TorInstance | None = None
         self.is_asked = False
-        self.testimony: Testimony | None = None
+        self.record: StreamRecord | None = None
         self._request: Request | None = None
         self._token: bytes | None = None
 
@@ -200,18 +200,18 @@ class WatchedStream:
             key = key_of_source(address.host, address.port)
         else:
             key = key_of_target(self._token, destination.host, destination.port)
-        self.testimony = control.witness.expect(key)
+        self.record = control.tracker.expect(key)
 
     def error_of_timeout(self) -> ReplyError | None:
         """What it means that we waited in vain; ``None`` where no tor has the request."""
         if self.tor is None or self._request is None or not self.is_asked:
             return None
-        return self.tor.error_of_timeout(self._request, self.testimony)
+        return self.tor.error_of_timeout(self._request, self.record)
 
     def finish(self) -> None:
         """Nobody waits for this stream's events any more."""
-        if self.testimony is not None and self.tor is not None and self.tor.control is not None:
-            self.tor.control.witness.dismiss(self.testimony)
+        if self.record is not None and self.tor is not None and self.tor.control is not None:
+            self.tor.control.tracker.dismiss(self.record)
 
 
 class _TorClientProtocol(SOCKS5ExtClientProtocol):

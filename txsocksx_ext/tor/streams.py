@@ -239,7 +239,7 @@ class _Events(ControlConnection):
 
     def _end(self, tor: Any) -> None:
         _events.pop(tor, None)
-        self.witness.forget()
+        self.tracker.forget()
         self._have_begun(None)
 
 

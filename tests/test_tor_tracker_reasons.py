@@ -19,7 +19,7 @@ from txsocksx_ext.errors import (
     OnionServiceNotReachable,
     TTLExpired,
 )
-from txsocksx_ext.tor.witness import of_timeout, onion_address
+from txsocksx_ext.tor.tracker import of_timeout, onion_address
 
 
 def told(error):
@@ -107,7 +107,7 @@ def test_a_time_out_with_a_descriptor_that_is_still_known(reason, reply):
 
 def test_a_time_out_of_a_tor_that_has_not_bootstrapped_is_not_the_services():
     scene = Scene()
-    scene.witness.bootstrapped = False
+    scene.tracker.bootstrapped = False
     error = scene.failed(reason="TIMEOUT", reply=0x06)
     assert type(error) is TTLExpired
     assert told(error) == (0x06, 0x06, 0x06)
@@ -123,7 +123,7 @@ def test_a_malformed_address():
     scene = Scene()
     stream = scene.begin("abc")
     stream.fail("TORPROTOCOL")
-    error = stream.verdict(0x01)
+    error = stream.failure(0x01)
     assert type(error) is OnionAddressInvalid
     assert told(error) == (0xF6, 0xE0, 0x01)
 
@@ -205,11 +205,11 @@ def test_the_address_in_a_name(host, address):
     assert onion_address(host) == address
 
 
-def test_other_names_have_no_testimony_of_directories():
+def test_other_names_have_no_record_of_directories():
     scene = Scene()
     stream = Stream(scene, "example.com", port=80)
     stream.fail(remote="RESOLVEFAILED", circuit=3)
-    assert type(stream.verdict()) is HostUnreachable
+    assert type(stream.failure()) is HostUnreachable
 
 
 def test_a_time_out_of_which_nothing_was_seen():

@@ -16,7 +16,7 @@ from txsocksx_ext.errors import (
     OnionServiceNotReachable,
     TTLExpired,
 )
-from txsocksx_ext.tor.witness import REMEMBERED_SERVICES, key_of_source, key_of_target
+from txsocksx_ext.tor.tracker import REMEMBERED_SERVICES, key_of_source, key_of_target
 
 OTHER = "djz2pvvqsmdpmjfz6lxxzpxyqwkdr5vifwnyhwyjr2pesvrlr7x7prid"
 UNIX = "/run/tor/socks:0"
@@ -25,7 +25,7 @@ UNIX = "/run/tor/socks:0"
 def test_no_repr_shows_the_token_or_the_target():
     scene = Scene()
     for key in (key_of_target(b"hunter2", SERVICE, 443), key_of_source("192.0.2.7", 4711)):
-        shown = repr(scene.witness.expect(key))
+        shown = repr(scene.tracker.expect(key))
         assert not any(secret in shown for secret in ("hunter2", SERVICE, "192.0.2.7"))
 
 
@@ -48,7 +48,7 @@ def test_a_stream_that_comes_late_shares_the_fetch():
     second = scene.begin()
     first.fail()
     second.fail()
-    assert [type(each.verdict()) for each in (first, second)] == [OnionDescriptorNotFound] * 2
+    assert [type(each.failure()) for each in (first, second)] == [OnionDescriptorNotFound] * 2
 
 
 def test_a_fetch_goes_on_where_the_stream_that_began_it_leaves():
@@ -59,7 +59,7 @@ def test_a_fetch_goes_on_where_the_stream_that_began_it_leaves():
     first.say("CLOSED", 0, "REASON=DONE")
     scene.descriptor("NOT_FOUND")
     second.fail()
-    assert type(second.verdict()) is OnionServiceNotReachable
+    assert type(second.failure()) is OnionServiceNotReachable
 
 
 @pytest.mark.parametrize("how", ["SUCCEEDED", "FAILED"])
@@ -73,7 +73,7 @@ def test_a_stream_that_has_connected_waits_for_no_descriptor(how):
     second = scene.begin()
     scene.descriptor("NOT_FOUND")
     second.fail()
-    assert type(second.verdict()) is OnionDescriptorNotFound
+    assert type(second.failure()) is OnionDescriptorNotFound
     assert type(scene.failed(reason="TIMEOUT", reply=0x06)) is OnionRendezvousFailed
 
 
@@ -85,9 +85,9 @@ def test_the_next_fetch_does_not_change_what_was_seen_of_the_last():
     first.fail()
     second = scene.begin()
     scene.descriptor("RECEIVED")
-    assert type(first.verdict()) is OnionDescriptorNotFound
+    assert type(first.failure()) is OnionDescriptorNotFound
     second.fail()
-    assert type(second.verdict()) is OnionIntroductionFailed
+    assert type(second.failure()) is OnionIntroductionFailed
 
 
 def test_streams_of_other_programs_are_part_of_the_fetch():
@@ -97,7 +97,7 @@ def test_streams_of_other_programs_are_part_of_the_fetch():
     ours = scene.begin()
     scene.stream(f"9000 FAILED 0 {SERVICE}.onion:80 REASON=RESOLVEFAILED")
     ours.fail()
-    assert type(ours.verdict()) is OnionDescriptorNotFound
+    assert type(ours.failure()) is OnionDescriptorNotFound
 
 
 def test_events_of_services_that_nobody_asked_for_are_nothing_to_us():
@@ -107,7 +107,7 @@ def test_events_of_services_that_nobody_asked_for_are_nothing_to_us():
     ours = scene.begin()
     scene.descriptor("RECEIVED", OTHER)
     ours.fail()
-    assert type(ours.verdict()) is OnionServiceNotReachable
+    assert type(ours.failure()) is OnionServiceNotReachable
 
 
 def test_subdomains_and_capitals_are_the_same_service():
@@ -115,7 +115,7 @@ def test_subdomains_and_capitals_are_the_same_service():
     stream = Stream(scene, f"WWW.{SERVICE.upper()}.ONION")
     scene.descriptor("NOT_FOUND")
     stream.fail()
-    assert type(stream.verdict()) is OnionDescriptorNotFound
+    assert type(stream.failure()) is OnionDescriptorNotFound
 
 
 # When the last word is spoken.
@@ -135,7 +135,7 @@ def test_the_first_reason_is_the_reason():
     stream = Scene().begin()
     stream.say("FAILED", 0, "REASON=TORPROTOCOL")
     stream.say("CLOSED", 0, "REASON=DONE")
-    assert type(stream.verdict(0x01)) is OnionAddressInvalid
+    assert type(stream.failure(0x01)) is OnionAddressInvalid
 
 
 def test_a_stream_that_is_detached_and_attached_again_has_not_ended():
@@ -143,7 +143,7 @@ def test_a_stream_that_is_detached_and_attached_again_has_not_ended():
     stream.say("DETACHED", 12, "REASON=TIMEOUT")
     assert stream.ended == []
     stream.fail(remote="DONE", circuit=13)
-    assert type(stream.verdict(0x05)) is ConnectionRefused
+    assert type(stream.failure(0x05)) is ConnectionRefused
 
 
 # Which stream is whose.
@@ -169,9 +169,9 @@ def test_many_streams_at_once_get_their_own_answers():
         for address in addresses:
             streams[address].fail()
         for address in missing:
-            assert type(streams[address].verdict()) is OnionDescriptorNotFound
+            assert type(streams[address].failure()) is OnionDescriptorNotFound
         for address in present:
-            assert type(streams[address].verdict()) is OnionIntroductionFailed
+            assert type(streams[address].failure()) is OnionIntroductionFailed
 
 
 def test_the_source_address_tells_streams_to_one_target_apart():
@@ -181,8 +181,8 @@ def test_the_source_address_tells_streams_to_one_target_apart():
     assert (first.ended, second.ended) == ([], [None])
     scene.descriptor("NOT_FOUND")
     first.fail()
-    assert type(first.verdict()) is OnionDescriptorNotFound
-    assert type(second.verdict(0x01)) is GeneralServerFailure
+    assert type(first.failure()) is OnionDescriptorNotFound
+    assert type(second.failure(0x01)) is GeneralServerFailure
 
 
 def test_ipv6_sources():
@@ -190,7 +190,7 @@ def test_ipv6_sources():
     stream = scene.begin(key=key_of_source("::1", 4711), source="[::1]:4711")
     scene.descriptor("NOT_FOUND")
     stream.fail()
-    assert type(stream.verdict()) is OnionDescriptorNotFound
+    assert type(stream.failure()) is OnionDescriptorNotFound
 
 
 def test_over_a_unix_socket_the_password_and_the_target_tell_streams_apart():
@@ -203,7 +203,7 @@ def test_over_a_unix_socket_the_password_and_the_target_tell_streams_apart():
 
     streams = [begin(token, SERVICE, port) for token in (b"a", b"b", None) for port in (7, 8)]
     for each in streams:
-        assert each.testimony.stream == str(each.number)
+        assert each.record.stream == str(each.number)
     streams[3].fail(remote="DONE", circuit=3)
     assert [each.ended for each in streams] == [[], [], [], [None], [], []]
 
@@ -212,7 +212,7 @@ def test_over_a_unix_socket_streams_that_are_alike_each_get_one():
     scene = Scene()
     key = key_of_target(b"a", f"{SERVICE}.onion", 7)
     streams = [scene.begin(key=key, source=UNIX, password="a") for _ in range(3)]
-    assert {each.testimony.stream for each in streams} == {str(each.number) for each in streams}
+    assert {each.record.stream for each in streams} == {str(each.number) for each in streams}
 
 
 def test_a_password_that_tor_quotes():
@@ -220,12 +220,12 @@ def test_a_password_that_tor_quotes():
     token = 'a"b\\c\x01é'.encode()
     key = key_of_target(token, f"{SERVICE}.onion", 7)
     stream = scene.begin(key=key, source=UNIX, password=r"a\"b\\c\001\303\251")
-    assert stream.testimony.stream == str(stream.number)
+    assert stream.record.stream == str(stream.number)
 
 
 def test_streams_of_other_programs_are_not_taken_for_ours():
     scene = Scene()
-    ours = scene.witness.expect(key_of_target(None, f"{SERVICE}.onion", 7))
+    ours = scene.tracker.expect(key_of_target(None, f"{SERVICE}.onion", 7))
     theirs = [
         "SOURCE_ADDR=127.0.0.1:9 PURPOSE=USER",
         f'SOURCE_ADDR={UNIX} PURPOSE=USER SOCKS_PASSWORD="theirs"',
@@ -245,24 +245,24 @@ def test_a_source_address_that_comes_again_belongs_to_the_new_stream():
     first = scene.begin(key=key, source="127.0.0.1:4711")
     scene.descriptor("NOT_FOUND")
     first.fail()
-    scene.witness.dismiss(first.testimony)
+    scene.tracker.dismiss(first.record)
     second = scene.begin(key=key, source="127.0.0.1:4711")
     second.fail(remote="DONE", circuit=3)
-    assert type(first.verdict()) is OnionDescriptorNotFound
-    assert type(second.verdict(0x05)) is ConnectionRefused
+    assert type(first.failure()) is OnionDescriptorNotFound
+    assert type(second.failure(0x05)) is ConnectionRefused
 
 
 def test_nobody_is_told_of_a_stream_that_was_dismissed():
     scene = Scene()
-    before = scene.witness.expect(key_of_source("127.0.0.1", 1))
-    scene.witness.dismiss(before)
+    before = scene.tracker.expect(key_of_source("127.0.0.1", 1))
+    scene.tracker.dismiss(before)
     scene.stream(f"9000 NEW 0 {SERVICE}.onion:7 SOURCE_ADDR=127.0.0.1:1 PURPOSE=USER")
     assert before.stream == ""
     begun = scene.begin()
-    scene.witness.dismiss(begun.testimony)
+    scene.tracker.dismiss(begun.record)
     begun.fail()
     assert begun.ended == []
-    scene.witness.dismiss(begun.testimony)
+    scene.tracker.dismiss(begun.record)
 
 
 # The control connection is lost.
@@ -274,12 +274,12 @@ def test_after_the_connection_is_lost_nothing_of_before_counts():
     scene.descriptor("RECEIVED")
     earlier.succeed()
     waiting = scene.begin()
-    scene.witness.forget()
+    scene.tracker.forget()
     # A tor that was started anew counts its streams from the beginning.
     scene.stream(f"{waiting.number} CLOSED 0 {waiting.target} REASON=RESOLVEFAILED")
     assert waiting.ended == []
-    assert not scene.witness.bootstrapped
-    assert type(waiting.verdict()) is HostUnreachable
+    assert not scene.tracker.bootstrapped
+    assert type(waiting.failure()) is HostUnreachable
     assert type(scene.failed(reason="TIMEOUT", reply=0x06)) is TTLExpired
 
 
@@ -287,8 +287,8 @@ def test_a_stream_that_was_lost_with_the_connection_says_no_more_than_tors_reply
     scene = Scene()
     stream = scene.begin()
     scene.descriptor("NOT_FOUND")
-    scene.witness.forget()
-    assert type(stream.verdict()) is HostUnreachable
+    scene.tracker.forget()
+    assert type(stream.failure()) is HostUnreachable
 
 
 # What is remembered.
@@ -300,8 +300,8 @@ def test_nothing_is_kept_of_streams_that_are_over():
         stream = scene.begin(f"{number:056}")
         scene.descriptor("NOT_FOUND", f"{number:056}")
         stream.fail()
-        scene.witness.dismiss(stream.testimony)
-    held = {name: len(held) for name, held in vars(scene.witness).items() if hasattr(held, "__len__")}
+        scene.tracker.dismiss(stream.record)
+    held = {name: len(held) for name, held in vars(scene.tracker).items() if hasattr(held, "__len__")}
     assert max(held.values()) == REMEMBERED_SERVICES
     assert sorted(held.values())[:-1] == [0] * (len(held) - 1)
 
@@ -314,8 +314,8 @@ def test_one_service_that_is_asked_for_again_and_again_stays_small():
         scene.descriptor("NOT_FOUND")
         last.fail()
         last = following
-    assert len(last.testimony.fetch.failures) == 1
-    assert len(last.testimony.fetch.streams) == 1
+    assert len(last.record.fetch.failures) == 1
+    assert len(last.record.fetch.streams) == 1
 
 
 def test_a_service_that_is_forgotten_while_a_stream_waits_for_it_does_no_harm():
@@ -327,4 +327,4 @@ def test_a_service_that_is_forgotten_while_a_stream_waits_for_it_does_no_harm():
     waiting.fail()
     assert waiting.ended == [None]
     # The evidence is gone, and so is the claim.
-    assert type(waiting.verdict()) is OnionServiceNotReachable
+    assert type(waiting.failure()) is OnionServiceNotReachable

@@ -55,7 +55,7 @@ class Fetch:
 
 
 @dataclass
-class Testimony:
+class StreamRecord:
     """
     What was seen of one stream of ours.
 
@@ -88,35 +88,35 @@ def key_of_target(token: bytes | None, host: str, port: int) -> StreamKey:
     """
     The key of a stream over a unix socket, whose ends have no names.
 
-    Streams alike in token and target are alike in all that a witness can tell.
+    Streams alike in token and target are alike in all that a tracker can tell.
     """
     return ("target", (token or b"").decode("latin-1"), f"{host.lower()}:{port}")
 
 
-class Witness:
+class StreamTracker:
     """Watches the events of one tor."""
 
     def __init__(self) -> None:
         self.bootstrapped = False
-        self._expected: defaultdict[StreamKey, list[Testimony]] = defaultdict(list)
-        self._streams: dict[str, Testimony] = {}
+        self._expected: defaultdict[StreamKey, list[StreamRecord]] = defaultdict(list)
+        self._streams: dict[str, StreamRecord] = {}
         self._address_of: dict[str, str] = {}
         self._fetches: OrderedDict[str, Fetch] = OrderedDict()
 
-    def expect(self, key: StreamKey) -> Testimony:
+    def expect(self, key: StreamKey) -> StreamRecord:
         """Begin to watch a stream, before tor hears of it."""
-        testimony = Testimony(key)
-        self._expected[key].append(testimony)
-        return testimony
+        record = StreamRecord(key)
+        self._expected[key].append(record)
+        return record
 
-    def dismiss(self, testimony: Testimony) -> None:
+    def dismiss(self, record: StreamRecord) -> None:
         """Watch a stream no longer."""
-        waiting = self._expected.get(testimony.key, [])
-        if testimony in waiting:
-            waiting.remove(testimony)
+        waiting = self._expected.get(record.key, [])
+        if record in waiting:
+            waiting.remove(record)
             if not waiting:
-                del self._expected[testimony.key]
-        self._streams.pop(testimony.stream, None)
+                del self._expected[record.key]
+        self._streams.pop(record.stream, None)
 
     def forget(self) -> None:
         """Forget all that was going on: the control connection is lost."""
@@ -160,13 +160,13 @@ class Witness:
             fetch.streams.add(event.stream)
             self._address_of[event.stream] = address
             self._drop_oldest()
-        testimony = self._claim(event)
-        if testimony is not None:
-            testimony.stream = event.stream
-            testimony.fetch = None if address is None else self._fetches.get(address)
-            self._streams[event.stream] = testimony
+        record = self._claim(event)
+        if record is not None:
+            record.stream = event.stream
+            record.fetch = None if address is None else self._fetches.get(address)
+            self._streams[event.stream] = record
 
-    def _claim(self, event: StreamEvent) -> Testimony | None:
+    def _claim(self, event: StreamEvent) -> StreamRecord | None:
         """Whose stream a new one is."""
         password = event.keywords.get("SOCKS_PASSWORD", "")
         source = event.keywords.get("SOURCE_ADDR", "")
@@ -176,10 +176,10 @@ class Witness:
         waiting = self._expected.get(key)
         if not waiting:
             return None
-        testimony = waiting.pop(0)
+        record = waiting.pop(0)
         if not waiting:
             del self._expected[key]
-        return testimony
+        return record
 
     def _saw_end(self, event: StreamEvent) -> None:
         """
@@ -187,20 +187,20 @@ class Witness:
 
         Events of the same step can follow FAILED but come before CLOSED.
         """
-        testimony = self._streams.get(event.stream)
-        if testimony is not None:
+        record = self._streams.get(event.stream)
+        if record is not None:
             reason, remote = event.keywords.get("REASON", ""), event.keywords.get("REMOTE_REASON", "")
             if remote:
-                testimony.is_remote = True
-            testimony.reason = testimony.reason or remote or reason
+                record.is_remote = True
+            record.reason = record.reason or remote or reason
         if event.status == "FAILED":
             return
         address = self._address_of.pop(event.stream, None)
         if address is not None and address in self._fetches:
             self._fetches[address].streams.discard(event.stream)
         self._streams.pop(event.stream, None)
-        if testimony is not None and not testimony.ended.called:
-            testimony.ended.callback(None)
+        if record is not None and not record.ended.called:
+            record.ended.callback(None)
 
     def _fetch_of(self, stream: str) -> Fetch | None:
         address = self._address_of.get(stream)
@@ -224,7 +224,7 @@ def onion_address(host: str) -> str | None:
     return labels[-2] if len(labels) > 1 and labels[-1] == "onion" else None
 
 
-def verdict(testimony: Testimony, said: ReplyError, is_bootstrapped: bool) -> ReplyError:
+def classify_failure(record: StreamRecord, said: ReplyError, is_bootstrapped: bool) -> ReplyError:
     """
     What is to be said of an onion service that was not reached.
 
@@ -235,17 +235,17 @@ def verdict(testimony: Testimony, said: ReplyError, is_bootstrapped: bool) -> Re
         client key for the service, so that it is not missing but wrong, the
         events do not say.
     """
-    fetch = testimony.fetch
-    if fetch is None or testimony.is_remote:
+    fetch = record.fetch
+    if fetch is None or record.is_remote:
         return said
     error: ReplyError
-    if testimony.reason == "TORPROTOCOL":
+    if record.reason == "TORPROTOCOL":
         error = OnionAddressInvalid()
-    elif testimony.reason == "RESOLVEFAILED":
+    elif record.reason == "RESOLVEFAILED":
         error = _of_unresolved(fetch)
-    elif testimony.reason == "MISC" and fetch.received:
+    elif record.reason == "MISC" and fetch.received:
         error = OnionClientAuthRequired()
-    elif testimony.reason in ("TIMEOUT", "CANT_ATTACH"):
+    elif record.reason in ("TIMEOUT", "CANT_ATTACH"):
         error = of_timeout(fetch, is_bootstrapped) or said
     else:
         return said
