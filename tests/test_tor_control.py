@@ -18,12 +18,28 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, quoteStringArgument
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 
 from txsocksx_ext import RouteTable, route_from_string
 from txsocksx_ext.tor import launch
-from txsocksx_ext.tor.control import ATTACH_WITHIN, ControlConnection, attach
+from txsocksx_ext.tor.attach import attach
+from txsocksx_ext.tor.control import ATTACH_WITHIN, ControlConnection
 
 SERVICE = "oufiwc7giqrrjlb5zhg7vr3jtqxgbwns5ner577ncb6jxnhh2kvr7kqd"
+
+
+@pytest.fixture
+def logged_failures():
+    """The failures that anybody logs."""
+    failures = []
+
+    def observe(event):
+        if "log_failure" in event:
+            failures.append(event["log_failure"])
+
+    globalLogPublisher.addObserver(observe)
+    yield failures
+    globalLogPublisher.removeObserver(observe)
 
 
 @pytest.fixture
@@ -428,6 +444,50 @@ async def test_a_tor_that_ends_while_we_attach(said):
         await turn(3)
         peer.abort()
         assert await failure_of(attaching)
+
+
+NO_CONTROL_PORTS = {
+    "a web server": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+    "ssh": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "no ASCII": b"\xff\xfe\x00\r\n",
+    "a long line": b"x" * 20_000 + b"\r\n",
+    "a reply to nothing": b"250 OK\r\n" * 3,
+    "what we say": b"PROTOCOLINFO 1\r\n",
+}
+
+
+@pytest.mark.parametrize("said", NO_CONTROL_PORTS)
+async def test_what_is_no_control_port_is_said_on_one_line_and_no_traceback_is_logged(said, log, logged_failures):
+    async with target() as server:
+        route = route_from_string(reactor, f"tor:127.0.0.1:1:control=tcp\\:127.0.0.1\\:{server.port}")
+        route.service.startService()
+        for _ in range(2):
+            peer = await server.accept()
+            peer.send(NO_CONTROL_PORTS[said])
+            await peer.lost()
+        await route.service.stopService()
+    assert logged_failures == []
+    (line,) = log
+    assert "cannot be controlled: " in line
+    assert "\n" not in line
+    assert len(line) < 300
+
+
+def test_a_control_port_that_ends_each_connection_is_tried_after_growing_pauses():
+    attempts = Attempts().begin()
+    moments = []
+    while len(attempts.opened) < 10:
+        moments.append(attempts.clock.seconds())
+        tor = FakeTor()
+        attempts.opened[-1].callback(tor)
+        count = len(attempts.opened)
+        tor.lose()
+        while len(attempts.opened) == count:
+            attempts.clock.advance(0.1)
+    pauses = [later - earlier for earlier, later in pairwise(moments)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 10
+    attempts.stop()
 
 
 # A tor of our own: its process.

@@ -5,10 +5,11 @@ from contextlib import nullcontext
 
 import pytest
 import txtorcon
+from support.programs import free_port
 from support.tor_programs import ONION, FakeControl, FakeTor, connected, end
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectionRefusedError, DNSLookupError
+from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
 from txtorcon import socks as txtorcon_socks
 from txtorcon.torcontrolprotocol import TorDisconnectError
 
@@ -105,6 +106,19 @@ class TestSOCKSPort:
         await end(await connected(endpoint), await connected(endpoint))
         assert [each.destination for each in proxy.requests] == [Address.of("example.com", 80)] * 2
         assert control.asked_for == ["net/listeners/socks"]
+
+    async def test_the_next_where_the_first_cannot_be_reached(self, proxy, listen, tmp_path):
+        gone = f'"unix:{tmp_path}/gone" "127.0.0.1:{free_port()}"'
+        control = FakeControl(f"{gone} {listen()} {listen(tmp_path / 'socks')}")
+        endpoint = stream_via(FakeTor(control), "example.com", 80)
+        await end(await connected(endpoint), await connected(endpoint))
+        assert [each.destination for each in proxy.requests] == [Address.of("example.com", 80)] * 2
+        assert control.asked_for == ["net/listeners/socks"]
+
+    async def test_none_that_can_be_reached(self, tmp_path):
+        control = FakeControl(f'"unix:{tmp_path}/gone" "127.0.0.1:{free_port()}"')
+        with pytest.raises(ConnectError):
+            await connected(stream_via(FakeTor(control), "example.com", 80))
 
     @pytest.mark.parametrize("everywhere", ["0.0.0.0", "[::]"])
     async def test_one_that_listens_everywhere_is_reached_on_this_machine(self, proxy, everywhere):

@@ -24,7 +24,8 @@ from ..errors import ProxyUnreachable
 from ..net.twisted_transports import PausedFactory
 from ..protocol.messages import Address, Request
 from ..protocol.pairs import TOR_ISOLATION
-from ..tor.control import ControlConnection, attach
+from ..tor.attach import attach
+from ..tor.control import ControlConnection
 from ..tor.instance import TorInstance, WatchedStream
 from ..tor.isolation import TOKENS, IsolationTokens
 from ..tor.launch import find_tor, launched_tor

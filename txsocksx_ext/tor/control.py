@@ -6,22 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from zope.interface import implementer
 
+from .attach import disconnected
 from .events import bootstrap_progress, bootstrap_summary, parse_descriptor_event, parse_stream_event
 from .tracker import StreamTracker
 
 ATTACH_WITHIN = 30.0
 """Seconds for one attempt, since what answers there need not be a tor, or it may be stopped."""
+
+STANDS_AFTER = 15.0
+"""Seconds after which a connection that is lost is made again without a pause."""
 
 _pause = backoffPolicy(initialDelay=0.5, maxDelay=15.0, factor=1.7, jitter=lambda: 0.0)
 
@@ -116,20 +117,27 @@ class ControlConnection(Service):
                 await deferLater(self._reactor, _pause(failures))
                 failures += 1
                 continue
-            failures, said, self._last_step = 0, "", None
-            self.tor = tor
+            said, self._last_step, self.tor = "", None, tor
+            began = self._reactor.seconds()
             _log.info(
                 "{tor} is under control, and {state}",
                 tor=self._tor_name,
                 state="has bootstrapped" if self.tracker.bootstrapped else "bootstraps",
             )
             try:
-                await _disconnected(tor)
+                await disconnected(tor)
             finally:
                 self.tor = None
                 self.tracker.forget()
-            if self.running:
-                _log.warn("{tor} is gone from its control port", tor=self._tor_name)
+            if not self.running:
+                return
+            _log.warn("{tor} is gone from its control port", tor=self._tor_name)
+            if self._reactor.seconds() - began >= STANDS_AFTER:
+                failures = 0
+                continue
+            if failures:
+                await deferLater(self._reactor, _pause(failures - 1))
+            failures += 1
 
     async def _attach(self) -> Any:
         tor = await self._open_tor()
@@ -173,74 +181,8 @@ class ControlConnection(Service):
             )
 
 
-async def attach(reactor: Any, endpoint: IStreamClientEndpoint, password: bytes | None = None) -> Any:
-    """
-    Attach to a tor with txtorcon. Where that fails, or is cancelled, the connection is closed.
-
-    :param password: for a tor that wants one; else its cookie is read, if it has one.
-    :returns: a `txtorcon.Tor`.
-    """
-    import txtorcon
-
-    kept = _KeptEndpoint(endpoint)
-    try:
-        return await txtorcon.connect(reactor, kept, _no_password if password is None else lambda: password)
-    except BaseException:
-        # Cancelled too. txtorcon leaves open what it could not use.
-        kept.abort()
-        raise
-
-
-def _no_password() -> str:
-    raise PermissionError("it has no cookie that can be read, and wants a password: give control-password-file=")
-
-
-@implementer(IStreamClientEndpoint)
-class _KeptEndpoint:
-    """An endpoint that keeps the connection that it made."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
-        self._protocol: Any = None
-
-    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect, and keep the protocol."""
-
-        def keep(protocol: Any) -> Any:
-            self._protocol = protocol
-            return protocol
-
-        return self._endpoint.connect(protocol_factory).addCallback(keep)
-
-    def abort(self) -> None:
-        """Close the connection, if there is one."""
-        if self._protocol is not None:
-            self._protocol.transport.abortConnection()
-
-
-def _disconnected(tor: Any) -> Deferred[None]:
-    """Fires when the control connection is lost, for whatever reason."""
-    gone: Deferred[Any] = tor.protocol.when_disconnected()
-    return gone.addBoth(lambda _: None)
-
-
-_ends: WeakKeyDictionary[Any, Deferred[Any]] = WeakKeyDictionary()
-"""Of each of txtorcon's control protocols that was asked about: fires at its end. txtorcon keeps each that it makes."""
-
-
-def is_disconnected(tor: Any) -> bool:
-    """
-    Whether a control connection was lost already.
-
-    Of the commands that follow, txtorcon lets the first fail, and the others wait for ever.
-    """
-    if tor.protocol not in _ends:
-        _ends[tor.protocol] = _disconnected(tor)
-    return _ends[tor.protocol].called
-
-
 async def _detach(tor: Any) -> None:
-    gone = _disconnected(tor)
+    gone = disconnected(tor)
     tor.protocol.transport.loseConnection()
     await gone
 
@@ -248,4 +190,6 @@ async def _detach(tor: Any) -> None:
 def _said(error: Exception) -> str:
     if isinstance(error, DeferredTimeout):  # Twisted's own words are its arguments
         return f"TimeoutError: no answer within {ATTACH_WITHIN:g} seconds"
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    # On one line, whatever the other end said.
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

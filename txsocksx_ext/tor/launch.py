@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError
-from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString, quoteStringArgument
+from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..errors import ProxyUnreachable
 from ..net.child_process import ChildProcess
-from .control import ControlConnection, attach
+from .attach import attach
+from .control import ControlConnection
 from .instance import TorInstance
+from .listeners import socks_listeners
 
 END_WITHIN = 5.0
 """Seconds for tor to end by itself; then it is killed."""
@@ -93,7 +94,7 @@ class _OwnTor:
             else:
                 break
         await tor.protocol.queue_command("TAKEOWNERSHIP")
-        self._instance.socks = clientFromString(self._reactor, await socks_listener(tor))
+        self._instance.socks = clientFromString(self._reactor, (await socks_listeners(tor))[0])
         return tor
 
     async def close(self) -> None:
@@ -179,24 +180,3 @@ class _TorProcess(ChildProcess):
     def _pass_on(self, lines: Iterable[bytes]) -> None:
         for line in filter(None, lines):
             _log.warn("our own tor: {line}", line=line.decode("utf-8", "backslashreplace"))
-
-
-async def socks_listener(tor: Any) -> str:
-    """
-    A client endpoint string for the first SOCKS port that a tor listens on.
-
-    :param tor: a `txtorcon.Tor`.
-    :raises ProxyUnreachable: it listens on none.
-    """
-    answer = await tor.protocol.get_info("net/listeners/socks")
-    # Each stands in quotation marks, of which txtorcon takes the outermost away.
-    first = str(answer["net/listeners/socks"]).strip('"').split('" "')[0]
-    if not first:
-        raise ProxyUnreachable("this tor listens on no SOCKS port: its torrc needs a SocksPort")
-    if first.startswith("unix:"):
-        return f"unix:{quoteStringArgument(first.removeprefix('unix:'))}"
-    host, _, port = first.rpartition(":")
-    host = host.strip("[]")
-    # One that listens everywhere is reached here.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"tcp:{quoteStringArgument(host)}:{port}"

@@ -31,7 +31,7 @@ from ..client.tls import creator_of
 from ..client.web import PlatformTrust
 from ..errors import reply_error
 from ..protocol.codes import Dialect
-from .control import is_disconnected
+from .attach import is_disconnected
 from .streams import AgentEndpoints, StreamEndpoint, StreamsOfTor, socks_port
 
 

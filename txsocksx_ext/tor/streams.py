@@ -28,9 +28,10 @@ from ..client.web import FaultyEndpoint, target_and_tls
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
 from ..protocol.codes import Command
 from ..protocol.messages import Address, Request
-from .control import ControlConnection, is_disconnected
+from .attach import is_disconnected
+from .control import ControlConnection
 from .instance import TorInstance, WatchedStream
-from .launch import socks_listener
+from .listeners import socks_listeners
 
 _log = Logger(namespace="txsocksx_ext.tor")
 
@@ -143,7 +144,7 @@ def socks_port(
     """
     The way to a SOCKS port.
 
-    :param given: the program's choice; by default the first on which `tor` listens.
+    :param given: the program's choice; by default the first of those on which `tor` listens that can be reached.
     """
     if given is None or isinstance(given, Deferred):
         return _LateEndpoint(tor, given)
@@ -164,23 +165,36 @@ class _LateEndpoint:
         return Deferred.fromCoroutine(self._connect(protocol_factory))
 
     async def _connect(self, protocol_factory: IProtocolFactory) -> IProtocol:
-        if self._endpoint is None:
-            self._endpoint = await (self._look() if self._found is None else self._found.wait())
-        return await self._endpoint.connect(protocol_factory)
+        if self._endpoint is not None:
+            return await self._endpoint.connect(protocol_factory)
+        if self._found is not None:
+            self._endpoint = await self._found.wait()
+            return await self._endpoint.connect(protocol_factory)
+        # A socket may be gone, or not for us: the next one need not be.
+        unreachable: BaseException | None = None
+        for endpoint in await self._look():
+            try:
+                protocol = await endpoint.connect(protocol_factory)
+            except PROXY_NOT_REACHED as error:
+                unreachable = unreachable or error
+            else:
+                self._endpoint = endpoint
+                return protocol
+        assert unreachable is not None
+        raise unreachable
 
-    async def _look(self) -> IStreamClientEndpoint:
+    async def _look(self) -> list[IStreamClientEndpoint]:
         from twisted.internet import reactor
 
         if self._tor.protocol is None or is_disconnected(self._tor):
             raise ProxyUnreachable("nobody controls this tor, so its SOCKS port is not known: give socks_endpoint")
         try:
-            listener = await socks_listener(self._tor)
+            listeners = await socks_listeners(self._tor)
         except (CancelledError, SOCKS5Error):
             raise
         except Exception as error:  # txtorcon's, of which there are many
             raise ProxyUnreachable("tor does not say where its SOCKS port is: give socks_endpoint") from error
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, listener)
-        return endpoint
+        return [clientFromString(reactor, each) for each in listeners]
 
 
 class _AwaitedByMany(Generic[T]):

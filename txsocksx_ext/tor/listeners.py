@@ -1,0 +1,45 @@
+"""
+The SOCKS ports on which a tor listens (control-spec, GETINFO net/listeners/socks).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.endpoints import quoteStringArgument
+
+from ..errors import ProxyUnreachable
+
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Addresses that stand for all of this machine, and where one that listens so is reached here."""
+
+
+async def socks_listeners(tor: Any) -> list[str]:
+    """
+    Return a client endpoint string for each SOCKS port of a tor, in tor's order.
+
+    :param tor: a `txtorcon.Tor`.
+    :raises ProxyUnreachable: it listens on none.
+    """
+    answer = await tor.protocol.get_info("net/listeners/socks")
+    listeners = _listeners(str(answer["net/listeners/socks"]))
+    if not listeners:
+        raise ProxyUnreachable("this tor listens on no SOCKS port: its torrc needs a SocksPort")
+    return [_endpoint(each) for each in listeners]
+
+
+def _listeners(text: str) -> list[str]:
+    # Each stands in quotation marks, of which txtorcon takes the outermost away.
+    return [each for each in text.strip('"').split('" "') if each]
+
+
+def _host_and_port(listener: str) -> tuple[str, str]:
+    host, _, port = listener.rpartition(":")
+    return host.strip("[]"), port
+
+
+def _endpoint(listener: str) -> str:
+    if listener.startswith("unix:"):
+        return f"unix:{quoteStringArgument(listener.removeprefix('unix:'))}"
+    host, port = _host_and_port(listener)
+    return f"tcp:{quoteStringArgument(_EVERYWHERE.get(host, host))}:{port}"
