@@ -2,8 +2,12 @@
 The control connection that comes back, and the tor of our own: their lives, by scripted tors and a `Clock`.
 """
 
+import fcntl
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -596,3 +600,71 @@ async def test_streams_while_tor_starts_fail_at_once(tmp_path):
         await launched.starts()
         async with proxy(policy=RouteTable((), launched.route)) as server:
             assert await server.code("target.example", 80) == 1
+
+
+# Its folder.
+
+
+async def test_a_folder_that_another_server_uses_is_left_alone(tmp_path, log):
+    folder = tmp_path / "state"
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    first = Launched(tmp_path / "first", settings=f":state={folder}")
+    second = Launched(tmp_path / "second", settings=f":state={folder}")
+    async with first:
+        await first.starts()
+        (folder / "control-port").write_text("PORT=127.0.0.1:1\n")
+        async with second:
+            await until(lambda: any("in use" in line for line in log))
+            (line,) = [line for line in log if "in use" in line]
+            assert f"state={folder} is in use by another server (process {os.getpid()})" in line
+            assert (folder / "control-port").exists()
+            assert not (tmp_path / "second" / "started").exists()
+    # When the first has ended, the folder is free.
+    async with second:
+        await second.starts()
+
+
+def hold(folder):
+    """A program that runs a tor in a temporary folder, as a server does, until it is killed."""
+    code = (
+        "import sys, time\n"
+        "from txsocksx_ext.tor.folder import StateFolder\n"
+        "print(StateFolder(None).path, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(folder)}
+    )
+    return process, Path(process.stdout.readline().strip())
+
+
+async def test_the_temporary_folder_of_a_server_that_was_killed_is_removed_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed, stale = hold(tmp_path)
+    killed.kill()
+    killed.wait()
+    killed.stdout.close()
+    runs, held = hold(tmp_path)
+    # Not provably ours, or not dead.
+    (tmp_path / "socks5ext-tor-without-lock").mkdir()
+    target_of_link = tmp_path / "elsewhere"
+    target_of_link.mkdir()
+    (target_of_link / "socks5ext.lock").touch()
+    (tmp_path / "socks5ext-tor-link").symlink_to(target_of_link)
+    with_tor = tmp_path / "socks5ext-tor-tor-runs"
+    with_tor.mkdir()
+    (with_tor / "socks5ext.lock").touch()
+    with (with_tor / "lock").open("w") as lock_of_tor:
+        fcntl.flock(lock_of_tor, fcntl.LOCK_EX)
+        try:
+            async with Launched(tmp_path) as launched:
+                await launched.starts()
+                assert not stale.exists()
+        finally:
+            runs.kill()
+            runs.wait()
+            runs.stdout.close()
+    left = {each.name for each in tmp_path.iterdir() if each.name.startswith("socks5ext-tor-")}
+    assert left == {held.name, "socks5ext-tor-without-lock", "socks5ext-tor-link", "socks5ext-tor-tor-runs"}
+    assert list(target_of_link.iterdir())

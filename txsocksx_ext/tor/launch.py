@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from twisted.python.failure import Failure
 from ..net.child_process import ChildProcess
 from .attach import attach
 from .control import ControlConnection
+from .folder import StateFolder
 from .instance import TorInstance
 from .listeners import socks_listeners
 
@@ -70,14 +70,17 @@ class _OwnTor:
         # A daemon changes its folder before it starts anything.
         self._torrc = None if torrc is None else os.path.abspath(torrc)
         self._state = None if state is None else os.path.abspath(state)
-        self._folder: Path | None = None
+        self._folder: StateFolder | None = None
         self._process: _TorProcess | None = None
 
     async def open(self) -> Any:
         """Start tor, and attach to it: a `txtorcon.Tor`."""
-        await self.close()
-        self._folder = folder = Path(tempfile.mkdtemp(prefix="socks5ext-tor-") if self._state is None else self._state)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await self._end_process()
+        if self._state is None:
+            self._close_folder()
+        # That of a server's own is kept from others until it ends, and not only while tor runs.
+        self._folder = self._folder or StateFolder(self._state)
+        folder = self._folder.path
         port_file = folder / "control-port"
         # That of an earlier life would lead astray.
         port_file.unlink(missing_ok=True)
@@ -98,13 +101,19 @@ class _OwnTor:
         return tor
 
     async def close(self) -> None:
-        """End tor, if it runs."""
+        """End tor, if it runs, and let others use its folder."""
+        await self._end_process()
+        self._close_folder()
+
+    async def _end_process(self) -> None:
         self._instance.socks = None
         if self._process is not None:
             await self._process.end_by(self._reactor, ((0.0, "TERM"), (END_WITHIN, "KILL")))
             self._process = None
-        if self._folder is not None and self._state is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _close_folder(self) -> None:
+        if self._folder is not None:
+            self._folder.close()
             self._folder = None
 
     def _start(self, folder: Path, port_file: Path) -> _TorProcess:

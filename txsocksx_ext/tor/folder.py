@@ -1,0 +1,104 @@
+"""
+The folder of a tor that we launch: locked while a server uses it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+PREFIX = "socks5ext-tor-"
+"""Begins the names of folders that do not outlive their server."""
+
+_LOCK = "socks5ext.lock"
+_LOCK_OF_TOR = "lock"
+
+
+class FolderInUse(Exception):
+    """Another server runs its tor in this folder."""
+
+
+class StateFolder:
+    """
+    A folder with tor's data, and a lock that the system releases when this process ends.
+
+    :param path: where; ``None`` for a temporary one, which `close` removes.
+    :raises FolderInUse: another process has it.
+    :raises OSError: it cannot be made or used.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._is_temporary = path is None
+        if path is None:
+            remove_stale_folders()
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        else:
+            self.path = Path(path)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = self.path / _LOCK
+        # A temporary one gets its lock's name when it is locked, so that nobody takes it for stale before.
+        made = self.path / f"{_LOCK}.new" if self._is_temporary else lock
+        self._lock = os.open(made, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            self._take(lock)
+            made.rename(lock)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _take(self, lock: Path) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(self._lock, 20, 0).decode("ascii", "replace").strip()
+            raise FolderInUse(
+                f"state={self.path} is in use by another server (process {pid or 'unknown'}):"
+                " give each server a folder of its own"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+
+    def close(self) -> None:
+        """Let others use the folder; a temporary one is removed."""
+        if self._is_temporary:
+            shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def remove_stale_folders() -> None:
+    """
+    Remove the temporary folders of servers that were killed.
+
+    Only ours: of this user, with our lock file in it; and only where neither the server nor its tor holds a lock.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            if _is_stale(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # not ours, or removed by another server
+            continue
+
+
+def _is_stale(folder: Path) -> bool:
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        return False
+    return _is_unlocked(folder / _LOCK) and (
+        not (folder / _LOCK_OF_TOR).exists() or _is_unlocked(folder / _LOCK_OF_TOR)
+    )
+
+
+def _is_unlocked(file: Path) -> bool:
+    """Whether a file is there, and nobody holds a lock on it."""
+    descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
