@@ -68,11 +68,9 @@ class TestStreams:
 
     async def test_deadline(self):
         silent = FakeProxy(stop_at=State.REPLY, ending=Ending.SILENCE)
-        with pytest.raises(errors.HandshakeTimeout):
-            await connected(stream_via(FakeTor(), "example.com", 80, socks_endpoint=silent.endpoint, timeout=0.1))
-        with pytest.raises(errors.OnionServiceNotReachable) as raised:
-            await connected(stream_via(FakeTor(), ONION, 80, socks_endpoint=silent.endpoint, timeout=0.1))
-        assert raised.value.code is None
+        for host in ("example.com", ONION):
+            with pytest.raises(errors.HandshakeTimeout):
+                await connected(stream_via(FakeTor(), host, 80, socks_endpoint=silent.endpoint, timeout=0.1))
         assert silent.endpoint.connecting == []
 
     @pytest.mark.parametrize("options", [{"hangs": True}, {"stop_at": State.SELECTION, "ending": Ending.SILENCE}])
@@ -157,7 +155,7 @@ class TestEvents:
         assert await self.error_of(controlled, proxy, show=show) is errors.OnionClientAuthRequired
         controlled.protocol.answer = f"ONION_CLIENT_AUTH_VIEW\nCLIENT {SERVICE} x25519:key"
         assert await self.error_of(controlled, proxy, show=show) is errors.OnionClientAuthWrong
-        assert controlled.protocol.commands == [f"ONION_CLIENT_AUTH_VIEW {SERVICE}"] * 2
+        assert controlled.protocol.commands[-2:] == [f"ONION_CLIENT_AUTH_VIEW {SERVICE}"] * 2
 
     async def test_tor_refuses_to_show_them(self, controlled, proxy):
         controlled.protocol.refuses_events = True

@@ -6,6 +6,7 @@ from support.fake_tor import (
     FOUND,
     GREETINGS,
     ONION,
+    SERVICE,
     SHORT,
     behind,
     codes,
@@ -17,9 +18,9 @@ from support.fake_tor import (
     saying,
     silent,
 )
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
-from txsocksx_ext.tor import instance as instance_module
+from txsocksx_ext.tor import control as control_module
 from txsocksx_ext.tor.events import parse_descriptor_event, parse_stream_event
 
 
@@ -39,6 +40,7 @@ class EventfulTor:
         self._circuit = circuit
         self._events_first = events_first
         self._streams = 0
+        self._directories = 0
 
     async def __call__(self, peer, host):
         self._streams += 1
@@ -62,7 +64,8 @@ class EventfulTor:
 
     def describe(self, host, action):
         word, reason = ("RECEIVED", "") if action == "RECEIVED" else ("FAILED", f" REASON={action}")
-        line = f"{word} {host.removesuffix('.onion')} NO_AUTH $00~r key{reason}"
+        self._directories += 1
+        line = f"{word} {host.removesuffix('.onion')} NO_AUTH ${self._directories:040X}~r key{reason}"
         self.control.tracker.saw_descriptor(parse_descriptor_event(line))
 
 
@@ -70,11 +73,13 @@ EVENTS = {
     "not found": (4, ["NOT_FOUND"] * 6, {}, heard_as(4, 0xE0, 0xF0)),
     "introduction failed": (4, ["NOT_FOUND", "RECEIVED"], {}, heard_as(4, 0xE1, 0xF2)),
     "unusable descriptor": (4, ["NOT_FOUND", "BAD_DESC"], {}, heard_as(4, 0xE1, 0xE1)),
-    "no event of a directory": (4, [], {}, heard_as(4, 0xE1, 0xE1)),
+    "no event of a directory": (4, [], {}, same(4)),
+    "a directory that fails": (4, ["NOT_FOUND", "UNEXPECTED"], {}, same(4)),
     "client authorization": (1, ["RECEIVED"], {"ending": "REASON=MISC"}, heard_as(1, 0xE1, 0xF4)),
     "time-out": (6, ["RECEIVED"], {"ending": "REASON=TIMEOUT"}, heard_as(6, 0xE1, 0xF3)),
     "cannot attach": (1, ["RECEIVED"], {"ending": "REASON=CANT_ATTACH"}, heard_as(1, 0xE1, 0xF3)),
     "malformed address": (1, [], {"ending": "REASON=TORPROTOCOL"}, heard_as(1, 0xE0, 0xF6)),
+    "time-out, unknown": (6, ["NOT_FOUND"], {"ending": "REASON=TIMEOUT"}, same(6)),
     "port not offered": (5, ["RECEIVED"], {"ending": "REASON=END REMOTE_REASON=DONE", "circuit": 31}, same(5)),
     "backend closed": (1, ["RECEIVED"], {"ending": "REASON=END REMOTE_REASON=MISC", "circuit": 31}, same(1)),
     "no network": (3, [], {"ending": "REASON=NET_UNREACHABLE"}, same(3)),
@@ -88,14 +93,14 @@ async def test_events_tell_more_than_tors_reply(case, events_first):
     code, descriptors, ending, expected = EVENTS[case]
     control = events()
     answer = EventfulTor(control, code, *descriptors, events_first=events_first, **ending)
-    async with behind(answer, control=control, extended=False) as (_, server):
+    async with behind(answer, control=control) as (_, server):
         assert await codes(server) == expected
 
 
 async def test_a_key_that_tor_has_and_the_service_does_not_take():
     control = events(client_key=True)
     answer = EventfulTor(control, 1, "RECEIVED", ending="REASON=MISC")
-    async with behind(answer, control=control, extended=False) as (_, server):
+    async with behind(answer, control=control) as (_, server):
         assert await codes(server) == heard_as(1, 0xE1, 0xF5)
 
 
@@ -104,31 +109,31 @@ async def test_a_tor_that_does_not_show_its_keys(gone):
     control = events()
 
     def queue_command(command):
-        if gone:
+        if gone and "CLIENT_AUTH" in command:
             control.tor = None
-        raise RuntimeError("unrecognized command")
+        return fail(RuntimeError("unrecognized command"))
 
     control.tor.protocol.queue_command = queue_command
     answer = EventfulTor(control, 1, "RECEIVED", ending="REASON=MISC")
-    async with behind(answer, control=control, extended=False) as (_, server):
+    async with behind(answer, control=control) as (_, server):
         assert (await hear(server, "304"))[1] == 0xF4
 
 
 async def test_nothing_is_claimed_where_a_reply_comes_without_any_event(monkeypatch):
-    monkeypatch.setattr(instance_module, "EVENTS_FOLLOW_WITHIN", 0.05)
-    async with behind(saying(reply(4)), control=events(), extended=False) as (_, server):
+    monkeypatch.setattr(control_module, "EVENTS_FOLLOW_WITHIN", 0.05)
+    async with behind(saying(reply(4)), control=events()) as (_, server):
         assert await codes(server) == same(4)
 
 
 async def test_nothing_is_claimed_while_there_is_no_control_connection():
     control = events()
     control.tor = None
-    async with behind(saying(reply(4)), control=control, extended=False) as (_, server):
+    async with behind(saying(reply(4)), control=control) as (_, server):
         assert await codes(server) == same(4)
 
 
 async def test_the_control_connection_is_lost_while_we_wait_for_its_events(monkeypatch):
-    monkeypatch.setattr(instance_module, "EVENTS_FOLLOW_WITHIN", 0.1)
+    monkeypatch.setattr(control_module, "EVENTS_FOLLOW_WITHIN", 0.1)
     control = events()
 
     async def answer(peer, host):
@@ -142,7 +147,7 @@ async def test_the_control_connection_is_lost_while_we_wait_for_its_events(monke
         say.say(f"1 CLOSED 0 {host}:80 REASON=RESOLVEFAILED")
         peer.close()
 
-    async with behind(answer, control=control, extended=False) as (_, server):
+    async with behind(answer, control=control) as (_, server):
         assert (await hear(server, "97"))[1] == 4
 
 
@@ -165,13 +170,16 @@ async def test_many_clients_at_once_get_their_own_answers():
 
     async def answer(peer, host):
         kind = host.partition("2")[0]
+        number = next(numbers) * 10
         if answers[kind] is None:
+            source = f"127.0.0.1:{peer.transport.getPeer().port}"
+            answers["missing"].say(f"{number} NEW 0 {host}:80 SOURCE_ADDR={source} PURPOSE=USER")
             peer.send(FOUND)
             return
-        answers[kind]._streams = next(numbers) * 10
+        answers[kind]._streams = number
         await answers[kind](peer, host)
 
-    async with behind(answer, control=control, extended=False) as (_, server):
+    async with behind(answer, control=control) as (_, server):
         hosts = [f"{kind}2{number}.onion" for number in range(15) for kind in expected]
         hearings = [Deferred.fromCoroutine(hear(server, "304", host)) for host in hosts]
         heard = [(await each)[1] for each in hearings]
@@ -180,7 +188,7 @@ async def test_many_clients_at_once_get_their_own_answers():
 
 async def test_a_client_that_leaves_takes_its_stream_along():
     control = events()
-    async with behind(silent, control=control, extended=False) as (tor, server):
+    async with behind(silent, control=control) as (tor, server):
         peer = await server.connect(GREET_ANONYMOUS)
         await peer.read(2)
         peer.send(request(ONION, 80))
@@ -190,16 +198,17 @@ async def test_a_client_that_leaves_takes_its_stream_along():
 
 
 @pytest.mark.parametrize(
-    ("bootstrapped", "descriptors", "expected"),
+    ("cached", "descriptors", "expected"),
     [
-        (True, [], heard_as(6, 0xE1, 0xE1)),
-        (True, ["RECEIVED"], heard_as(6, 0xE1, 0xF3)),
-        (True, ["NOT_FOUND"], heard_as(6, 0xE1, 0xE1)),
-        (False, [], same(6)),
+        ([], [], same(6)),
+        ([], ["RECEIVED"], heard_as(6, 0xE1, 0xF3)),
+        ([], ["NOT_FOUND"], same(6)),
+        ([SERVICE], [], heard_as(6, 0xE1, 0xF3)),
+        ([SERVICE], ["NOT_FOUND"], heard_as(6, 0xE1, 0xE1)),
     ],
 )
-async def test_the_end_of_the_time_with_a_control_port(bootstrapped, descriptors, expected):
-    control = events(bootstrapped)
+async def test_the_end_of_the_time_with_a_control_port(cached, descriptors, expected):
+    control = events(cached=cached)
     streams = iter(range(1, 100))
 
     async def answer(peer, host):
@@ -211,5 +220,5 @@ async def test_the_end_of_the_time_with_a_control_port(bootstrapped, descriptors
         await peer.lost()
         say.say(f"{number} CLOSED 0 {host}:80 REASON=DONE")
 
-    async with behind(answer, control=control, extended=False, seconds=SHORT) as (_, server):
+    async with behind(answer, control=control, seconds=SHORT) as (_, server):
         assert await codes(server) == expected

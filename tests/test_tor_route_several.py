@@ -39,7 +39,7 @@ class Tors:
     def __init__(self, *tors):
         self.clock = Clock()
         self.tors = tors
-        self.route = through(*tors, extended=False, time=ReactorWith(clock=self.clock))
+        self.route = through(*tors, time=ReactorWith(clock=self.clock))
 
     async def who_serves(self, server, isolation=None):
         greeting, authentication = (

@@ -19,7 +19,8 @@ from txsocksx_ext.errors import (
     OnionServiceNotReachable,
     TTLExpired,
 )
-from txsocksx_ext.tor.tracker import of_timeout, onion_address
+from txsocksx_ext.tor.failures import of_timeout
+from txsocksx_ext.tor.tracker import DIRECTORY_ASKED_AGAIN_AFTER, onion_address
 
 
 def told(error):
@@ -52,21 +53,63 @@ def test_the_descriptor_that_comes_between_the_last_two_events_counts():
     assert type(error) is OnionIntroductionFailed
 
 
-@pytest.mark.parametrize("reason", ["BAD_DESC", "QUERY_REJECTED", "UNEXPECTED", "QUERY_NO_HSDIR", "NEW_IN_TOR"])
+@pytest.mark.parametrize("reason", ["QUERY_REJECTED", "UNEXPECTED", "QUERY_NO_HSDIR", "NEW_IN_TOR"])
 @pytest.mark.parametrize("others", [0, 5])
-def test_directories_that_fail_otherwise_are_no_proof_that_there_is_no_service(reason, others):
+def test_directories_that_fail_otherwise_prove_neither_that_there_is_a_service_nor_that_there_is_none(reason, others):
     for descriptors in ([reason, *["NOT_FOUND"] * others], [*["NOT_FOUND"] * others, reason]):
+        assert type(Scene().failed(*descriptors)) is HostUnreachable
+
+
+@pytest.mark.parametrize("others", [0, 5])
+def test_a_descriptor_that_cannot_be_read_is_one_of_a_service(others):
+    for descriptors in (["BAD_DESC", *["NOT_FOUND"] * others], [*["NOT_FOUND"] * others, "BAD_DESC"]):
         error = Scene().failed(*descriptors)
         assert type(error) is OnionServiceNotReachable
         assert told(error) == (0xE1, 0xE1, 0x04)
 
 
-@pytest.mark.parametrize("descriptors", [[], ["REQUESTED"]])
-def test_no_answer_of_a_directory_is_never_not_found(descriptors):
-    """Tor may answer 04 without asking any directory again."""
-    error = Scene().failed(*descriptors)
-    assert type(error) is OnionServiceNotReachable
-    assert told(error) == (0xE1, 0xE1, 0x04)
+@pytest.mark.parametrize("descriptors", [[], ["REQUESTED"], ["REQUESTED", "REQUESTED", "NOT_FOUND"]])
+def test_nothing_is_claimed_where_a_directory_has_not_answered(descriptors):
+    """Tor may answer 04 without asking any directory again, or where the connection to one is lost."""
+    assert type(Scene().failed(*descriptors)) is HostUnreachable
+
+
+def test_a_directory_that_did_not_answer_an_earlier_stream_counts_until_tor_would_ask_it_again():
+    scene = Scene()
+
+    def failed(action, directory):
+        stream = scene.begin()
+        scene.descriptor(action, directory=directory)
+        stream.fail()
+        return type(stream.failure())
+
+    assert failed("REQUESTED", 1) is HostUnreachable
+    assert failed("NOT_FOUND", 2) is HostUnreachable
+    scene.now += DIRECTORY_ASKED_AGAIN_AFTER
+    assert failed("NOT_FOUND", 3) is OnionDescriptorNotFound
+
+
+def test_a_directory_that_is_asked_again_has_its_last_answer():
+    scene = Scene()
+    stream = scene.begin()
+    for action in ("REQUESTED", "UNEXPECTED", "REQUESTED", "NOT_FOUND"):
+        scene.descriptor(action, directory=5)
+    stream.fail()
+    assert type(stream.failure()) is OnionDescriptorNotFound
+
+
+@pytest.mark.parametrize(("reason", "reply", "expected"), [("RESOLVEFAILED", 4, 0xE1), ("TIMEOUT", 6, 0xF3)])
+def test_a_descriptor_that_tor_had_before_we_came(reason, reply, expected):
+    scene = Scene()
+    scene.tracker.saw_cached_descriptor(SERVICE)
+    assert told(scene.failed(reason=reason, reply=reply)) == (expected, 0xE1, reply)
+
+
+def test_a_service_that_was_found_and_is_gone_from_the_directories():
+    scene = Scene()
+    scene.failed("RECEIVED")
+    assert type(scene.failed("NOT_FOUND", "NOT_FOUND")) is OnionDescriptorNotFound
+    assert type(scene.failed("NOT_FOUND", reason="TIMEOUT", reply=0x06)) is OnionServiceNotReachable
 
 
 def test_client_authorization():
@@ -105,18 +148,12 @@ def test_a_time_out_with_a_descriptor_that_is_still_known(reason, reply):
     assert told(error) == (0xF3, 0xE1, reply)
 
 
-def test_a_time_out_of_a_tor_that_has_not_bootstrapped_is_not_the_services():
-    scene = Scene()
-    scene.tracker.bootstrapped = False
-    error = scene.failed(reason="TIMEOUT", reply=0x06)
+@pytest.mark.parametrize("descriptors", [[], ["REQUESTED"], ["NOT_FOUND"]])
+def test_a_time_out_is_not_the_services_where_nobody_knows_of_one(descriptors):
+    """Tor may not have bootstrapped, or not reach the directories."""
+    error = Scene().failed(*descriptors, reason="TIMEOUT", reply=0x06)
     assert type(error) is TTLExpired
     assert told(error) == (0x06, 0x06, 0x06)
-
-
-def test_a_time_out_without_any_event_of_a_tor_that_has_bootstrapped():
-    error = Scene().failed(reason="TIMEOUT", reply=0x06)
-    assert type(error) is OnionServiceNotReachable
-    assert told(error) == (0xE1, 0xE1, 0x06)
 
 
 def test_a_malformed_address():
@@ -166,6 +203,29 @@ def test_events_win_over_a_code_that_they_contradict():
     assert type(Scene().failed(*["NOT_FOUND"] * 6, reply=0xF0)) is OnionDescriptorNotFound
 
 
+@pytest.mark.parametrize(
+    ("remote", "expected"),
+    [
+        ("DONE", ConnectionRefused),
+        ("CONNECTREFUSED", ConnectionRefused),
+        ("MISC", GeneralServerFailure),
+        ("TIMEOUT", TTLExpired),
+        ("NEW_IN_TOR", GeneralServerFailure),
+    ],
+)
+@pytest.mark.parametrize("reply", [0xF0, 0xF2])
+def test_what_the_service_answered_wins_over_the_code_of_a_directory(remote, expected, reply):
+    error = Scene().failed("NOT_FOUND", "RECEIVED", remote=remote, circuit=31, reply=reply)
+    assert type(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"), [("INTERNAL", GeneralServerFailure), ("RESOLVEFAILED", HostUnreachable)]
+)
+def test_f0_is_not_claimed_where_the_events_do_not_show_it(reason, expected):
+    assert type(Scene().failed("NOT_FOUND", "UNEXPECTED", reason=reason, reply=0xF0)) is expected
+
+
 # Never a claim without evidence.
 
 
@@ -175,10 +235,13 @@ def test_events_win_over_a_code_that_they_contradict():
     st.sampled_from([0x01, 0x04, 0x05, 0x06]),
     st.booleans(),
 )
-def test_not_found_is_claimed_only_where_every_directory_that_answered_said_so(descriptors, reason, reply, late):
+def test_each_claim_has_its_evidence(descriptors, reason, reply, late):
     error = Scene().failed(*([] if late else descriptors), reason=reason, reply=reply, late=descriptors if late else ())
     answers = set(descriptors) - {"REQUESTED"}
-    assert isinstance(error, OnionServiceNotFound) == (reason == "RESOLVEFAILED" and answers == {"NOT_FOUND"})
+    if isinstance(error, OnionServiceNotFound):
+        assert (reason, answers) == ("RESOLVEFAILED", {"NOT_FOUND"})
+    elif isinstance(error, OnionServiceNotReachable):
+        assert answers & {"RECEIVED", "BAD_DESC"}
     # Clients that know plain codes alone get what tor said.
     assert error.row.plain == reply
 
@@ -213,5 +276,4 @@ def test_other_names_have_no_record_of_directories():
 
 
 def test_a_time_out_of_which_nothing_was_seen():
-    assert of_timeout(None, is_bootstrapped=False) is None
-    assert type(of_timeout(None, is_bootstrapped=True)) is OnionServiceNotReachable
+    assert of_timeout(None) is None

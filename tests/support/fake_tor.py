@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from examples.raw_peers import GREET_ANONYMOUS, GREET_EXTENDED, Peer, pairs, proxy, request
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.endpoints import clientFromString, serverFromString
 from twisted.internet.protocol import Factory
 
@@ -18,7 +18,6 @@ from txsocksx_ext.tor.isolation import IsolationTokens
 
 SERVICE = "oufiwc7giqrrjlb5zhg7vr3jtqxgbwns5ner577ncb6jxnhh2kvr7kqd"
 ONION = f"{SERVICE}.onion"
-PROBE = "invalid.onion"
 ZEROS = b"\x00\x01\x00\x00\x00\x00\x00\x00"
 ZEROS_IPV6 = b"\x00\x04" + b"\x00" * 18
 DOUBT = 1.0
@@ -141,13 +140,11 @@ def endless_echo(first=FOUND):
     return answer
 
 
-def through(*tors, extended=None, control=None, time=reactor):
+def through(*tors, control=None, time=reactor):
     """A route through these scripted tors."""
     return TorRoute(
         [
-            TorInstance(
-                time, clientFromString(reactor, f"tcp:127.0.0.1:{tor.port}"), control, extended, name=str(number)
-            )
+            TorInstance(time, clientFromString(reactor, f"tcp:127.0.0.1:{tor.port}"), control, name=str(number))
             for number, tor in enumerate(tors)
         ],
         IsolationTokens(),
@@ -210,15 +207,26 @@ def heard_as(plain, extended, finer):
     return {"plain": plain, "97": extended, "304": finer, "none": plain}
 
 
-def events(bootstrapped=True, *, client_key=False):
-    """A control connection that stands, whose events a test makes."""
+def events(*, client_key=False, cached=()):
+    """
+    A control connection that stands, whose events a test makes.
+
+    :param cached: onion addresses of which tor has the descriptor.
+    """
     control = ControlConnection(reactor, None, "the scripted tor")
 
     def queue_command(command):
+        name, _, argument = command.partition(" ")
+        if name == "GETINFO":
+            address = argument.removeprefix("hs/client/desc/id/")
+            found = address in cached
+            return succeed(f"{argument}=\nhs-descriptor 3") if found else fail(RuntimeError("551 Not found in cache"))
         assert command == f"ONION_CLIENT_AUTH_VIEW {SERVICE}"
         keys = f"CLIENT {SERVICE} x25519:key\n" if client_key else ""
         return succeed(f"ONION_CLIENT_AUTH_VIEW {SERVICE}\n{keys}OK")
 
-    control.tor = SimpleNamespace(protocol=SimpleNamespace(queue_command=queue_command))
-    control.tracker.bootstrapped = bootstrapped
+    def get_info(key):
+        return succeed({key: '"127.0.0.1:0"'})
+
+    control.tor = SimpleNamespace(protocol=SimpleNamespace(queue_command=queue_command, get_info=get_info))
     return control

@@ -114,6 +114,22 @@ EXACT_ROUTES = ["control", "extended", "unix"]
 """Of these, each knows why an onion service failed."""
 
 
+def all_routes_to(client):
+    """A route by each of tor's SOCKS ports, with its control port and without."""
+    ports = {
+        "plain": client.plain_port,
+        "extended": client.extended_port,
+        "unix": client.plain_socket,
+        "extended unix": client.extended_socket,
+    }
+    control = way(client.control_port)
+    return {
+        f"{name}{words}": f"tor:{way(port)}{option}"
+        for name, port in ports.items()
+        for words, option in (("", ""), (", control", f":control={control}"))
+    }
+
+
 def under_control(server, times=1):
     return server.output.count("is under control") >= times
 

@@ -13,8 +13,8 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..errors import HandshakeTimeout, OnionServiceNotReachable, authentication_error, reply_error
-from ..protocol.codes import DESCRIPTOR_NOT_FOUND, TTL_EXPIRED, Command, Dialect, Method
+from ..errors import HandshakeTimeout, authentication_error, reply_error
+from ..protocol.codes import DESCRIPTOR_NOT_FOUND, Dialect, Method
 from ..protocol.messages import (
     UNSPECIFIED,
     Address,
@@ -139,8 +139,6 @@ class SOCKS5ExtClientFactory(Factory):
             to read a reply's code.
         """
         if isinstance(answer, Reply):
-            if self._is_onion_timeout(answer, initiator):
-                return OnionServiceNotReachable(code=answer.code).with_plain_code(answer.code)
             return reply_error(answer.code, initiator.dialect)
         assert initiator.selected is not None
         pairs = answer.pairs if isinstance(answer, ExtendedResponse) else NO_PAIRS
@@ -150,23 +148,12 @@ class SOCKS5ExtClientFactory(Factory):
         """
         The exception for a deadline that has passed.
 
-        A tor that took the request and does not answer waits for the onion
-        service: by default twice as long as we do.
+        Of an onion service nothing is known then: tor may wait for it, or may not have bootstrapped.
         """
         connection = self._connection
-        is_asked = connection is not None and connection.awaits_reply_of_tor
-        if is_asked and self.request.command == Command.CONNECT and self.request.destination.is_onion:
-            error = OnionServiceNotReachable()
-            error.code = None  # none was sent
-            return error
         if connection is None:
             return HandshakeTimeout(NOT_CONNECTED)
         return HandshakeTimeout("" if connection.has_heard else NEVER_ANSWERED)
-
-    def _is_onion_timeout(self, reply: Reply, initiator: Initiator) -> bool:
-        """Tor says "TTL expired" of an onion service that it found and that does not answer."""
-        is_tor = initiator.dialect is Dialect.TOR
-        return is_tor and reply.code == TTL_EXPIRED.number and self.request.destination.is_onion
 
     # What endpoints and the protocol ask for.
 

@@ -29,7 +29,7 @@ from ..net.twisted_transports import (
     is_local,
     renew_log_prefix,
 )
-from ..protocol.codes import Dialect, Method, Status
+from ..protocol.codes import Method, Status
 from ..protocol.decoding import MalformedMessage
 from ..protocol.messages import (
     UNSPECIFIED,
@@ -42,7 +42,7 @@ from ..protocol.messages import (
     UsernamePasswordResponse,
 )
 from ..protocol.pairs import NO_PAIRS, Pairs
-from ..protocol.socks5 import Initiator, State
+from ..protocol.socks5 import Initiator
 from .diagnosis import (
     CLOSED_WITHOUT_ANSWER,
     TLS_FAULT,
@@ -84,11 +84,6 @@ class SOCKS5ExtClientProtocol(Protocol):
         self._is_over = False
         # Who has the connection, where the transport cannot be given away.
         self._successor: IProtocol | None = None
-
-    @property
-    def awaits_reply_of_tor(self) -> bool:
-        """Whether a tor has our request, and has not answered it."""
-        return self._initiator.state is State.REPLY and self._initiator.dialect is Dialect.TOR
 
     @property
     def has_heard(self) -> bool:

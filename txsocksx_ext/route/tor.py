@@ -119,7 +119,8 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
         return _LaunchedTorRoute([launched], TOKENS)
     refuse_unknown(keywords, KEYWORDS, "the route tor")
     descriptions = _endpoint_descriptions(arguments)
-    extended = yes_or_no("extended", keywords["extended"]) if "extended" in keywords else None
+    # What it said is no longer needed: a code says itself whose it is.
+    yes_or_no("extended", keywords.get("extended", "yes"))
     allow_cleartext = yes_or_no("allow-cleartext", keywords.get("allow-cleartext", "no"))
     controls = keywords["control"].split(",") if "control" in keywords else []
     if controls and len(controls) != len(descriptions):
@@ -135,7 +136,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
         if controls:
             shown = f"tor {number + 1} at {shown_endpoint(description)}"
             control = _control(reactor, controls[number], password, number + 1, shown)
-        tors.append(TorInstance(reactor, endpoint, control, extended, description, allow_cleartext))
+        tors.append(TorInstance(reactor, endpoint, control, description, allow_cleartext))
     return TorRoute(tors, TOKENS)
 
 

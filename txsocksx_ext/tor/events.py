@@ -38,11 +38,13 @@ class DescriptorEvent:
 
     :ivar action: REQUESTED, RECEIVED, FAILED and so on.
     :ivar address: the onion address without ``.onion``.
+    :ivar directory: the relay that is asked, as fingerprint and nickname.
     :ivar reason: of a failure: NOT_FOUND, BAD_DESC and so on, or empty.
     """
 
     action: str
     address: str
+    directory: str
     reason: str
 
 
@@ -58,9 +60,9 @@ def parse_stream_event(line: str) -> StreamEvent | None:
 def parse_descriptor_event(line: str) -> DescriptorEvent | None:
     """Read what follows ``650 HS_DESC``; ``None`` where it is not to be understood."""
     words = _WORD.findall(line)
-    if len(words) < 2:
+    if len(words) < 4:
         return None
-    return DescriptorEvent(words[0], words[1].lower(), _keywords(words[2:]).get("REASON", ""))
+    return DescriptorEvent(words[0], words[1].lower(), words[3], _keywords(words[4:]).get("REASON", ""))
 
 
 def bootstrap_progress(line: str) -> int | None:

@@ -45,8 +45,7 @@ def launched_tor(
     :param state: a folder that outlives the process, so that tor starts faster;
         by default one that does not.
     """
-    # Its port is plain: events tell what ExtendedErrors would, and more.
-    instance = TorInstance(reactor, None, extended=False, name="launch")
+    instance = TorInstance(reactor, None, name="launch")
     own = _OwnTor(reactor, instance, program, torrc, state)
     instance.control = ControlConnection(reactor, own.open, "our own tor", own.close)
     return instance

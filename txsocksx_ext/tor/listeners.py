@@ -4,9 +4,12 @@ The SOCKS ports on which a tor listens (control-spec, GETINFO net/listeners/sock
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import quoteStringArgument
+from twisted.internet.interfaces import IAddress
 
 from ..errors import ProxyUnreachable
 
@@ -26,6 +29,24 @@ async def socks_listeners(tor: Any) -> list[str]:
     if not listeners:
         raise ProxyUnreachable("this tor listens on no SOCKS port: its torrc needs a SocksPort")
     return [_endpoint(each) for each in listeners]
+
+
+def is_among(address: IAddress, text: str) -> bool:
+    """
+    Whether an address to which we are connected is one of a tor's SOCKS ports.
+
+    :param text: the answer of ``net/listeners/socks``.
+    """
+    for listener in _listeners(text):
+        if isinstance(address, UNIXAddress):
+            path = os.fsdecode(address.name or b"")
+            if listener.startswith("unix:") and os.path.realpath(listener[5:]) == os.path.realpath(path):
+                return True
+        elif isinstance(address, (IPv4Address, IPv6Address)) and not listener.startswith("unix:"):
+            host, port = _host_and_port(listener)
+            if port == str(address.port) and (host == address.host or host in _EVERYWHERE):
+                return True
+    return False
 
 
 def _listeners(text: str) -> list[str]:

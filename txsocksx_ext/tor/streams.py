@@ -62,16 +62,12 @@ class StreamsOfTor:
         from twisted.internet import reactor
 
         request = Request(Command.CONNECT, target)
-        # It is tor that we speak to, so its port is not asked first what codes it has.
-        instance = TorInstance(reactor, self.socks_port, extended=True, allow_cleartext=self.allow_cleartext)
+        instance = TorInstance(reactor, self.socks_port, allow_cleartext=self.allow_cleartext)
         stream = WatchedStream()
 
-        async def ask() -> Any:
-            if target.is_onion:
-                instance.control = await events_of(self.tor)
-            return await instance.ask(request, self.token, application, stream)
-
-        asking: Deferred[IProtocol] = Deferred.fromCoroutine(ask())
+        if target.is_onion:
+            instance.control = events_of(self.tor)
+        asking: Deferred[IProtocol] = Deferred.fromCoroutine(instance.ask(request, self.token, application, stream))
         if self.timeout is not None:
             asking.addTimeout(self.timeout, reactor)
         try:
@@ -233,35 +229,40 @@ class _Events(ControlConnection):
 
     def __init__(self, reactor: Any, tor: Any) -> None:
         super().__init__(reactor, lambda: succeed(tor), "tor")
-        self._begun: Deferred[None] = Deferred()
-        self.begun = _AwaitedByMany(self._begun)
 
     def begin(self, tor: Any) -> None:
         """Listen until the connection is lost."""
+        self._began = self._clock.seconds()
         listening: Deferred[None] = Deferred.fromCoroutine(self._listen_to(tor))
         listening.addCallbacks(lambda _: self._have_begun(tor), self._cannot_begin)
         tor.protocol.when_disconnected().addBoth(lambda _: self._end(tor))
 
     def _have_begun(self, tor: Any) -> None:
         self.tor = tor
-        if not self._begun.called:
-            self._begun.callback(None)
+        self._settle()
 
     def _cannot_begin(self, failure: Failure) -> None:
         _log.warn("tor does not show its events: {error}", error=str(failure.value))
-        self._have_begun(None)
+        self._settle()
+
+    def _stalled(self, tor: Any) -> None:
+        """Go on without it until it answers: the connection is not ours to end."""
+        _log.warn("tor does not answer at its control port: going on without its events")
+        self.tor = None
+        answer: Deferred[Any] = tor.protocol.get_info("net/listeners/socks")
+        answer.addCallbacks(lambda _: self._have_begun(tor), lambda _: None)
 
     def _end(self, tor: Any) -> None:
         _events.pop(tor, None)
-        self.tracker.forget()
-        self._have_begun(None)
+        self._lost()
+        self._settle()
 
 
 _events: dict[Any, _Events] = {}
 """Of each tor that was asked for an onion service, while its control connection stands."""
 
 
-async def events_of(tor: Any) -> ControlConnection | None:
+def events_of(tor: Any) -> ControlConnection | None:
     """The events of a tor; ``None`` where nobody controls it: then its replies have to do."""
     if tor.protocol is None or is_disconnected(tor):
         return None
@@ -271,5 +272,4 @@ async def events_of(tor: Any) -> ControlConnection | None:
 
         events = _events[tor] = _Events(reactor, tor)
         events.begin(tor)
-    await events.begun.wait()
     return events

@@ -1,28 +1,18 @@
 """
-Why a stream to an onion service failed, from tor's control events.
-
-Tor's reply says 04 both of a service that does not exist and of one that cannot
-be reached. Its events tell them apart: whether the directories had the
-descriptor, and how the stream ended.
+What tor's control events show of our streams, and of the services that they go to.
 """
 
 from __future__ import annotations
 
 import re
-from collections import OrderedDict, defaultdict
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
 
-from ..errors import (
-    OnionAddressInvalid,
-    OnionClientAuthRequired,
-    OnionDescriptorNotFound,
-    OnionIntroductionFailed,
-    OnionRendezvousFailed,
-    OnionServiceNotReachable,
-    ReplyError,
-)
+from ..errors import ReplyError
 from ..protocol.codes import Dialect
 from .events import DescriptorEvent, StreamEvent
 
@@ -31,57 +21,174 @@ _TCP_SOURCE = re.compile(r"(?:[0-9.]+|\[[^]]+\]):[0-9]+")
 REMEMBERED_SERVICES = 1024
 """Of how many onion addresses the last fetch is remembered."""
 
+REMEMBERED_ENDS = 64
+"""How many ends of streams with one key are kept for those that still wait: tor closes some streams unasked."""
+
+DIRECTORY_ASKED_AGAIN_AFTER = 900.0
+"""Seconds in which tor does not ask a directory again for the same descriptor (REND_HID_SERV_DIR_REQUERY_PERIOD)."""
+
+NOT_FOUND, UNREADABLE, UNANSWERED = "NOT_FOUND", "BAD_DESC", ""
+
+_PLAIN_CODES = {
+    "RESOLVEFAILED": 0x04,
+    "NOROUTE": 0x04,
+    "EXITPOLICY": 0x02,
+    "UNKNOWN_264": 0x02,
+    "CONNECTREFUSED": 0x05,
+    "CONNRESET": 0x05,
+    "DONE": 0x05,
+    "TIMEOUT": 0x06,
+    "NET_UNREACHABLE": 0x03,
+}
+"""The reply that tor derives from a stream's reason (stream_end_reason_to_socks5_response); 01 for any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What one directory said of a descriptor.
+
+    :ivar reason: that of its failure, or `UNANSWERED`.
+    :ivar time: when, in seconds of the tracker's clock.
+    """
+
+    reason: str
+    time: float
+
 
 @dataclass
 class Fetch:
     """
     What became of the fetch of one service's descriptor.
 
-    :ivar failures: the reasons of the directories that did not give it.
-    :ivar received: whether one gave it.
-    :ivar has_connected: whether a stream to the service ever succeeded.
-    :ivar streams: the streams that wait for it.
+    :ivar answers: by directory; those that were asked and have the descriptor are not in it.
+    :ivar received: whether one gave the descriptor.
+    :ivar existed: whether the service was found or connected before.
+    :ivar streams: the streams that wait for the descriptor.
     """
 
-    failures: set[str] = field(default_factory=set)
+    answers: dict[str, Answer] = field(default_factory=dict)
     received: bool = False
-    has_connected: bool = False
+    existed: bool = False
     streams: set[str] = field(default_factory=set)
 
     @property
     def is_not_found(self) -> bool:
-        """Whether directories answered, and all of them that there is no such service."""
-        return not self.received and self.failures == {"NOT_FOUND"}
+        """Whether directories were asked, and all of them answered that they do not have the descriptor."""
+        reasons = {answer.reason for answer in self.answers.values()}
+        return not self.received and reasons == {NOT_FOUND}
+
+    @property
+    def is_found(self) -> bool:
+        """Whether there is evidence that the service exists."""
+        return self.received or self.existed or any(each.reason == UNREADABLE for each in self.answers.values())
+
+    def next(self, now: float) -> Fetch:
+        """
+        Begin the next fetch.
+
+        Keep what is missing of the last: tor does not ask those directories
+        again soon, so the next answers alone would not be those of all.
+        """
+        missing = {
+            directory: answer
+            for directory, answer in self.answers.items()
+            if answer.reason != NOT_FOUND and answer.time > now - DIRECTORY_ASKED_AGAIN_AFTER
+        }
+        return Fetch(missing, existed=self.received or self.existed)
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """
+    How a stream ended.
+
+    :ivar reason: in tor's words.
+    :ivar is_remote: whether the service itself ended it.
+    :ivar was_connected: whether it had been connected, though tor's reply was F0.
+    :ivar fetch: of its service's descriptor; ``None`` where the target is no onion service.
+    """
+
+    reason: str
+    is_remote: bool
+    was_connected: bool
+    fetch: Fetch | None
+
+    @property
+    def plain_code(self) -> int:
+        """The code of RFC 1928 that tor has for this reason."""
+        return _PLAIN_CODES.get(self.reason, 0x01)
+
+
+StreamKey = tuple[str, str, str]
+"""A source address or a password, and the target, by which our streams are known."""
+
+
+@dataclass(eq=False)
 class StreamRecord:
     """
     What was seen of one stream of ours.
 
+    Streams over a unix socket with one key cannot be told apart, so each of
+    their records sees all of them.
+
     :ivar key: how its first event is recognised.
-    :ivar stream: its number, once that came.
+    :ivar is_seen: whether its first event came.
     :ivar fetch: of its service's descriptor, once its first event came.
-    :ivar reason: why it ended, in tor's words.
-    :ivar is_remote: whether the service itself ended it.
-    :ivar ended: fires when its last event came.
     """
 
     key: StreamKey = field(repr=False)
-    stream: str = ""
+    is_seen: bool = False
     fetch: Fetch | None = None
-    reason: str = ""
-    is_remote: bool = False
-    ended: Deferred[None] = field(default_factory=Deferred)
+    _ends: list[StreamEnd] = field(default_factory=list, repr=False)
+    _waiting: tuple[ReplyError, Deferred[StreamEnd | None]] | None = field(default=None, repr=False)
+
+    def end_for(self, said: ReplyError) -> Deferred[StreamEnd | None]:
+        """
+        Fire with the end that explains tor's reply, once tor has closed the stream.
+
+        ``None`` where the control connection is lost before.
+        """
+        found: Deferred[StreamEnd | None] = Deferred()
+        for end in self._ends:
+            if self._explains(end, said):
+                found.callback(end)
+                return found
+        self._waiting = (said, found)
+        return found
+
+    def saw_end(self, end: StreamEnd) -> None:
+        """Take the end of a stream with this key."""
+        if len(self._ends) < REMEMBERED_ENDS:
+            self._ends.append(end)
+        if self._waiting is not None and self._explains(end, self._waiting[0]):
+            self._tell(end)
+
+    def lose(self) -> None:
+        """The control connection is lost: what was seen does not count, and nobody waits any more."""
+        self.fetch = None
+        self._ends.clear()
+        self._tell(None)
+
+    def _tell(self, end: StreamEnd | None) -> None:
+        if self._waiting is not None:
+            (_, waiting), self._waiting = self._waiting, None
+            if not waiting.called:
+                waiting.callback(end)
+
+    def _explains(self, end: StreamEnd, said: ReplyError) -> bool:
+        if self.key[0] == "source":
+            return True
+        # Others with this key may have left, for which tor says DONE, or have had other answers.
+        if end.reason == "DONE" and not end.is_remote:
+            return False
+        return said.row.dialect is Dialect.TOR or (not end.was_connected and end.plain_code == said.row.number)
 
 
-StreamKey = tuple[str, str, str]
-"""A source address, or else a password and the target, by which our streams are known."""
-
-
-def key_of_source(host: str, port: int) -> StreamKey:
-    """The key of a stream over TCP: our own address of the connection to tor."""
-    return ("source", f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "")
+def key_of_source(source: str, source_port: int, host: str, port: int) -> StreamKey:
+    """The key of a stream over TCP: our own address of the connection to tor, and the target."""
+    shown = f"[{source}]" if ":" in source else source
+    return ("source", f"{shown}:{source_port}", _target(host, port))
 
 
 def key_of_target(token: bytes | None, host: str, port: int) -> StreamKey:
@@ -90,127 +197,162 @@ def key_of_target(token: bytes | None, host: str, port: int) -> StreamKey:
 
     Streams alike in token and target are alike in all that a tracker can tell.
     """
-    return ("target", (token or b"").decode("latin-1"), f"{host.lower()}:{port}")
+    return ("password", (token or b"").decode("latin-1"), _target(host, port))
+
+
+def _target(host: str, port: int | str) -> str:
+    return f"{host.lower()}:{port}"
+
+
+@dataclass
+class _Stream:
+    """A stream of tor's that is open, whoever asked for it."""
+
+    key: StreamKey
+    fetch: Fetch | None
+    address: str | None
+    reason: str = ""
+    is_remote: bool = False
+    has_succeeded: bool = False
+    was_connected: bool = False
 
 
 class StreamTracker:
-    """Watches the events of one tor."""
+    """
+    Watches the events of one tor.
 
-    def __init__(self) -> None:
+    :param seconds: the clock.
+    :ivar bootstrapped: whether this tor has built circuits.
+    :ivar has_recognized: whether a stream of ours was seen on this connection.
+    """
+
+    def __init__(self, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
         self.bootstrapped = False
-        self._expected: defaultdict[StreamKey, list[StreamRecord]] = defaultdict(list)
-        self._streams: dict[str, StreamRecord] = {}
-        self._address_of: dict[str, str] = {}
+        self.has_recognized = False
+        self._records: dict[StreamKey, list[StreamRecord]] = {}
+        self._streams: dict[str, _Stream] = {}
         self._fetches: OrderedDict[str, Fetch] = OrderedDict()
+
+    def knows(self, address: str) -> bool:
+        """Whether a stream to this onion address, or tor's descriptor of it, was seen."""
+        return address in self._fetches
 
     def expect(self, key: StreamKey) -> StreamRecord:
         """Begin to watch a stream, before tor hears of it."""
         record = StreamRecord(key)
-        self._expected[key].append(record)
+        self._records.setdefault(key, []).append(record)
         return record
 
     def dismiss(self, record: StreamRecord) -> None:
-        """Watch a stream no longer."""
-        waiting = self._expected.get(record.key, [])
-        if record in waiting:
-            waiting.remove(record)
-            if not waiting:
-                del self._expected[record.key]
-        self._streams.pop(record.stream, None)
+        """Watch a stream no longer; no-op if it is unknown."""
+        alike = self._records.get(record.key, [])
+        if record in alike:
+            alike.remove(record)
+            if not alike:
+                del self._records[record.key]
 
     def forget(self) -> None:
         """Forget all that was going on: the control connection is lost."""
-        self.bootstrapped = False
-        self._expected.clear()
+        self.bootstrapped = self.has_recognized = False
+        records, self._records = self._records, {}
         self._streams.clear()
-        self._address_of.clear()
         self._fetches.clear()
+        for alike in records.values():
+            for record in alike:
+                record.lose()
 
     def saw_stream(self, event: StreamEvent) -> None:
         """Take a STREAM event."""
         if event.status in ("NEW", "NEWRESOLVE"):
             self._saw_new(event)
-        elif event.status == "SUCCEEDED" or _is_false_failure(event):
-            fetch = self._fetch_of(event.stream)
-            if fetch is not None:
-                fetch.has_connected = True
-                fetch.streams.discard(event.stream)
+            return
+        stream = self._streams.get(event.stream)
+        if stream is None:
+            return
+        if event.status == "SUCCEEDED" or _is_false_failure(event):
+            stream.has_succeeded = event.status == "SUCCEEDED"
+            stream.was_connected = True
+            if stream.fetch is not None:
+                stream.fetch.existed = True
+                stream.fetch.streams.discard(event.stream)
         elif event.status in ("FAILED", "CLOSED"):
-            self._saw_end(event)
+            self._saw_end(event, stream)
 
     def saw_descriptor(self, event: DescriptorEvent) -> None:
         """Take an HS_DESC event. It is of a service, and so of every stream that waits for it."""
         fetch = self._fetches.get(event.address)
         if fetch is None:
             return
-        if event.action == "RECEIVED":
+        if event.action == "REQUESTED":
+            fetch.answers[event.directory] = Answer(UNANSWERED, self._seconds())
+        elif event.action == "RECEIVED":
             fetch.received = True
+            fetch.answers.pop(event.directory, None)
         elif event.action == "FAILED":
-            fetch.failures.add(event.reason)
+            fetch.answers[event.directory] = Answer(event.reason, self._seconds())
+
+    def saw_cached_descriptor(self, address: str) -> None:
+        """Tor has the descriptor of this onion address."""
+        fetch = self._fetches.setdefault(address, Fetch())
+        fetch.existed = True
+        self._drop_oldest()
 
     def _saw_new(self, event: StreamEvent) -> None:
-        address = onion_address(event.host)
-        if address is not None:
-            fetch = self._fetches.get(address)
-            if fetch is None or not fetch.streams:
-                # A new fetch, unless the descriptor is still known. The last one stays as it is:
-                # a stream that waited for it may have ended, and tor's reply to it not yet be read.
-                fetch = self._fetches[address] = Fetch(has_connected=fetch is not None and fetch.has_connected)
-            self._fetches.move_to_end(address)
-            fetch.streams.add(event.stream)
-            self._address_of[event.stream] = address
-            self._drop_oldest()
-        record = self._claim(event)
-        if record is not None:
-            record.stream = event.stream
-            record.fetch = None if address is None else self._fetches.get(address)
-            self._streams[event.stream] = record
-
-    def _claim(self, event: StreamEvent) -> StreamRecord | None:
-        """Whose stream a new one is."""
         password = event.keywords.get("SOCKS_PASSWORD", "")
         source = event.keywords.get("SOURCE_ADDR", "")
-        # Of a unix socket it is the path, the same for all.
+        target = _target(event.host, event.port)
+        # The source of a unix socket is its path, the same for all.
         is_tcp = _TCP_SOURCE.fullmatch(source)
-        key = ("source", source, "") if is_tcp else ("target", password, f"{event.host.lower()}:{event.port}")
-        waiting = self._expected.get(key)
-        if not waiting:
-            return None
-        record = waiting.pop(0)
-        if not waiting:
-            del self._expected[key]
-        return record
+        key: StreamKey = ("source", source, target) if is_tcp else ("password", password, target)
+        address = onion_address(event.host)
+        fetch = None if address is None else self._fetch_of(address, event.stream)
+        records = self._records.get(key, ())
+        if address is not None or records:
+            self._streams[event.stream] = _Stream(key, fetch, address)
+        for record in records:
+            self.has_recognized = record.is_seen = True
+            record.fetch = fetch
 
-    def _saw_end(self, event: StreamEvent) -> None:
+    def _fetch_of(self, address: str, stream: str) -> Fetch:
+        fetch = self._fetches.get(address)
+        if fetch is None:
+            fetch = self._fetches[address] = Fetch()
+        elif not fetch.streams:
+            # A new fetch, unless the descriptor is still known. The last one stays as it is:
+            # a stream that waited for it may have ended, and tor's reply to it not yet be read.
+            fetch = self._fetches[address] = fetch.next(self._seconds())
+        self._fetches.move_to_end(address)
+        fetch.streams.add(stream)
+        self._drop_oldest()
+        return fetch
+
+    def _saw_end(self, event: StreamEvent, stream: _Stream) -> None:
         """
         Take FAILED, which has the reason, or CLOSED, which is the last word.
 
         Events of the same step can follow FAILED but come before CLOSED.
         """
-        record = self._streams.get(event.stream)
-        if record is not None:
-            reason, remote = event.keywords.get("REASON", ""), event.keywords.get("REMOTE_REASON", "")
-            if remote:
-                record.is_remote = True
-            record.reason = record.reason or remote or reason
+        reason, remote = event.keywords.get("REASON", ""), event.keywords.get("REMOTE_REASON", "")
+        if remote:
+            stream.is_remote = True
+        stream.reason = stream.reason or remote or reason
         if event.status == "FAILED":
             return
-        address = self._address_of.pop(event.stream, None)
-        if address is not None and address in self._fetches:
-            self._fetches[address].streams.discard(event.stream)
-        self._streams.pop(event.stream, None)
-        if record is not None and not record.ended.called:
-            record.ended.callback(None)
-
-    def _fetch_of(self, stream: str) -> Fetch | None:
-        address = self._address_of.get(stream)
-        return None if address is None else self._fetches.get(address)
+        del self._streams[event.stream]
+        if stream.fetch is not None:
+            stream.fetch.streams.discard(event.stream)
+        if stream.has_succeeded:
+            return
+        end = StreamEnd(stream.reason, stream.is_remote, stream.was_connected, stream.fetch)
+        for record in self._records.get(stream.key, ()):
+            record.saw_end(end)
 
     def _drop_oldest(self) -> None:
         while len(self._fetches) > REMEMBERED_SERVICES:
             _, fetch = self._fetches.popitem(last=False)
-            for stream in fetch.streams:
-                self._address_of.pop(stream, None)
+            # Answers that follow are not seen, so those that came are not those of all.
+            fetch.answers.clear()
 
 
 def _is_false_failure(event: StreamEvent) -> bool:
@@ -222,47 +364,3 @@ def onion_address(host: str) -> str | None:
     """The address of an onion service's name, without sub-domains and ``.onion``; ``None`` for another name."""
     labels = host.lower().rstrip(".").split(".")
     return labels[-2] if len(labels) > 1 and labels[-1] == "onion" else None
-
-
-def classify_failure(record: StreamRecord, said: ReplyError, is_bootstrapped: bool) -> ReplyError:
-    """
-    What is to be said of an onion service that was not reached.
-
-    :param said: what tor's reply was read as.
-    :param is_bootstrapped: whether this tor has built circuits.
-    :returns: `said` where the events say no more. Another keeps the plain code
-        that tor gave, for clients that understand no other. That tor has a
-        client key for the service, so that it is not missing but wrong, the
-        events do not say.
-    """
-    fetch = record.fetch
-    if fetch is None or record.is_remote:
-        return said
-    error: ReplyError
-    if record.reason == "TORPROTOCOL":
-        error = OnionAddressInvalid()
-    elif record.reason == "RESOLVEFAILED":
-        error = _of_unresolved(fetch)
-    elif record.reason == "MISC" and fetch.received:
-        error = OnionClientAuthRequired()
-    elif record.reason in ("TIMEOUT", "CANT_ATTACH"):
-        error = of_timeout(fetch, is_bootstrapped) or said
-    else:
-        return said
-    if type(error) is OnionServiceNotReachable and said.row.dialect is Dialect.TOR:
-        return said
-    return error.with_plain_code(said.row.plain)
-
-
-def _of_unresolved(fetch: Fetch) -> ReplyError:
-    """Of a name that was not resolved: "not found" is claimed only where every directory said so."""
-    if fetch.received:
-        return OnionIntroductionFailed()
-    return OnionDescriptorNotFound() if fetch.is_not_found else OnionServiceNotReachable()
-
-
-def of_timeout(fetch: Fetch | None, is_bootstrapped: bool) -> ReplyError | None:
-    """Of a service that did not answer in time; ``None`` where this tor may be to blame."""
-    if fetch is not None and (fetch.received or fetch.has_connected):
-        return OnionRendezvousFailed()
-    return OnionServiceNotReachable() if is_bootstrapped else None
