@@ -20,7 +20,7 @@ class StreamEvent:
     :ivar circuit: the circuit's number, ``0`` where it is attached to none.
     :ivar host: the target's name or address.
     :ivar port: the target's.
-    :ivar keywords: the rest: REASON, REMOTE_REASON, SOURCE_ADDR and so on.
+    :ivar tail: the rest, as tor wrote it.
     """
 
     stream: str
@@ -28,7 +28,12 @@ class StreamEvent:
     circuit: str
     host: str
     port: str
-    keywords: dict[str, str]
+    tail: str
+
+    @property
+    def keywords(self) -> dict[str, str]:
+        """REASON, REMOTE_REASON, SOURCE_ADDR and so on. Read on demand: of most streams nobody asks for them."""
+        return _keywords(_WORD.findall(self.tail))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -50,11 +55,12 @@ class DescriptorEvent:
 
 def parse_stream_event(line: str) -> StreamEvent | None:
     """Read what follows ``650 STREAM``; ``None`` where it is not to be understood."""
-    words = _WORD.findall(line)
+    words = line.split(None, 4)
     if len(words) < 4:
         return None
-    host, _, port = words[3].rpartition(":")
-    return StreamEvent(words[0], words[1], words[2], host, port, _keywords(words[4:]))
+    stream, status, circuit, target, *tail = words
+    host, _, port = target.rpartition(":")
+    return StreamEvent(stream, status, circuit, host, port, tail[0] if tail else "")
 
 
 def parse_descriptor_event(line: str) -> DescriptorEvent | None:

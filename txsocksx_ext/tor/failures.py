@@ -41,8 +41,6 @@ def classify_failure(end: StreamEnd, said: ReplyError) -> ReplyError:
         return reply_error(end.plain_code, Dialect.TOR) if said.row.dialect is Dialect.TOR else said
     fetch = end.fetch
     error: ReplyError | None = None
-    if fetch is None:
-        return said
     if end.reason == "TORPROTOCOL":
         error = OnionAddressInvalid()
     elif end.reason == "RESOLVEFAILED":

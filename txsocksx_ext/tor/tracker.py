@@ -106,13 +106,13 @@ class StreamEnd:
     :ivar reason: in tor's words.
     :ivar is_remote: whether the service itself ended it.
     :ivar was_connected: whether it had been connected, though tor's reply was F0.
-    :ivar fetch: of its service's descriptor; ``None`` where the target is no onion service.
+    :ivar fetch: of its service's descriptor.
     """
 
     reason: str
     is_remote: bool
     was_connected: bool
-    fetch: Fetch | None
+    fetch: Fetch
 
     @property
     def plain_code(self) -> int:
@@ -206,11 +206,10 @@ def _target(host: str, port: int | str) -> str:
 
 @dataclass
 class _Stream:
-    """A stream of tor's that is open, whoever asked for it."""
+    """A stream to an onion service that is open, whoever asked tor for it."""
 
     key: StreamKey
-    fetch: Fetch | None
-    address: str | None
+    fetch: Fetch
     reason: str = ""
     is_remote: bool = False
     has_succeeded: bool = False
@@ -273,9 +272,8 @@ class StreamTracker:
         if event.status == "SUCCEEDED" or _is_false_failure(event):
             stream.has_succeeded = event.status == "SUCCEEDED"
             stream.was_connected = True
-            if stream.fetch is not None:
-                stream.fetch.existed = True
-                stream.fetch.streams.discard(event.stream)
+            stream.fetch.existed = True
+            stream.fetch.streams.discard(event.stream)
         elif event.status in ("FAILED", "CLOSED"):
             self._saw_end(event, stream)
 
@@ -299,18 +297,18 @@ class StreamTracker:
         self._drop_oldest()
 
     def _saw_new(self, event: StreamEvent) -> None:
-        password = event.keywords.get("SOCKS_PASSWORD", "")
-        source = event.keywords.get("SOURCE_ADDR", "")
+        address = onion_address(event.host)
+        if address is None:
+            return
+        keywords = event.keywords
+        password, source = keywords.get("SOCKS_PASSWORD", ""), keywords.get("SOURCE_ADDR", "")
         target = _target(event.host, event.port)
         # The source of a unix socket is its path, the same for all.
         is_tcp = _TCP_SOURCE.fullmatch(source)
         key: StreamKey = ("source", source, target) if is_tcp else ("password", password, target)
-        address = onion_address(event.host)
-        fetch = None if address is None else self._fetch_of(address, event.stream)
-        records = self._records.get(key, ())
-        if address is not None or records:
-            self._streams[event.stream] = _Stream(key, fetch, address)
-        for record in records:
+        fetch = self._fetch_of(address, event.stream)
+        self._streams[event.stream] = _Stream(key, fetch)
+        for record in self._records.get(key, ()):
             self.has_recognized = record.is_seen = True
             record.fetch = fetch
 
@@ -333,15 +331,15 @@ class StreamTracker:
 
         Events of the same step can follow FAILED but come before CLOSED.
         """
-        reason, remote = event.keywords.get("REASON", ""), event.keywords.get("REMOTE_REASON", "")
+        keywords = event.keywords
+        reason, remote = keywords.get("REASON", ""), keywords.get("REMOTE_REASON", "")
         if remote:
             stream.is_remote = True
         stream.reason = stream.reason or remote or reason
         if event.status == "FAILED":
             return
         del self._streams[event.stream]
-        if stream.fetch is not None:
-            stream.fetch.streams.discard(event.stream)
+        stream.fetch.streams.discard(event.stream)
         if stream.has_succeeded:
             return
         end = StreamEnd(stream.reason, stream.is_remote, stream.was_connected, stream.fetch)
