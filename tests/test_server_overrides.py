@@ -2,6 +2,9 @@
 
 import asyncio
 import concurrent.futures
+import socket
+import subprocess
+import sys
 
 import pytest
 from examples.raw_peers import (
@@ -354,3 +357,47 @@ async def test_a_decision_that_never_comes_is_not_needed_to_build_the_next_conne
         assert await waiting.read(2) == b"\x05\x02"
         assert await talk(server, GREET_ANONYMOUS, 2) == b"\x05\x00"
         assert waiting.unread == b""
+
+
+STOPPING = """
+import sys
+from twisted.internet import reactor
+from txsocksx_ext import SOCKS5ExtFactory
+from txsocksx_ext.net.listening import polled
+
+class Mine(SOCKS5ExtFactory):
+    def {at}(self, *arguments):
+        raise {error}
+
+port = reactor.listenTCP(0, Mine(reactor), interface="127.0.0.1")
+port = polled(port) if {is_polled} else port
+print(port.getHost().port, flush=True)
+reactor.run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("at", "error", "is_polled"),
+    [
+        ("methods", "SystemExit", True),
+        ("authenticate", "KeyboardInterrupt", True),
+        ("route", "SystemExit", False),
+        ("reply_for", "SystemExit", True),
+    ],
+)
+def test_an_override_may_stop_the_process(at, error, is_polled):
+    script = STOPPING.format(at=at, error=error, is_polled=is_polled)
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            port = int(process.stdout.readline())
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+                # Port 0 fails, so that a reply is asked for.
+                client.sendall(GREET_ANONYMOUS + request("127.0.0.1", 0))
+                if at != "route":
+                    process.wait(20)
+                    return
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+                client.sendall(GREET_ANONYMOUS + request("127.0.0.1", 9))
+                process.wait(20)
+        finally:
+            process.kill()
