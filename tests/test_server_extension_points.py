@@ -1,6 +1,9 @@
 """What can be added to the server from outside: a protocol, commands, rules under load, a kind of route."""
 
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -284,3 +287,13 @@ def test_a_route_kind_of_another_distribution_is_known_to_the_command_line(socks
     with Target(echo) as far, socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
         client.sendall(GREET_ANONYMOUS + request("127.0.0.1", far.port))
         assert read_exactly(client, 12)[:4] == b"\x05\x00\x05\x00"
+
+
+def test_help_shows_the_kinds_of_other_distributions(tmp_path):
+    plugins = tmp_path / "twisted" / "plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "my_route_kinds.py").write_text((EXAMPLES / "route_kind_plugin.py").read_text())
+    command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "socks5ext", "--help"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=30)
+    assert "internal: reach the unix sockets in a folder by name: internal:FOLDER" in finished.stdout, finished.stderr

@@ -16,6 +16,7 @@ from twisted.python.usage import UsageError
 
 from .descriptions import check_kind, without_function
 from .protocol.pairs import MAX_FIELD_LENGTH, PairLimits
+from .route import plugin_route_kinds
 from .server import Limits
 from .server.listeners import check_listener
 from .server.memory import keep_what_is_loaded
@@ -70,6 +71,12 @@ class Options(TwistedOptions, AuthOptionMixin):
         " and reply codes that say why an onion service failed."
     )
     supportedInterfaces = (IUsernamePassword,)
+
+    def getUsage(self, width: int | None = None) -> str:
+        """Return the text of ``--help``, with the kinds of route that other packages add."""
+        usage: str = super().getUsage(width)
+        kinds = [f"  {kind.name}: {kind.help}" for kind in plugin_route_kinds()]
+        return "\n".join([usage, "Kinds of route of other packages:", *kinds, ""]) if kinds else usage
 
     optFlags = [
         ["allow-remote", None, "Allow listeners that others could sniff: not loopback, a unix socket or TLS."],

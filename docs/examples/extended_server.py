@@ -1,7 +1,7 @@
 """
 A server that decides for itself who may come in, where to go, and what to answer: one override each.
 
-LISTEN=tcp:1080:interface=127.0.0.1 twistd -n -y extended_server.py
+LISTEN=tcp:1080:interface=127.0.0.1 twistd -n --pidfile= -y extended_server.py
 """
 
 import os

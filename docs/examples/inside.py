@@ -1,7 +1,7 @@
 """
 A server inside a program of one's own, with limits and rules given as objects.
 
-LISTEN=tcp:1080:interface=127.0.0.1 twistd -n -y inside.py
+LISTEN=tcp:1080:interface=127.0.0.1 twistd -n --pidfile= -y inside.py
 """
 
 import os

@@ -9,6 +9,7 @@ PROXY is a client endpoint string, tcp:127.0.0.1:1080 unless given.
 import sys
 
 from twisted.internet.endpoints import clientFromString, connectProtocol
+from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import react
 
@@ -28,6 +29,9 @@ async def main(reactor, host, port, proxy="tcp:127.0.0.1:1080"):
         print("not reachable:", error)
     except SOCKS5Error as error:
         print(f"failed with reply code {error.code}:", error)
+    except ConnectError as error:
+        # The proxy itself is not there.
+        print(error)
     else:
         print("it answers")
         protocol.transport.loseConnection()

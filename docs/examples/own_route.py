@@ -1,7 +1,7 @@
 """
 A way out of one's own: names under .internal are unix sockets in a folder.
 
-FOLDER=/run/services LISTEN=tcp:1080:interface=127.0.0.1 twistd -n -y own_route.py
+FOLDER=/run/services LISTEN=tcp:1080:interface=127.0.0.1 twistd -n --pidfile= -y own_route.py
 """
 
 import os

@@ -17,7 +17,7 @@ from twisted.plugin import getPlugins
 from ..descriptions import parse_description
 from .base import IRoute, IRouteKind, Route
 
-__all__ = ["IRoute", "IRouteKind", "Route", "route_from_string", "route_kinds"]
+__all__ = ["IRoute", "IRouteKind", "Route", "plugin_route_kinds", "route_from_string", "route_kinds"]
 
 
 def _own_kinds() -> dict[str, Any]:
@@ -29,8 +29,13 @@ def _own_kinds() -> dict[str, Any]:
     }
 
 
+def plugin_route_kinds() -> list[IRouteKind]:
+    """Return the kinds of route that other packages add."""
+    return list(getPlugins(IRouteKind))
+
+
 def _plugin_kinds() -> dict[str, Any]:
-    return {kind.name: kind.from_string for kind in getPlugins(IRouteKind)}
+    return {kind.name: kind.from_string for kind in plugin_route_kinds()}
 
 
 def route_kinds() -> list[str]:
