@@ -353,3 +353,16 @@ def test_a_slow_name_server_does_not_keep_the_process():
     )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert finished.stdout.split() == ["ready", "stopped"], finished.stderr
+
+
+async def test_a_name_in_the_queue_of_another_share_is_asked_at_once():
+    names = SlowNames()
+    resolver = Resolver(ReactorWith(names=names))
+    slow = [resolver.addresses_of(f"slow{number}.example", ME) for number in range(LOOKUPS_OF_ONE_SHARE)]
+    queued = resolver.addresses_of("somewhere.example", ME)
+    assert "somewhere.example" not in names.asked
+    other = resolver.addresses_of("somewhere.example", OTHER)
+    assert names.asked.count("somewhere.example") == 1
+    names.answer("somewhere.example", "192.0.2.1")
+    assert await other == ("192.0.2.1",)
+    await cancelled(queued, *slow)

@@ -189,3 +189,26 @@ async def test_a_rule_opens_addresses_to_its_own_route_alone():
     with pytest.raises(ConnectionNotAllowed):
         await route_of_the_name(table, REMOTE)
     assert await route_of_the_name(table, LOCAL) is direct
+
+
+@pytest.mark.parametrize("is_in_table", [True, False])
+async def test_a_rule_that_refuses_addresses_holds_for_a_route_of_an_override(is_in_table):
+    direct = resolving()
+    table = RouteTable([("203.0.113.0/24", RefuseRoute()), ("10.1.2.3", RefuseRoute())], direct if is_in_table else OWN)
+    session = Session(LOCAL, table)
+    with pytest.raises(ConnectionNotAllowed):
+        table.admit(direct, Address.of("203.0.113.5", 80), session)
+    name = Address.of("intranet.example", 80)
+    with pytest.raises(ConnectionNotAllowed):
+        await table.resolve(table.admit(direct, name, session), name, session)
+    assert table.admit(direct, Address.of("203.0.114.5", 80), session).route is direct
+
+
+@pytest.mark.parametrize("host", ["fd00::5efe:a00:1", "2002:7f00:1::5efe:a00:1", "64:ff9b:1::a00:1"])
+def test_a_rule_opens_no_address_by_another_one_inside_it(host):
+    table = RouteTable([("10.0.0.0/8", OWN)], DEFAULT)
+    session = Session(REMOTE, table)
+    assert table.route_of(Address.of("10.0.0.1", 80), session).route is OWN
+    assert table.route_of(Address.of("::ffff:10.0.0.1", 80), session).route is OWN
+    with pytest.raises(ConnectionNotAllowed):
+        table.route_of(Address.of(host, 80), session)

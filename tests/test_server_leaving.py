@@ -24,7 +24,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory, open_transport
+from txsocksx_ext import Limits, Route, RouteTable, SOCKS5ExtFactory, open_transport
 from txsocksx_ext.route.refuse import RefuseRoute
 from txsocksx_ext.server.connection import CANCELLED_WITHIN
 
@@ -100,13 +100,20 @@ async def test_a_reset_that_twisted_takes_for_an_end_gives_the_connection_up_too
         assert route.cancelled == 1
 
 
+class Unstoppable(Deferred):
+    """Takes no notice of being cancelled."""
+
+    def cancel(self):
+        pass
+
+
 class StubbornRoute:
     """A route that cannot be stopped: it connects although it was cancelled."""
 
     def __init__(self, port):
         self.port = port
         self.asked = Deferred()
-        self.go_on = Deferred()
+        self.go_on = Unstoppable()
 
     def connect(self, request, addresses, session):
         return Deferred.fromCoroutine(self._connect())
@@ -291,3 +298,80 @@ async def test_a_decision_before_the_request_is_within_the_deadline():
         await client.lost()
         await until(lambda: not factory.connections)
         assert factory.cancelled
+
+
+# Overrides and routes that do not follow the rules.
+
+
+class GoingOn(SOCKS5ExtFactory):
+    """An override that turns its cancellation into a decision."""
+
+    def __init__(self, route, **options):
+        super().__init__(**options)
+        self.chosen = route
+        self.deciding = Deferred()
+
+    def route(self, session):
+        return self.deciding.addErrback(lambda _: self.chosen)
+
+
+@pytest.mark.parametrize("how", ["the client leaves", "the time is over"])
+async def test_no_route_is_asked_after_its_client_has_left_or_was_answered(how):
+    clock, route = Clock(), HeldRoute()
+    factory = GoingOn(route, reactor=ReactorWith(clock=clock), limits=Limits(connect_timeout=20, linger=1))
+    async with proxy(factory) as server:
+        client = await server.connect()
+        client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
+        assert await client.read(2) == b"\x05\x00"
+        await turn(3)
+        if how == "the client leaves":
+            client.abort()
+        else:
+            clock.advance(20)
+            assert await client.read_to_end() == reply(0x06)
+            client.close()
+        await until(lambda: not factory.connections)
+        assert not route.asked.pending
+
+
+@pytest.mark.logs_errors
+async def test_a_route_that_fails_long_after_its_answer_keeps_no_connection():
+    class Slow(Route):
+        def __init__(self):
+            self.asked, self.late = Deferred(), Unstoppable()
+
+        async def connect(self, request, addresses, session):
+            self.asked.callback(None)
+            try:
+                await Deferred()
+            except CancelledError:
+                await self.late
+
+    clock, route = Clock(), Slow()
+    limits = Limits(connect_timeout=20, linger=5)
+    async with proxy(reactor=ReactorWith(clock=clock), policy=table(route), limits=limits) as server:
+        client = await server.connect()
+        client.send(GREET_ANONYMOUS + request("192.0.2.1", 80))
+        await route.asked
+        await turn()
+        clock.advance(20)
+        clock.advance(CANCELLED_WITHIN)
+        assert await client.read_to_end() == b"\x05\x00" + reply(0x06)
+        route.late.errback(ZeroDivisionError())
+        # The client does not close; the linger time ends its connection all the same.
+        clock.advance(5)
+        await until(lambda: not server.factory.connections)
+
+
+@pytest.mark.logs_errors
+async def test_what_is_no_deferred_cannot_be_awaited():
+    class Bare:
+        def __await__(self):
+            yield
+
+    class Mine(SOCKS5ExtFactory):
+        async def route(self, session):
+            await Bare()
+
+    async with proxy(Mine(reactor)) as server:
+        assert await server.code("192.0.2.1", 80) == 1

@@ -91,12 +91,20 @@ def is_protected(host: str, own: Container[IPAddress] = ()) -> bool:
 
     :param own: the addresses of this machine, protected besides `PROTECTED_NETWORKS`.
     """
-    return _is_always_protected(host) or any(meaning in own for meaning in meanings_of(host))
+    return bool(protected_meanings(host, own))
+
+
+def protected_meanings(host: str, own: Container[IPAddress] = ()) -> list[IPAddress]:
+    """Return the protected ones among an address and the addresses that it leads to. See `is_protected`."""
+    always = _always_protected_meanings(host)
+    return [meaning for meaning in meanings_of(host) if meaning in always or meaning in own]
 
 
 @lru_cache(maxsize=4096)
-def _is_always_protected(host: str) -> bool:
-    return any(meaning in network for meaning in meanings_of(host) for network in PROTECTED_NETWORKS)
+def _always_protected_meanings(host: str) -> frozenset[IPAddress]:
+    return frozenset(
+        meaning for meaning in meanings_of(host) if any(meaning in network for network in PROTECTED_NETWORKS)
+    )
 
 
 def is_protected_network(network: IPNetwork, own: Collection[IPAddress] = ()) -> bool:

@@ -47,11 +47,11 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
     if poller is None or getattr(reactor.connectTCP, "__self__", None) is not poller.reactor:
         return open_transport(endpoint_to(reactor, address.host, address.port, ATTEMPT_TIMEOUT))
     try:
+        there: Any = (address.host, address.port) if "%" not in address.host else _with_scope(address)
         connecting = socket.SocketType(socket.AF_INET6 if is_ipv6 else socket.AF_INET, _KIND)
     except OSError as error:
         return fail(ConnectBindError(error.errno, error.strerror))
     keep_socket_alive(connecting)
-    there: Any = (address.host, address.port) if "%" not in address.host else _with_scope(address)
     problem = connecting.connect_ex(there)
     if problem == EINPROGRESS and is_loopback_host(address.host):
         # On this machine it is over by now: who asks once more is told how it went.

@@ -74,7 +74,10 @@ class Resolver:
         self._reactor = reactor
         self._clock = clock_of(reactor)
         self._limiter = FairLimiter(LOOKUPS_AT_ONCE, LOOKUPS_OF_ONE_SHARE)
-        self._lookups: dict[str, _Lookup] = {}
+        # Those that wait in the queue of a share, and those that run. Only the latter are joined by other shares:
+        # a queue is as long as its share makes it.
+        self._queued: dict[tuple[Hashable, str], _Lookup] = {}
+        self._running: dict[str, _Lookup] = {}
         self._kept: OrderedDict[tuple[Hashable, str], tuple[float, tuple[str, ...] | Failure]] = OrderedDict()
         self._threads: ThreadPool | None = None
         self._hosts_file = _HostsFile()
@@ -100,10 +103,10 @@ class Resolver:
                 return _fired(self._keep(name, share, _look_up(name)))
             except Exception:
                 return _fired(self._keep(name, share, Failure()))
-        lookup = self._lookups.get(name)
+        lookup = self._running.get(name) or self._queued.get((share, name))
         if lookup is None:
-            lookup = self._lookups[name] = _Lookup(lambda: self._lookups.pop(name, None))
-            lookup.start(self._limiter, share, partial(self._begin, name))
+            lookup = self._queued[share, name] = _Lookup(lambda: self._forget(name, share))
+            lookup.start(self._limiter, share, partial(self._begin, name, share))
         return lookup.answer().addBoth(partial(self._keep, name, share))
 
     def name_of(self, host: str, share: Hashable) -> Deferred[str]:
@@ -126,12 +129,22 @@ class Resolver:
     def _is_systems(self) -> bool:
         return type(self._reactor.nameResolver) is GAIResolver
 
-    def _begin(self, name: str) -> Deferred[tuple[str, ...]]:
+    def _begin(self, name: str, share: Hashable) -> Deferred[tuple[str, ...]]:
+        running = self._running.get(name)
+        if running is not None:
+            return running.answer()
+        self._running[name] = self._queued.pop((share, name))
         if self._is_systems:
             return self._in_thread(_look_up, name)
         receiver = _Receiver()
         self._reactor.nameResolver.resolveHostName(receiver, name)
         return receiver.answer
+
+    def _forget(self, name: str, share: Hashable) -> None:
+        """Let nobody join a look-up that was answered, or that nobody waits for."""
+        lookup = self._queued.pop((share, name), None)
+        if lookup is None:
+            self._running.pop(name, None)
 
     def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         if self._threads is None:

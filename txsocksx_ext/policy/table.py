@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-from ..addresses import IPNetwork, is_protected, is_protected_network, literal_of, meanings_of
+from ..addresses import IPAddress, IPNetwork, is_protected_network, literal_of, meanings_of, protected_meanings
 from ..context import Session
 from ..errors import AddressTypeNotSupported, ConnectionNotAllowed, HostUnreachable, TTLExpired
 from ..net.own_addresses import own_addresses
@@ -179,14 +179,19 @@ class Decision:
     :ivar addresses: the admitted addresses of the target; ``None`` if the route
         takes names as they are, or if the name was not resolved yet.
     :ivar policy: the table that decided, and that judges what the name resolves to.
+    :ivar is_override: whether the route was chosen outside the table. Then of the table's rules those that refuse
+        addresses hold, and no other.
     """
 
-    __slots__ = ("addresses", "policy", "route")
+    __slots__ = ("addresses", "is_override", "policy", "route")
 
-    def __init__(self, route: IRoute, addresses: Sequence[Address] | None, policy: RouteTable) -> None:
+    def __init__(
+        self, route: IRoute, addresses: Sequence[Address] | None, policy: RouteTable, is_override: bool = False
+    ) -> None:
         self.route = route
         self.addresses = addresses
         self.policy = policy
+        self.is_override = is_override
 
     def request_for_route(self, request: Request) -> tuple[Request, Sequence[Address] | None]:
         """
@@ -240,24 +245,31 @@ class RouteTable:
         :returns: the decision, in which a name is not resolved yet.
         :raises ConnectionNotAllowed: it is an address that this client may not reach.
         """
+        is_name = destination.type == _DOMAINNAME
         route = self._for_all
         if route is None:
             host = destination.host
-            name, literal = (host, None) if destination.type == _DOMAINNAME else (None, host)
+            name, literal = (host, None) if is_name else (None, host)
             route = self._first(name, literal, _port_of(destination, session))
-        return self.admit(route, destination, session)
-
-    def admit(self, route: IRoute, destination: Address, session: Session) -> Decision:
-        """
-        Bind a route, however it was chosen, to this table.
-
-        :raises ConnectionNotAllowed: the destination is an address that this client may not reach.
-        """
-        if destination.type == _DOMAINNAME:
+        if is_name:
             return Decision(route, None, self)
         if not self.may_reach(destination, session, route):
             raise ConnectionNotAllowed()
         return Decision(route, None if getattr(route, "resolver", None) is None else (destination,), self)
+
+    def admit(self, route: IRoute, destination: Address, session: Session) -> Decision:
+        """
+        Bind a route that was chosen outside the table to it.
+
+        :returns: the decision, in which a name is not resolved yet.
+        :raises ConnectionNotAllowed: the destination is an address that a rule refuses, or that this client may not
+            reach.
+        """
+        if destination.type == _DOMAINNAME:
+            return Decision(route, None, self, True)
+        if self._refuses_address(destination, session) or not self.may_reach(destination, session, route):
+            raise ConnectionNotAllowed()
+        return Decision(route, None if getattr(route, "resolver", None) is None else (destination,), self, True)
 
     async def resolve(self, decision: Decision, destination: Address, session: Session) -> Decision:
         """
@@ -285,19 +297,25 @@ class RouteTable:
         first = next((route for route, _ in routes if route is not None), None)
         if first is None:
             raise ConnectionNotAllowed()
-        return Decision(first, [address for route, address in routes if route is first], self)
+        return Decision(first, [address for route, address in routes if route is first], self, decision.is_override)
 
     def _route_of_resolved(
         self, name: Address, address: Address, decision: Decision, session: Session
     ) -> IRoute | None:
         """The route to an address that a name resolved to; ``None`` if it is refused."""
-        route = self._first(name.host, address.host, _port_of(address, session))
-        if decision.route not in self.routes and not isinstance(route, RefuseRoute):
-            # An override chose a route outside the table; only refusals of the table count for it.
+        if decision.is_override:
             route = decision.route
-        if isinstance(route, RefuseRoute) or not self.may_reach(address, session, route):
-            return None
-        return route
+            is_refused = self._refuses_address(address, session)
+        else:
+            route = self._first(name.host, address.host, _port_of(address, session))
+            is_refused = isinstance(route, RefuseRoute)
+        return None if is_refused or not self.may_reach(address, session, route) else route
+
+    def _refuses_address(self, address: Address, session: Session) -> bool:
+        """Whether the first rule about addresses that matches one refuses it."""
+        port = _port_of(address, session)
+        first = next((rule for rule in self._address_rules if rule.matches(None, address.host, port)), None)
+        return first is not None and isinstance(first.route, RefuseRoute)
 
     def may_reach(self, address: Address, session: Session, route: IRoute) -> bool:
         """
@@ -310,10 +328,13 @@ class RouteTable:
         if session.is_local:
             return True
         own = own_addresses()
-        if not is_protected(address.host, own):
-            return True
         port = _port_of(address, session)
-        opener = next((rule for rule in self._address_rules if rule.matches(None, address.host, port)), None)
+        # Of an address with others inside, each that is protected must be opened.
+        return all(self._opens(each, port, route, own) for each in protected_meanings(address.host, own))
+
+    def _opens(self, address: IPAddress, port: int | None, route: IRoute, own: Collection[IPAddress]) -> bool:
+        rules = (rule for rule in self._address_rules if port is None or port in rule.ports)
+        opener = next((rule for rule in rules if rule.network is not None and address in rule.network), None)
         if opener is None or opener.network is None or not is_protected_network(opener.network, own):
             return False
         return opener.route is route and not isinstance(route, RefuseRoute)

@@ -48,10 +48,13 @@ CANCELLED_WITHIN = 2.0
 """Seconds after which a route that was cancelled and has not finished is not awaited any longer."""
 
 
+_MORE_INPUT = object()
+
+
 @coroutine
-def _more_input() -> Generator[None, None, None]:
+def _more_input() -> Generator[object, None, None]:
     """Suspend the connection's coroutine until the client has sent more."""
-    yield
+    yield _MORE_INPUT
 
 
 @implementer(IHalfCloseableProtocol)
@@ -77,7 +80,8 @@ class SOCKS5ExtProtocol(Protocol):
     def connectionMade(self) -> None:
         factory, transport = self.factory, self.transport
         # Create every attribute here: CPython's key-sharing dicts stay compact only if attributes appear now.
-        self._closing = self._input_ended = self._lost = self._timed_out = self._is_paused = False
+        self._closing = self._input_ended = self._lost = self._is_paused = False
+        self._given_up = self._timed_out = False
         self._frontend: Frontend | None = None
         self._life: Any = None
         self._awaited: Deferred[Any] | None = None
@@ -169,7 +173,8 @@ class SOCKS5ExtProtocol(Protocol):
             self.session.reply_code = frontend.replied
             self.close_after(frontend.final_reply, f"violation: {reason_of(violation, frontend.buffer)}")
             return
-        if request is None or self._closing:
+        if request is None or self._closing or self._lost:
+            self._log_out()
             return
         factory, session = self.factory, self.session
         session.request = request
@@ -218,6 +223,9 @@ class SOCKS5ExtProtocol(Protocol):
         if decision.addresses is None and getattr(decision.route, "resolver", None) is not None:
             decision = await decision.policy.resolve(decision, request.destination, session)
             session.take_route(decision.route)
+        if self._lost or self._closing or self._given_up:
+            # An override turned its cancellation into a decision.
+            raise CancelledError()
         return decision
 
     def reply(self, bound: Address) -> None:
@@ -259,9 +267,11 @@ class SOCKS5ExtProtocol(Protocol):
         except BaseException:
             close_result(target)
             self.factory.log.unexpected(Failure(), session)
-            self.transport = transport
             self._end("fault")
-            abort(transport)
+            if session.relay is not None:
+                session.relay.abort("fault")
+            else:
+                abort(transport)
 
     def reply_and_close(self, code: ReplyCode | int, bound: Address, reason: str) -> None:
         """Send the reply that ends the conversation."""
@@ -318,7 +328,7 @@ class SOCKS5ExtProtocol(Protocol):
             return
         try:
             awaited = life.send(None) if failure is None else failure.throwExceptionIntoGenerator(life)
-            if awaited is not None and not isinstance(awaited, Deferred):
+            if awaited is not _MORE_INPUT and not isinstance(awaited, Deferred):
                 awaited = life.throw(TypeError(f"await Deferreds and coroutines here, not {type(awaited).__name__}"))
         except StopIteration:
             self._life = None
@@ -333,9 +343,12 @@ class SOCKS5ExtProtocol(Protocol):
             self._life = None
             self._failed_unexpectedly()
             return
-        if awaited is not None:
+        if awaited is not _MORE_INPUT:
             self._awaited = awaited
             awaited.addBoth(self._fired)
+            if self._lost or self._closing:
+                # An override went on after its cancellation: nobody waits for what it awaits now.
+                self._cancel()
             return
         if self._is_paused:
             self._is_paused = False
@@ -364,7 +377,6 @@ class SOCKS5ExtProtocol(Protocol):
     # The ends of a connection.
 
     def _request_failed(self, error: BaseException) -> None:
-        self.factory.deadlines.stop(self)
         if self._timed_out and isinstance(error, (CancelledError, ConnectingCancelledError)):
             error = TTLExpired()
         if self._lost or self._closing:
@@ -397,6 +409,10 @@ class SOCKS5ExtProtocol(Protocol):
 
     def _give_up_request(self) -> None:
         """Cancel the route; its exception is the reason that the client is told."""
+        self._given_up = True
+        if self._awaited is None:
+            self._abandon_request()
+            return
         self._cancel()
         if self._awaited is not None and not self._closing:
             self.factory.deadlines.start(self, CANCELLED_WITHIN, self._abandon_request)
@@ -404,6 +420,7 @@ class SOCKS5ExtProtocol(Protocol):
     def _abandon_request(self) -> None:
         """Answer although the route has not finished; what it still brings is closed."""
         self._request_failed(TTLExpired() if self._timed_out else CancelledError())
+        self._cancel()
 
     def _failed_unexpectedly(self) -> None:
         self.factory.log.unexpected(Failure(), self.session)
@@ -423,10 +440,16 @@ class SOCKS5ExtProtocol(Protocol):
         factory, session = self.factory, self.session
         if self._counted_as is not None:
             factory.discount_peer(self._counted_as)
-        if session.logout is not None:
-            maybeDeferred(session.logout).addErrback(factory.log.unexpected, session)
+        self._log_out()
         session.seconds = factory.clock.seconds() - session.began
         factory.connection_closed(self)
+
+    def _log_out(self) -> None:
+        """Tell the portal's realm that the user leaves, if the connection is closed and it was not told yet."""
+        logout = self.session.logout
+        if self._lost and logout is not None:
+            self.session.logout = None
+            maybeDeferred(logout).addErrback(self.factory.log.unexpected, self.session)
 
     # Limits for each peer.
 

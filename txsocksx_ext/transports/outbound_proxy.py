@@ -35,7 +35,12 @@ from ..protocol.socks5 import Responder
 from .attempts import Attempt, AttemptGroup, BridgeAttempts
 from .upstream import UpstreamProxy
 
-HANDSHAKE_TIMEOUT = 10.0
+HANDSHAKE_TIMEOUT, LINGER = 10.0, 2.0
+"""Seconds until the request, and after a refusal until the connection is reset."""
+
+MOST_READ_AHEAD = 64 * 1024
+"""Bytes that the transport may send before the target is reached; then its reading is paused."""
+
 CONNECT_TIMEOUT = 120.0
 """Seconds for one outgoing connection: longer than servers give by default."""
 
@@ -143,6 +148,8 @@ class OutboundConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._responder.feed(data)
+        if self._responder.buffered > MOST_READ_AHEAD:
+            self.transport.pauseProducing()
         try:
             while (message := self._responder.next_message()) is not None:
                 self._handle(message)
@@ -225,7 +232,11 @@ class OutboundConnection(Protocol):
     def _refuse(self, final_reply: bytes) -> None:
         """Send what ends the conversation, and close so that it arrives."""
         self.transport.write(final_reply)
+        self.transport.resumeProducing()
         self.transport.loseWriteConnection()
+        if self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = self._proxy.clock.callLater(LINGER, self.abort)
 
     def _over(self) -> None:
         if self._deadline.active():
