@@ -72,7 +72,10 @@ def inherited_socket(description: str) -> socket.socket:
     :raises ValueError: there is none that listens in the domain that the description says. With another one,
         Twisted would misread the peers' addresses: those of TCP for unix sockets, which count as this machine.
     """
-    endpoint: Any = serverFromString(None, split_wrapper(description)[1])
+    try:
+        endpoint: Any = serverFromString(None, split_wrapper(description)[1])
+    except LookupError:
+        raise ValueError("systemd passed no socket of this index or name") from None
     try:
         inherited = socket.socket(fileno=os.dup(endpoint.fileno))
     except OSError as error:

@@ -49,7 +49,7 @@ def _may_inherited_be_sniffed(description: str) -> bool:
         with inherited_socket(description) as inherited:
             name = inherited.getsockname()
             return inherited.family != socket.AF_UNIX and not is_loopback_host(name[0])
-    except (ValueError, LookupError):  # none was passed
+    except ValueError:  # none was passed
         return True
 
 
