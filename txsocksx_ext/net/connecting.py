@@ -58,7 +58,7 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
         problem = connecting.connect_ex(there)
     if not problem:
         name = connecting.getsockname()
-        if _is_name_of_peer(name, connecting, address.port):
+        if name[1] == address.port and _is_name_of_peer(name, connecting):
             reset_socket(connecting)
             return fail(_error_of(ECONNREFUSED))
     elif problem not in _UNDER_WAY:
@@ -85,15 +85,8 @@ def _with_scope(address: Address) -> tuple[str, int, int, int]:
     return host, address.port, 0, int(scope) if scope.isdigit() else socket.if_nametoindex(scope)
 
 
-def _is_name_of_peer(name: tuple[Any, ...], connected: socket.SocketType, port: int) -> bool:
-    """
-    Return whether a socket is connected to itself.
-
-    :param name: its own name, as the system writes it.
-    :param port: the target's port: if ours is another, the system need not be asked.
-    """
-    if name[1] != port:
-        return False
+def _is_name_of_peer(name: tuple[Any, ...], connected: socket.SocketType) -> bool:
+    """Return whether a socket with this name is connected to itself. Ask only if our port is the target's."""
     try:
         return bool(name == connected.getpeername())
     except OSError:  # the peer has reset it already
@@ -131,7 +124,7 @@ class _Attempt:
                 return
         if events & WRITABLE:
             name = self._socket.getsockname()
-            if _is_name_of_peer(name, self._socket, self._address.port):
+            if name[1] == self._address.port and _is_name_of_peer(name, self._socket):
                 self._poller.forget(self._socket.fileno())
                 reset_socket(self._socket)
                 self.connected.errback(_error_of(ECONNREFUSED))
