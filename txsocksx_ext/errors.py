@@ -1,8 +1,9 @@
 """
 Every exception, and which reply code is which, by dialect.
 
-All derive from `txtorcon.socks.SocksError`, and where txtorcon has a class for
-what happened, from that class too, so that existing ``except`` clauses hold.
+In programs that import txtorcon, all derive from `txtorcon.socks.SocksError` too,
+and those for which txtorcon has a class also from that class, so that existing
+``except`` clauses hold (see `txtorcon_bases`).
 None derives from `OSError`, which other layers retry or swallow.
 
 Each has ``code``, the reply code (int) or ``None`` where none was sent, and
@@ -14,14 +15,13 @@ from __future__ import annotations
 import enum
 from dataclasses import replace
 
-from txtorcon import socks as txtorcon_socks
-
 from .protocol import codes
 from .protocol.codes import Dialect, Method, ReplyCode
 from .protocol.pairs import ERROR, NO_PAIRS, Pairs
+from .txtorcon_bases import TxtorconRelated, link_to_txtorcon
 
 
-class SOCKS5Error(txtorcon_socks.SocksError):
+class SOCKS5Error(TxtorconRelated):
     """
     Anything that can go wrong between us and the target, through a proxy.
 
@@ -34,7 +34,9 @@ class SOCKS5Error(txtorcon_socks.SocksError):
     message: str = "the proxy could not do it: its own log may tell more"
 
     def __init__(self, message: str = "", code: int | None = None) -> None:
-        super().__init__(message, code)
+        super().__init__(message or self.message)
+        self.message = message or self.message
+        self.code = self.code if code is None else code
 
 
 class Retry(str, enum.Enum):
@@ -62,56 +64,56 @@ class ReplyError(SOCKS5Error):
         return self
 
 
-class GeneralServerFailure(ReplyError, txtorcon_socks.GeneralServerFailureError):
+class GeneralServerFailure(ReplyError):
     """01."""
 
     row = codes.GENERAL_FAILURE
     message = "the proxy failed and did not say how: its own log may tell more"
 
 
-class ConnectionNotAllowed(ReplyError, txtorcon_socks.ConnectionNotAllowedError):
+class ConnectionNotAllowed(ReplyError):
     """02."""
 
     row = codes.NOT_ALLOWED
     message = "the proxy's rules do not allow this target: ask who runs the proxy"
 
 
-class NetworkUnreachable(ReplyError, txtorcon_socks.NetworkUnreachableError):
+class NetworkUnreachable(ReplyError):
     """03."""
 
     row = codes.NETWORK_UNREACHABLE
     message = "the proxy has no way to the target's network: check the proxy's own network"
 
 
-class HostUnreachable(ReplyError, txtorcon_socks.HostUnreachableError):
+class HostUnreachable(ReplyError):
     """04."""
 
     row = codes.HOST_UNREACHABLE
     message = "the target was not found or cannot be reached: check its name"
 
 
-class ConnectionRefused(ReplyError, txtorcon_socks.ConnectionRefusedError):
+class ConnectionRefused(ReplyError):
     """05."""
 
     row = codes.CONNECTION_REFUSED
     message = "the target refused the connection: check the port, and that the service runs"
 
 
-class TTLExpired(ReplyError, txtorcon_socks.TtlExpiredError):
+class TTLExpired(ReplyError):
     """06."""
 
     row = codes.TTL_EXPIRED
     message = "the target did not answer the proxy in time: try again later"
 
 
-class CommandNotSupported(ReplyError, txtorcon_socks.CommandNotSupportedError):
+class CommandNotSupported(ReplyError):
     """07."""
 
     row = codes.COMMAND_NOT_SUPPORTED
     message = "the proxy does not know this command: only tor and proxies like it resolve names"
 
 
-class AddressTypeNotSupported(ReplyError, txtorcon_socks.AddressTypeNotSupportedError):
+class AddressTypeNotSupported(ReplyError):
     """08."""
 
     row = codes.ADDRESS_TYPE_NOT_SUPPORTED
@@ -131,7 +133,7 @@ class UnknownReply(ReplyError):
 # Onion services.
 
 
-class OnionServiceError(ReplyError, txtorcon_socks.HostUnreachableError):
+class OnionServiceError(ReplyError):
     """The onion service was not reached. Which of the two it was, a subclass says."""
 
     row = codes.ONION_SERVICE_NOT_REACHABLE
@@ -210,7 +212,7 @@ class OnionIntroductionTimedOut(OnionServiceNotReachable):
 # Pluggable transports.
 
 
-class TransportError(ReplyError, txtorcon_socks.GeneralServerFailureError):
+class TransportError(ReplyError):
     """
     The pluggable transport failed.
 
@@ -339,6 +341,23 @@ class CleartextRefused(SOCKS5Error):
         "use TLS, or allow_cleartext if you must"
     )
 
+
+link_to_txtorcon(
+    {
+        SOCKS5Error: "SocksError",
+        GeneralServerFailure: "GeneralServerFailureError",
+        ConnectionNotAllowed: "ConnectionNotAllowedError",
+        NetworkUnreachable: "NetworkUnreachableError",
+        HostUnreachable: "HostUnreachableError",
+        ConnectionRefused: "ConnectionRefusedError",
+        TTLExpired: "TtlExpiredError",
+        CommandNotSupported: "CommandNotSupportedError",
+        AddressTypeNotSupported: "AddressTypeNotSupportedError",
+        # What tor sends for these to clients that know RFC 1928 alone.
+        OnionServiceError: "HostUnreachableError",
+        TransportError: "GeneralServerFailureError",
+    }
+)
 
 # Later classes win: where the head of a family shares its row with a member, the member is raised.
 _REPLY_CLASSES: dict[ReplyCode, type[ReplyError]] = {

@@ -20,8 +20,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IPolicyForHTTPS
-from txtorcon import socks as txtorcon_socks
-from txtorcon.torcontrolprotocol import TorDisconnectError
 
 from ..addresses import is_protected
 from ..client import endpoints
@@ -173,17 +171,19 @@ def teach_txtorcon() -> Callable[[], None]:
 
     :returns: undoes it, unless someone else has taught it too.
     """
+    from txtorcon import socks  # not above: importing it installs a reactor
+
     lesson = object()
     if not _lessons:
-        _untaught.append(txtorcon_socks._create_socks_error)
-        txtorcon_socks._create_socks_error = lambda code: reply_error(code, Dialect.TOR)
+        _untaught.append(socks._create_socks_error)
+        socks._create_socks_error = lambda code: reply_error(code, Dialect.TOR)
     _lessons.add(lesson)
 
     def undo() -> None:
         if lesson in _lessons:
             _lessons.discard(lesson)
             if not _lessons:
-                txtorcon_socks._create_socks_error = _untaught.pop()
+                socks._create_socks_error = _untaught.pop()
 
     return undo
 
@@ -231,6 +231,8 @@ async def remove_client_authorization(tor: Any, address: str) -> None:
 
 async def _command(tor: Any, command: str) -> None:
     if is_disconnected(tor):
+        from txtorcon.torcontrolprotocol import TorDisconnectError
+
         raise TorDisconnectError("the control connection to this tor is lost", None)
     await tor.protocol.queue_command(command)
 
