@@ -56,7 +56,7 @@ def test_every_reply_code_has_its_name_in_its_dialect(dialect):
 def test_any_reply_code_prints_with_its_number(dialect):
     for number in range(256):
         name = NAMES[dialect].get(number, "unknown")
-        assert reply_name(number, dialect) == f"{number:02X} {name}"
+        assert reply_name(number, dialect) == f"0x{number:02X} {name}"
         assert (reply_row(number, dialect) is None) == (name == "unknown")
 
 

@@ -207,7 +207,7 @@ async def test_the_status_of_an_onion_service(listening):
     assert said[0] == "it answers"
     assert said[1].startswith("not found: there is no such onion service")
     assert said[2].startswith("not reachable: the onion service could not be reached")
-    assert said[3].startswith("failed with reply code 2: the proxy's rules do not allow")
+    assert said[3].startswith("failed with reply code 0x02: the proxy's rules do not allow")
     assert {request.destination.host for request in proxy.requests} == {"example.onion"}
 
 
@@ -319,9 +319,9 @@ def test_a_route_of_ones_own(program, serving, tmp_path):
     said = run_example_blocking("stay_connected.py", "greeter.internal", 80, proxy_at(port))
     assert said == ["it said: hello"]
     said = run_example_blocking("onion_status.py", "other.internal", 80, proxy_at(port))
-    assert said[0].startswith("failed with reply code 4")
+    assert said[0].startswith("failed with reply code 0x04")
     said = run_example_blocking("onion_status.py", "localhost", 80, proxy_at(port))
-    assert said[0].startswith("failed with reply code 2")
+    assert said[0].startswith("failed with reply code 0x02")
 
 
 def test_a_server_inside_a_program(program, serving):
@@ -330,7 +330,7 @@ def test_a_server_inside_a_program(program, serving):
     target = serving(ThreadingTCPServer(("127.0.0.1", 0), Greet)).server_address[1]
     assert run_example_blocking("onion_status.py", "127.0.0.1", target, proxy_at(port)) == ["it answers"]
     assert run_example_blocking("onion_status.py", "127.0.0.1", 25, proxy_at(port))[0].startswith(
-        "failed with reply code 2"
+        "failed with reply code 0x02"
     )
 
 

@@ -63,7 +63,7 @@ def test_every_error_is_txtorcons_and_none_is_one_that_others_swallow():
 def test_every_error_can_be_made_without_arguments():
     for error in EVERY_ERROR:
         made = error()
-        assert made.code is None or type(made.code) is int
+        assert made.code is None or isinstance(made.code, int)
         assert made.message
         assert str(made) == made.message
 
@@ -90,7 +90,7 @@ def test_every_reply_code_has_its_class_in_its_dialect(dialect):
         assert isinstance(error, (errors.ReplyError, txtorcon.socks.SocksError))
         assert isinstance(error, base)
         assert error.code == code
-        assert type(error.code) is int
+        assert isinstance(error.code, int)
 
 
 @pytest.mark.parametrize("dialect", Dialect)

@@ -6,8 +6,8 @@ and those for which txtorcon has a class also from that class, so that existing
 ``except`` clauses hold (see `txtorcon_bases`).
 None derives from `OSError`, which other layers retry or swallow.
 
-Each has ``code``, the reply code (int) or ``None`` where none was sent, and
-``message``, which says what happened and what a person can do.
+Each has ``code``, the reply code (an int that prints as ``0xE0``) or ``None`` where
+none was sent, and ``message``, which says what happened and what a person can do.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import enum
 from dataclasses import replace
 
 from .protocol import codes
-from .protocol.codes import Dialect, Method, ReplyCode
+from .protocol.codes import Byte, Dialect, Method, ReplyCode
 from .protocol.pairs import ERROR, NO_PAIRS, Pairs
 from .txtorcon_bases import TxtorconRelated, link_to_txtorcon
 
@@ -36,7 +36,7 @@ class SOCKS5Error(TxtorconRelated):
     def __init__(self, message: str = "", code: int | None = None) -> None:
         super().__init__(message or self.message)
         self.message = message or self.message
-        self.code = self.code if code is None else code
+        self.code = self.code if code is None else Byte(code)
 
 
 class Retry(str, enum.Enum):
@@ -124,7 +124,7 @@ class UnknownReply(ReplyError):
     """A code that has no meaning in the dialect spoken. `code` keeps its number."""
 
     def __init__(self, message: str = "", code: int | None = None) -> None:
-        shown = "" if code is None else f" {code:02X}"
+        shown = "" if code is None else f" 0x{code:02X}"
         super().__init__(
             message or f"the proxy failed with the unknown reply code{shown}: its documentation may know it", code
         )
@@ -278,7 +278,7 @@ class AuthenticationFailed(SOCKS5Error):
 
     def __init__(self, message: str = "", *, status: int | None = 1, pairs: Pairs = NO_PAIRS) -> None:
         super().__init__(message)
-        self.status = status
+        self.status: int | None = None if status is None else Byte(status)
         self.pairs = pairs
 
 
@@ -389,7 +389,7 @@ def authentication_error(method: Method, status: int, pairs: Pairs = NO_PAIRS) -
         return AuthenticationFailed(status=status, pairs=pairs)
     if status == codes.Status.INVALID_ARGUMENTS:
         return InvalidArguments(_with_reason(InvalidArguments.message, pairs), status=status, pairs=pairs)
-    return UnknownStatus(f"{UnknownStatus.message} ({status:02X})", status=status, pairs=pairs)
+    return UnknownStatus(f"{UnknownStatus.message} (0x{status:02X})", status=status, pairs=pairs)
 
 
 def _with_reason(message: str, pairs: Pairs) -> str:

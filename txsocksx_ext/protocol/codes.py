@@ -2,7 +2,8 @@
 The numbers of SOCKS5 and their names.
 
 Every enumeration is open: a number without a name decodes, compares and
-prints (``0x7F``), so that what a peer sent is never lost.
+prints (``0x7F``), so that what a peer sent is never lost. All are integers that
+print in hexadecimal, as the specifications write them.
 """
 
 from __future__ import annotations
@@ -13,8 +14,29 @@ from dataclasses import dataclass
 from typing import Any
 
 
+class Byte(int):
+    """A number from 0 to 255 that prints in hexadecimal: ``0x97``."""
+
+    def __repr__(self) -> str:
+        return f"0x{self:02X}"
+
+    __str__ = __repr__
+
+    def __format__(self, specification: str) -> str:
+        return int.__format__(self, specification) if specification else repr(self)
+
+
 class OpenEnum(enum.IntEnum):
-    """An enumeration of one byte that takes any number from 0 to 255."""
+    """An enumeration of one byte that takes any number from 0 to 255, and prints in hexadecimal as `Byte` does."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}.{self.name}: {self}>"
+
+    def __str__(self) -> str:
+        return f"0x{self:02X}"
+
+    def __format__(self, specification: str) -> str:
+        return int.__format__(self, specification) if specification else str(self)
 
     @classmethod
     def _missing_(cls, value: object) -> Any:
@@ -106,8 +128,14 @@ class ReplyCode:
     plain: int
     prop229: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("number", "plain", "prop229"):
+            number = getattr(self, name)
+            if number is not None:
+                object.__setattr__(self, name, Byte(number))
+
     def __str__(self) -> str:
-        return f"{self.number:02X} {self.name}"
+        return f"{self.number} {self.name}"
 
 
 def _rfc1928(number: int, name: str, sentence: str) -> ReplyCode:
@@ -249,9 +277,9 @@ def reply_rows(dialect: Dialect) -> Iterator[ReplyCode]:
 
 
 def reply_name(number: int, dialect: Dialect) -> str:
-    """The name of a reply code in `dialect`, such as ``E0 onion service not found``."""
+    """The name of a reply code in `dialect`, such as ``0xE0 onion service not found``."""
     row = reply_row(number, dialect)
-    return f"{number:02X} unknown" if row is None else str(row)
+    return f"0x{number:02X} unknown" if row is None else str(row)
 
 
 def permitted_code(code: int | ReplyCode, *, offered_extended: bool, selected: Method, dialect: Dialect) -> int:
