@@ -133,7 +133,7 @@ class TestCarried:
         factory.buildProtocol = lambda address: tor
         endpoint = MemoryEndpoint(factory, clock=clock, **options)
         closed = ExtendedORPortRefused("closed")
-        opening = open_by_exchange(endpoint, introduce(COOKIE, "sealed", "203.0.113.5:4321", NONCE), closed)
+        opening = open_by_exchange(clock, endpoint, introduce(COOKIE, "sealed", "203.0.113.5:4321", NONCE), closed)
         clock.advance(0)
         return opening
 

@@ -1,19 +1,21 @@
 """The ways out of a transport: source addresses and proxies."""
 
+import time
+
 import pytest
 from support.attempts import LOGIN, Application
 from support.vectors import byte_by_byte
 from twisted.internet.address import HostnameAddress
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, succeed
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.error import ConnectionRefusedError as TCPRefused
 from twisted.internet.error import NoProtocol
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors
 from txsocksx_ext.pt.outgoing import Outgoing
-from txsocksx_ext.testing import FakeProxy, MemoryEndpoint, Recorder
+from txsocksx_ext.testing import FakeProxy, MemoryEndpoint, Recorder, connect_in_memory
 from txsocksx_ext.transports.upstream import UpstreamProxy
 
 IPV4, IPV6, NAME = ("192.0.2.7", 4443), ("2001:db8::7", 4443), ("bridge.example", 4443)
@@ -309,6 +311,135 @@ def test_a_factory_that_builds_nothing_is_told_so_and_leaves_nothing(clock, sche
     agree(scheme, clock, proxy)
     assert type(error_of(connecting)) is (Fault if builds == "a fault" else NoProtocol)
     assert proxy.lost
+
+
+SCHEMES = pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
+LAST_ANSWER = {"http": b"HTTP/1.1 200 OK\r\n\r\n", "socks4a": b"\0\x5a" + bytes(6), "socks5": b"\5\0\0\1" + bytes(6)}
+
+
+def agree_with(scheme, clock, proxy, data):
+    """Have the proxy say that it has connected, and send some of the target's data with that."""
+    if scheme == "socks5":
+        proxy.write(b"\5\0")
+    proxy.write(LAST_ANSWER[scheme] + data)
+    clock.advance(0)
+
+
+@SCHEMES
+@pytest.mark.parametrize("data", [b"", b"of the target"])
+def test_an_application_that_raises_when_it_is_connected_leaves_nothing(clock, scheme, data):
+    class Fault(Exception):
+        pass
+
+    class Raising(Recorder):
+        def connectionMade(self):
+            raise Fault
+
+    made = []
+    application = Application()
+    application.buildProtocol = lambda address: made.append(Raising()) or made[0]
+    proxy, connecting = through(scheme, clock, application)
+    agree_with(scheme, clock, proxy, data)
+    assert type(error_of(connecting)) is Fault
+    clock.advance(0)
+    assert proxy.lost
+    (protocol,) = made
+    assert protocol.received == b""
+    assert application.events == ["start", "stop"]
+
+
+@SCHEMES
+def test_a_paused_application_gets_no_data_before_it_resumes(clock, scheme):
+    class Paused(Recorder):
+        def connectionMade(self):
+            self.transport.pauseProducing()
+
+    application = Factory.forProtocol(Paused)
+    proxy, connecting = through(scheme, clock, application)
+    agree_with(scheme, clock, proxy, b"first")
+    results = []
+    connecting.addCallback(results.append)
+    (protocol,) = results
+    proxy.write(b", second")
+    clock.advance(1)
+    assert protocol.received == b""
+    protocol.transport.resumeProducing()
+    clock.advance(0)
+    assert protocol.received == b"first, second"
+    proxy.write(b", third")
+    assert protocol.received == b"first, second, third"
+
+
+@SCHEMES
+def test_an_application_is_connected_before_it_gets_data(clock, scheme):
+    events = []
+
+    class Ordered(Recorder):
+        def connectionMade(self):
+            events.append("made")
+
+        def dataReceived(self, data):
+            events.append(data)
+
+    proxy, connecting = through(scheme, clock, Factory.forProtocol(Ordered))
+    connecting.addCallback(lambda protocol: events.append("fired"))
+    agree_with(scheme, clock, proxy, b"data")
+    assert events == ["made", "fired", b"data"]
+
+
+@SCHEMES
+def test_an_application_may_give_up_when_its_protocol_is_built(clock, scheme):
+    class Leaving(Factory):
+        def buildProtocol(self, address):
+            connecting.cancel()
+            return Recorder()
+
+    proxy, connecting = through(scheme, clock, Leaving())
+    agree_with(scheme, clock, proxy, b"data")
+    assert isinstance(error_of(connecting), CancelledError)
+    clock.advance(0)
+    assert proxy.lost
+
+
+def test_a_login_that_cannot_be_sent_leaves_nothing(raw):
+    proxy, _, connecting = raw("http", IPV4, "user", "\ud800")
+    assert "surrogate" in str(error_of(connecting))
+    assert proxy.lost
+
+
+def test_the_time_for_an_answer_does_not_grow_with_what_follows_it(clock):
+    """64 MB at once, as no transport gives them, so that what would grow takes a minute."""
+    head = b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1300 + b"\r\n"
+    assert 7_500 < len(head) <= 8 * 1024
+    data = bytes(64 * 1024 * 1024)
+
+    class AtOnce(Protocol):
+        """A proxy whose whole answer comes in one piece."""
+
+        def dataReceived(self, request):
+            client_side = ends[0]
+            client_side.protocol.dataReceived(head + data)
+
+    ends = []
+
+    class Way:
+        def connect(self, factory):
+            ends.extend(connect_in_memory(factory.buildProtocol(None), AtOnce(), clock=clock))
+            return succeed(ends[0].protocol)
+
+    class Counting(Protocol):
+        count = 0
+
+        def dataReceived(self, data):
+            self.count += len(data)
+
+    application = Counting()
+    outgoing = Through(clock, UpstreamProxy("http", "192.0.2.99", 1080), Way())
+    connectProtocol(outgoing.endpoint(*IPV4), application)
+    began = time.process_time()
+    clock.advance(0)
+    assert application.count == len(data)
+    assert time.process_time() - began < 5
 
 
 def _elsewhere():

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import time
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -162,6 +163,31 @@ class TestStreams:
         assert pair.client.received == received
         assert pair.client.lost
         assert not pair.client.transport.connected
+
+    def test_the_time_for_held_payload_grows_with_its_size_alone(self, connect):
+        """Of small pieces, many at once: what would grow faster takes most of a minute."""
+        kept = []
+
+        class Keeps(Plain):
+            def connectionMade(self):
+                super().connectionMade()
+                kept.append(self)
+
+        class Counting(Recorder):
+            count = 0
+
+            def dataReceived(self, data):
+                self.count += len(data)
+
+        transport = connect(client=Keeps).client.transport
+        transport.protocol = counting = Counting()
+        transport.pauseProducing()
+        for _ in range(400_000):
+            kept[0].write_payload(b"x")
+        began = time.process_time()
+        transport.resumeProducing()
+        assert counting.count == 400_000
+        assert time.process_time() - began < 10
 
 
 class Source:

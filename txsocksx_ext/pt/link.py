@@ -4,6 +4,7 @@ What stands between an author's protocol and the rest: the connection to the pee
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -269,7 +270,7 @@ class PayloadTransport:
     def __init__(self, link: Link) -> None:
         self.protocol: Any = None
         self._link = link
-        self._held: list[bytes] = []
+        self._held: deque[bytes] = deque()
         self._is_paused = True
         self._end_is_due = False
         self._lost_for: Failure | None = None
@@ -373,7 +374,7 @@ class PayloadTransport:
         if self.protocol is None:
             return
         while self._held and not self._is_paused:
-            self.protocol.dataReceived(self._held.pop(0))
+            self.protocol.dataReceived(self._held.popleft())
         if self._held:
             return
         if self._end_is_due and not self._is_paused:

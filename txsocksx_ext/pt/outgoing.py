@@ -92,10 +92,12 @@ class Outgoing:
         )
         if proxy.scheme == "http":
             return ExchangeEndpoint(
-                way, address, lambda: http_connect(target, proxy.username, proxy.password), ProxyClosed
+                self._reactor, way, address, lambda: http_connect(target, proxy.username, proxy.password), ProxyClosed
             )
         if proxy.scheme == "socks4a":
-            return ExchangeEndpoint(way, address, lambda: socks4a_connect(target, proxy.username), ProxyClosed)
+            return ExchangeEndpoint(
+                self._reactor, way, address, lambda: socks4a_connect(target, proxy.username), ProxyClosed
+            )
         methods: dict[str, Any] = {"anonymous": ()}
         if proxy.username:
             methods["login"] = (proxy.username, proxy.password)

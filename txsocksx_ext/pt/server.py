@@ -63,7 +63,7 @@ def _introduced(
     if isinstance(client, (IPv4Address, IPv6Address)):
         source = format_address(_told_host(client.host), client.port)
     closed = ExtendedORPortRefused("tor's extended ORPort closed the connection")
-    opening = open_by_exchange(endpoint, introduce(cookie, name, source), closed)
+    opening = open_by_exchange(reactor, endpoint, introduce(cookie, name, source), closed)
     return opening.addTimeout(ORPORT_TIMEOUT, reactor)
 
 
