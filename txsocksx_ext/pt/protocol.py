@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..protocol.messages import Address
+from ..state_folders import private_folder
 from ..transports.arguments import Arguments
 from ..transports.notation import checked_name
 from .link import end_writing
@@ -64,17 +65,15 @@ class Side:
     @property
     def state(self) -> Path:
         """
-        The folder for what the transport keeps; no one else can read it.
+        The folder for what the transport keeps. No one else can write to it; if it is made here, no one else
+        can read it either.
 
-        :raises OSError: it cannot be made.
+        :raises OSError: it cannot be made, or other users can write to it or replace it, or it is a symbolic link.
         :raises ValueError: a test did not say where.
         """
         if self._state_location is None:
             raise ValueError("this transport keeps a state, and was given no place for it")
-        self._state_location.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = self._state_location / self.name
-        folder.mkdir(mode=0o700, exist_ok=True)
-        return folder
+        return private_folder(private_folder(self._state_location) / self.name)
 
     def endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
         """

@@ -11,6 +11,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from ..state_folders import private_folder
+
 PREFIX = "socks5ext-tor-"
 """Begins the names of folders that do not outlive their server."""
 
@@ -28,7 +30,7 @@ class StateFolder:
 
     :param path: where; ``None`` for a temporary one, which `close` removes.
     :raises FolderInUse: another process has it.
-    :raises OSError: it cannot be made or used.
+    :raises OSError: it cannot be made or used, or other users can write to it or replace it.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -37,8 +39,7 @@ class StateFolder:
             remove_stale_folders()
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
         else:
-            self.path = Path(path)
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path = private_folder(Path(path))
         lock = self.path / _LOCK
         # A temporary one gets its lock's name when it is locked, so that nobody takes it for stale before.
         made = self.path / f"{_LOCK}.new" if self._is_temporary else lock

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from ..errors import TransportInternalError, TransportTemporaryFailure
 from ..net.timers import clock_of
 from ..net.twisted_transports import endpoint_to
+from ..state_folders import private_folder
 from .environment import PREFIX, ClientEnvironment
 from .lines import ClientMethodLine
 from .notation import checked_name
@@ -64,7 +65,8 @@ class ManagedTransport(Service):
     :param program: the path of the program that has it, or its name on PATH.
     :param arguments: its command line, without its name.
     :param state: a folder that it may keep things in, made where there is none;
-        by default one that is gone with the service.
+        by default one that is gone with the service. It does not start with one
+        that other users can write to or replace, or a symbolic link.
     :raises ValueError: `name` cannot be a transport's.
     :ivar status: how it fares, a `ChildState`.
     :ivar why: why it ended or did not start, the last time that it did.
@@ -214,12 +216,10 @@ class ManagedTransport(Service):
         return life
 
     def _folder(self) -> Path:
-        """The state folder, which only we may read."""
+        """The state folder, which only we may write to."""
         if self._state is None and self._own_folder is None:
             self._own_folder = tempfile.mkdtemp(prefix="socks5ext-pt-")
-        folder = Path(self._state or self._own_folder or "")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
+        return private_folder(Path(self._state or self._own_folder or ""))
 
     async def _close(self) -> None:
         life = self._life
@@ -232,7 +232,8 @@ class ManagedTransport(Service):
 def _words_of(error: Exception) -> str:
     if isinstance(error, DeferredTimeoutError):
         return f"it is not ready after {START_WITHIN:g} seconds"
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
+    text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    return text or type(error).__name__
 
 
 class Life:
