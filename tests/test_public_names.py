@@ -78,8 +78,8 @@ def test_what_a_client_asked_a_server_for_prints_in_hexadecimal():
 
     clock = Clock()
     route = FakeRoute(clock=clock, failure=errors.ConnectionRefused())
-    client = connect_to(Server(clock, routes=txsocksx_ext.RouteTable((), route)))
+    client = connect_to(Server(clock, policy=txsocksx_ext.RouteTable((), route)))
     client.write(bytes.fromhex("0501 00  0501 00 01 C0000201 0050"))
     (session,) = ended
-    assert (str(session.method), str(session.request.command), str(session.code)) == ("0x00", "0x01", "0x05")
+    assert (str(session.method), str(session.request.command), str(session.reply_code)) == ("0x00", "0x01", "0x05")
     assert session.request.command == Command.CONNECT == 1

@@ -25,15 +25,17 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
+from twisted.logger import formatEvent
 
 from txsocksx_ext import Route, RouteTable, SOCKS5ExtFactory
-from txsocksx_ext.errors import AuthenticationFailed, ConnectionNotAllowed, InvalidArguments
+from txsocksx_ext.errors import AuthenticationFailed, ConnectionNotAllowed, ConnectionRefused, InvalidArguments
 from txsocksx_ext.protocol import codes
 from txsocksx_ext.protocol.codes import Method
 from txsocksx_ext.protocol.messages import Address, UsernamePassword
 from txsocksx_ext.protocol.pairs import Pairs
 from txsocksx_ext.route.refuse import RefuseRoute
+from txsocksx_ext.testing import FakeRoute, connect_to
 
 
 class Deciding(SOCKS5ExtFactory):
@@ -135,6 +137,29 @@ async def test_a_refusal_by_authenticate_in_each_method(how, error, status, answ
         assert await talk(server, GREET_LOGIN + login(b"u", b"p"), None) == b"\x05\x02" + bytes((1, status))
         # Method 00 leaves no other place to say it.
         assert await talk(server, GREET_ANONYMOUS + request("192.0.2.1", 80), None) == b"\x05\xff"
+
+
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("override", ["methods", "authenticate", "route", "reply_for", "closed"])
+@pytest.mark.parametrize("log_targets", [False, True])
+def test_a_fault_in_an_override_is_logged_with_its_place_and_how_to_see_its_words(override, log_targets, logged_errors):
+    words = "about secret.example"
+
+    def broken(self, *arguments):
+        raise ZeroDivisionError(words)
+
+    clock = Clock()
+    table = RouteTable((), FakeRoute(clock=clock, failure=ConnectionRefused()))
+    mine = type("Mine", (SOCKS5ExtFactory,), {override: broken})(clock, policy=table, log_targets=log_targets)
+    client = connect_to(mine)
+    client.write(b"\5\1\0" + request("192.0.2.1", 80))
+    client.close()
+    (event,) = logged_errors
+    text = formatEvent(event)
+    assert "ZeroDivisionError" in text
+    assert "in broken" in text
+    assert ("log_targets=True" in text) == (not log_targets)
+    assert (words in text) == log_targets
 
 
 @pytest.mark.logs_errors

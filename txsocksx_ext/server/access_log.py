@@ -140,13 +140,17 @@ class SessionLog:
         A decision, or a line, failed in a way that has no code: a fault in a program.
 
         The exception's own words may hold a target, so only its type is written
-        unless targets may be.
+        unless targets may be. The line says how to see the words.
         """
         name = type(failure.value).__name__
+        if self._with_targets:
+            error = f"{name}: {failure.value}"
+        else:
+            error = f"{name} (log_targets=True, or --log-targets, also logs its message)"
         _log.error(
             "{peer} failed unexpectedly: {error}\n{traceback}",
             peer=peer_name(session.peer),
-            error=f"{name}: {failure.value}" if self._with_targets else name,
+            error=error,
             traceback="".join(traceback.format_tb(failure.getTracebackObject())),
         )
 
