@@ -171,9 +171,9 @@ def test_no_error_and_no_repr_shows_a_secret():
         ({b"hunter2": ()}, "not bytes"),
         ({"login": (), b"hunter2": ()}, "not bytes"),
         (None, "not NoneType"),
-        ({"extended": "hunter2"}, "extended takes pairs .* not str"),
-        ({"extended": b"hunter2"}, "extended takes pairs .* not bytes"),
-        ({"extended": False}, "extended takes pairs .* not bool"),
+        ({"extended": "hunter2"}, "extended must be a mapping .* not str"),
+        ({"extended": b"hunter2"}, "extended must be a mapping .* not bytes"),
+        ({"extended": False}, "extended must be a mapping .* not bool"),
     ],
 )
 def test_what_is_no_mapping_is_told_by_its_type(methods, told):

@@ -136,7 +136,7 @@ class TestLines:
         script = "from txsocksx_ext.pt import run; run(version=1.2)"
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.endswith("TypeError: version is str, not float\n")
+        assert done.stderr.endswith("TypeError: version must be str, not float\n")
 
     def test_a_client_with_a_proxy(self, child, client):
         environ = client("plain", proxy=UpstreamProxy("socks5", "192.0.2.1", 1080, "user", "word"))

@@ -66,7 +66,7 @@ def test_the_signature_is_that_of_txtorcon(ours, theirs):
     ids=["stream_via", "web_agent", "resolve", "resolve_ptr"],
 )
 def test_a_timeout_that_is_none_is_refused(function, timeout):
-    with pytest.raises(ValueError, match="timeout is seconds above 0"):
+    with pytest.raises(ValueError, match="timeout must be seconds above 0"):
         function(timeout=timeout)
 
 

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import directlyProvides, implementer, providedBy
 
+from ..checks import check_endpoint, check_reactor, check_type
 from ..protocol.codes import Command, Dialect
 from ..protocol.messages import Address, Request
 from .factory import SOCKS5ExtClientFactory
@@ -47,7 +48,7 @@ def dialect_named(name: str) -> Dialect | None:
         return Dialect(name)
     except ValueError:
         known = ", ".join(["auto", *(dialect.value for dialect in Dialect)])
-        raise ValueError(f"there is no dialect {name!r}: there are {known}") from None
+        raise ValueError(f"dialect must be one of {known}, not {name!r}") from None
 
 
 def checked_timeout(timeout: float | None) -> float | None:
@@ -57,23 +58,10 @@ def checked_timeout(timeout: float | None) -> float | None:
     :param timeout: seconds; ``None`` for no deadline.
     :raises ValueError: it is neither ``None`` nor a finite number above 0.
     """
-    if timeout is not None and (not isinstance(timeout, (int, float)) or not 0 < timeout < inf):
-        raise ValueError(f"a timeout is seconds above 0, or None, not {timeout!r}")
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and 0 < timeout < inf):
+        raise ValueError(f"timeout must be seconds above 0, or None, not {timeout!r}")
     return timeout
-
-
-def checked_proxy(endpoint: IStreamClientEndpoint) -> IStreamClientEndpoint:
-    """
-    The way to a proxy as it was given.
-
-    :raises TypeError: it is no endpoint. Only its type is told: an endpoint string may hold a password.
-    """
-    if not hasattr(endpoint, "connect") or isinstance(endpoint, type):
-        raise TypeError(
-            f"the way to a proxy is a client endpoint, not {type(endpoint).__name__}:"
-            " clientFromString() makes one of an endpoint string"
-        )
-    return endpoint
 
 
 def target_address(host: str | bytes, port: int) -> Address:
@@ -86,8 +74,7 @@ def target_address(host: str | bytes, port: int) -> Address:
         resolved here instead.
     :raises TypeError: it is no text.
     """
-    if not isinstance(host, (str, bytes)):
-        raise TypeError(f"a host is str or bytes, not {type(host).__name__}")
+    check_type("host", host, str, bytes)
     text = host.decode("ascii", "surrogateescape") if isinstance(host, bytes) else host
     if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
@@ -255,9 +242,12 @@ class _ProxyQuery:
         reactor: Any,
     ) -> _ProxyQuery:
         """Check what the public functions were given."""
+        check_endpoint("proxy_endpoint", proxy_endpoint)
+        check_type("allow_cleartext", allow_cleartext, bool)
+        if reactor is not None:
+            check_reactor("reactor", reactor)
         given, seconds = ClientMethods.of(methods), checked_timeout(timeout)
-        proxy = checked_proxy(proxy_endpoint)
-        return cls(request, proxy, given, seconds, dialect_named(dialect), allow_cleartext, reactor)
+        return cls(request, proxy_endpoint, given, seconds, dialect_named(dialect), allow_cleartext, reactor)
 
     def begin(self, factory: type[SOCKS5ExtClientFactory], application: IProtocolFactory | None) -> Deferred[Any]:
         reactor = self.reactor
@@ -316,6 +306,7 @@ def resolve_ptr(
     :raises ValueError: `address` is no address literal.
     :raises TypeError: as `SOCKS5ClientEndpoint` does.
     """
+    check_type("address", address, str, bytes)
     target = target_address(address, 0)
     if target.is_name:
         raise ValueError("resolve_ptr takes an IPv4 or IPv6 address")

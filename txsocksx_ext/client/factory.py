@@ -4,7 +4,9 @@ The client's factory: it holds the choices of one conversation, each of which ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import NoneType
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,6 +15,7 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..checks import check_protocol_factory, check_reactor, check_type
 from ..errors import HandshakeTimeout, authentication_error, reply_error
 from ..protocol.codes import DESCRIPTOR_NOT_FOUND, Dialect, Method
 from ..protocol.messages import (
@@ -69,7 +72,7 @@ class SOCKS5ExtClientFactory(Factory):
     `error_for`.
 
     :param request: what to ask the proxy for.
-    :param methods: what was given to offer.
+    :param methods: what to offer: see `SOCKS5ClientEndpoint`.
     :param application: builds the protocol that gets the connection; ``None``
         where the reply is the result, as for RESOLVE.
     :param dialect: how to read extended codes; ``None`` decides by what the
@@ -78,6 +81,8 @@ class SOCKS5ExtClientFactory(Factory):
         be on this machine or behind TLS.
     :param limits: how much the proxy may answer.
     :param reactor: provides time; by default the global one.
+    :raises ValueError: the methods are faulty.
+    :raises TypeError: an argument, or what `methods` holds, is of a wrong type.
     :ivar request: what the proxy is asked for: an onion service's name has no dot at its end.
     :ivar proxy_address: what the proxy's endpoint says it connected to; ``None`` before that.
     :ivar was_built: whether the proxy's endpoint has asked for a protocol.
@@ -91,7 +96,7 @@ class SOCKS5ExtClientFactory(Factory):
     def __init__(
         self,
         request: Request,
-        methods: ClientMethods,
+        methods: Mapping[str, Any] | ClientMethods,
         application: IProtocolFactory | None = None,
         *,
         dialect: Dialect | None = None,
@@ -101,9 +106,16 @@ class SOCKS5ExtClientFactory(Factory):
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
+        check_type("request", request, Request)
+        check_type("limits", limits, PairLimits)
+        check_type("dialect", dialect, Dialect, NoneType)
+        check_type("allow_cleartext", allow_cleartext, bool)
+        check_reactor("reactor", reactor)
+        if application is not None:
+            check_protocol_factory("application", application)
         self.reactor = reactor
         self.request = _as_tor_knows_it(request)
-        self.methods = methods
+        self.methods = ClientMethods.of(methods)
         self.application = application
         self.allow_cleartext = allow_cleartext
         self._dialect = dialect

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..checks import checked_pair, kind_of
 from ..protocol.codes import Method
 from ..protocol.messages import UsernamePassword
 from ..protocol.pairs import PASSWD, TOR_ISOLATION, USERNAME, Pairs, as_bytes
@@ -50,7 +51,7 @@ class ClientMethods:
             return methods
         # Only types are told: whatever stands in the place of a name may be a user name or a password.
         if not isinstance(methods, Mapping):
-            raise TypeError(f'methods must be a mapping such as {{"anonymous": ()}}, not {type(methods).__name__}')
+            raise TypeError(f'methods must be a mapping such as {{"anonymous": ()}}, not {kind_of(methods)}')
         for name in methods:
             if not isinstance(name, str):
                 raise TypeError(f"the name of a method must be str, not {type(name).__name__}")
@@ -128,14 +129,14 @@ def _pairs(given: Any) -> Pairs:
     if given is None:
         return Pairs()
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        raise TypeError(f'extended takes pairs such as {{"tor.isolation": "alice"}}, not {type(given).__name__}')
-    return Pairs(given)
+        raise TypeError(f'extended must be a mapping such as {{"tor.isolation": "alice"}}, not {kind_of(given)}')
+    return Pairs(given if isinstance(given, Mapping) else (checked_pair("extended", pair) for pair in given))
 
 
 def _login(login: Any) -> UsernamePassword:
     """RFC 1929 wants 1 to 255 bytes of each; some proxies take empty ones, and each means another thing by it."""
     if not isinstance(login, (tuple, list)) or len(login) != 2:
-        raise ValueError("login is a pair: (username, password)")
+        raise ValueError(f"login must be (username, password), not {kind_of(login)}")
     username, password = as_bytes("the user name", login[0]), as_bytes("the password", login[1])
     for name, part in (("user name", username), ("password", password)):
         if not part:

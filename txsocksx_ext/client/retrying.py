@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..checks import check_callable, check_endpoint, check_protocol_factory, check_reactor
 from ..errors import Retry, TransportError
 
 DEFAULT_RETRIES = 3
@@ -35,8 +36,8 @@ class _Patience:
 
     def __init__(self, at_once: int, after_pause: int) -> None:
         for name, count in (("at_once", at_once), ("after_pause", after_pause)):
-            if not isinstance(count, int) or count < 0:
-                raise ValueError(f"{name} is how often to try again, 0 or more, not {count!r}")
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise ValueError(f"{name} must be an integer, 0 or more, not {count!r}")
         self._at_once = at_once
         self._after_pause = after_pause
         self.pauses = 0
@@ -68,7 +69,8 @@ class RetryingEndpoint:
     :param after_pause: how often at most it tries again after a pause.
     :param pauses: the seconds before the first, second, ... of these; by default
         Twisted's ``backoffPolicy()``, whose pauses grow.
-    :raises ValueError: a number of tries is none.
+    :raises ValueError: a number of tries is no integer, or below 0.
+    :raises TypeError: another argument is of a wrong type.
     """
 
     def __init__(
@@ -82,7 +84,11 @@ class RetryingEndpoint:
     ) -> None:
         if reactor is None:
             from twisted.internet import reactor
+        check_endpoint("endpoint", endpoint)
+        check_reactor("reactor", reactor)
         _Patience(at_once, after_pause)
+        if pauses is not None:
+            check_callable("pauses", pauses)
         self._endpoint = endpoint
         self._reactor = reactor
         self._bounds = (at_once, after_pause)
@@ -134,7 +140,8 @@ class RetryingClientService(ClientService):
     :param after_pause: how often at most in a row it tries again after a pause
         what a transport failed at.
     :ivar gave_up: the failure after which it stopped by itself; ``None`` if it did not.
-    :raises ValueError: a number of tries is none.
+    :raises ValueError: a number of tries is no integer, or below 0.
+    :raises TypeError: another argument is of a wrong type.
     """
 
     def __init__(
@@ -150,6 +157,12 @@ class RetryingClientService(ClientService):
     ) -> None:
         if clock is None:
             from twisted.internet import reactor as clock
+        check_endpoint("endpoint", endpoint)
+        check_protocol_factory("factory", factory)
+        check_reactor("clock", clock)
+        for name, function in (("retryPolicy", retryPolicy), ("prepareConnection", prepareConnection)):
+            if function is not None:
+                check_callable(name, function)
         self._clock = clock
         self._stopping: IDelayedCall | None = None
         self.gave_up: TransportError | None = None

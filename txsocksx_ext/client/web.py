@@ -19,14 +19,12 @@ from twisted.web.error import SchemeNotSupported
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
+from ..checks import check_method
 from ..protocol.messages import Address
 from .endpoints import (
     ANONYMOUS,
     DEFAULT_TIMEOUT,
     SOCKS5ClientEndpoint,
-    checked_proxy,
-    checked_timeout,
-    dialect_named,
     target_address,
 )
 from .methods import ClientMethods
@@ -43,8 +41,8 @@ class SOCKS5AgentEndpointFactory:
     :param methods: see `SOCKS5ClientEndpoint`.
     :param policy: decides how to speak TLS with a host.
     :param options: further keywords of `SOCKS5ClientEndpoint`, but ``tls``.
-    :raises ValueError: the methods are faulty.
-    :raises TypeError: the proxy is no endpoint, or what `methods` holds of a wrong type.
+    :raises ValueError: the methods or the options are faulty.
+    :raises TypeError: an argument, or what `methods` holds, is of a wrong type, or an option is unknown.
     """
 
     def __init__(
@@ -56,11 +54,13 @@ class SOCKS5AgentEndpointFactory:
         **options: Any,
     ) -> None:
         self._reactor = reactor
-        self._proxy_endpoint = checked_proxy(proxy_endpoint)
+        self._proxy_endpoint = proxy_endpoint
         # Once: an agent without a token of its own gets one, not one for each request.
         self._methods = ClientMethods.of(methods)
-        self._policy = PlatformTrust() if policy is None else policy
+        self._policy = checked_policy("policy", policy)
         self._options = options
+        # An endpoint checks all of it, which would be told too late by the first request.
+        self._endpoint("host.invalid", 80, False)
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """
@@ -72,17 +72,36 @@ class SOCKS5AgentEndpointFactory:
         """
         try:
             target, tls = target_and_tls(uri, self._policy)
-            return SOCKS5ClientEndpoint(
-                target.host,
-                target.port,
-                self._proxy_endpoint,
-                self._methods,
-                tls=tls or False,
-                reactor=self._reactor,
-                **self._options,
-            )
+            return self._endpoint(target.host, target.port, tls or False)
         except (TypeError, ValueError) as error:
             return FaultyEndpoint(error)
+
+    def _endpoint(self, host: str, port: int, tls: bool | IOpenSSLClientConnectionCreator) -> SOCKS5ClientEndpoint:
+        return SOCKS5ClientEndpoint(
+            host, port, self._proxy_endpoint, self._methods, tls=tls, reactor=self._reactor, **self._options
+        )
+
+
+def checked_policy(name: str, policy: IPolicyForHTTPS | None) -> IPolicyForHTTPS:
+    """
+    Return an agent's policy for TLS, by default what browsers do.
+
+    :raises TypeError: it is none.
+    """
+    if policy is None:
+        return PlatformTrust()
+    check_method(name, policy, "creatorForNetloc", "an IPolicyForHTTPS")
+    return policy
+
+
+def check_pool(pool: HTTPConnectionPool | None) -> None:
+    """
+    Check an agent's pool.
+
+    :raises TypeError: it is none.
+    """
+    if pool is not None:
+        check_method("pool", pool, "getConnection", "an HTTPConnectionPool")
 
 
 @implementer(IPolicyForHTTPS)
@@ -149,16 +168,15 @@ def web_agent(
     The other parameters are those of `SOCKS5ClientEndpoint`.
 
     :raises ValueError: the methods, the timeout or the dialect are faulty.
-    :raises TypeError: the proxy is no endpoint, or what `methods` holds of a wrong type.
+    :raises TypeError: an argument, or what `methods` holds, is of a wrong type.
     """
-    # At once, and not with each request.
-    dialect_named(dialect)
+    check_pool(pool)
     endpoints = SOCKS5AgentEndpointFactory(
         reactor,
         proxy_endpoint,
         methods,
         policy,
-        timeout=checked_timeout(timeout),
+        timeout=timeout,
         dialect=dialect,
         allow_cleartext=allow_cleartext,
     )

@@ -31,6 +31,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..checks import check_endpoint
 from ..protocol.codes import AddressType
 from ..protocol.messages import UNSPECIFIED, Address
 from .half_close import with_half_close
@@ -295,7 +296,10 @@ def open_transport(endpoint: IStreamClientEndpoint) -> Deferred[ITransport]:
 
     No byte is read before the transport is handed over, so none can be lost.
     A socket that was connected to itself counts as refused.
+
+    :raises TypeError: it is no endpoint.
     """
+    check_endpoint("endpoint", endpoint)
     connecting: Deferred[Any] = endpoint.connect(PausedFactory())
     return connecting.addCallback(_transport_of)
 

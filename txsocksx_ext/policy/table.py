@@ -12,9 +12,9 @@ from fnmatch import translate
 from typing import Any
 
 from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ..addresses import IPAddress, IPNetwork, is_protected_network, literal_of, meanings_of, protected_meanings
+from ..checks import check_type, checked_pair, kind_of
 from ..context import Session
 from ..errors import AddressTypeNotSupported, ConnectionNotAllowed, HostUnreachable, TTLExpired
 from ..net.own_addresses import own_addresses
@@ -22,7 +22,7 @@ from ..net.resolver import Resolver
 from ..protocol.codes import AddressType, Command
 from ..protocol.messages import Address, Request
 from ..route import route_from_string
-from ..route.base import IRoute
+from ..route.base import IRoute, check_route
 from ..route.refuse import RefuseRoute
 
 
@@ -55,14 +55,10 @@ class Rule:
         IPv6 address or network stands in brackets.
 
         :raises ValueError: it is none of these.
-        :raises TypeError: the route is none.
+        :raises TypeError: the pattern is not str, or the route does not provide `IRoute`.
         """
-        # An endpoint has a connect() too, which takes something else.
-        if not hasattr(route, "connect") or IStreamClientEndpoint.providedBy(route):
-            raise TypeError(
-                f"the route for {pattern} is none, but {type(route).__name__}:"
-                " route_from_string() makes one of a description"
-            )
+        check_type("a pattern", pattern, str)
+        check_route(f"the route for {pattern!r}", route)
         host, ports = _split_pattern(pattern)
         network = _as_network(_spelt_out(host))
         if network is not None:
@@ -220,14 +216,15 @@ class RouteTable:
     :param rules: patterns, in their order, with their routes.
     :param default: the route for the rest.
     :raises ValueError: a pattern is malformed.
-    :raises TypeError: a route does not provide `IRoute`.
+    :raises TypeError: a rule is not a pattern and a route, or a route does not provide `IRoute`.
     :ivar routes: every route, each once, in the order of the rules.
     :ivar keys: the keys of pairs that any of them honours.
     :ivar uses_credentials: whether any of them does something with credentials.
     """
 
     def __init__(self, rules: Iterable[tuple[str, IRoute]], default: IRoute) -> None:
-        self._rules = [Rule.of(pattern, route) for pattern, route in rules]
+        check_route("default", default)
+        self._rules = [Rule.of(*checked_pair("rules", rule, "(pattern, route)")) for rule in _checked_rules(rules)]
         self._rules.append(Rule.of("*", default))
         first = self._rules[0]
         # If the first rule matches everything, nothing has to be matched.
@@ -344,6 +341,12 @@ class RouteTable:
             if rule.matches(name, literal, port):
                 return rule.route
         raise AssertionError("the last rule matches everything")
+
+
+def _checked_rules(rules: object) -> Iterable[object]:
+    if isinstance(rules, (str, bytes, Mapping)) or not isinstance(rules, Iterable):
+        raise TypeError(f"rules must be a sequence of (pattern, route), not {kind_of(rules)}")
+    return rules
 
 
 def _address(host: str, port: int) -> Address:

@@ -66,8 +66,8 @@ class Address:
             names see `txsocksx_ext.client.endpoints`.
         :raises ValueError: a name that SOCKS5 cannot carry, or a bad port.
         """
-        if not isinstance(port, int) or not 0 <= port <= 0xFFFF:
-            raise ValueError(f"a port must be a number from 0 to 65535, not {port!r}")
+        if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 0xFFFF:
+            raise ValueError(f"port must be an integer from 0 to 65535, not {port!r}")
         return cls(_type_of(host), host, port)
 
     @property

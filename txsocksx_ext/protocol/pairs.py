@@ -13,6 +13,8 @@ from collections.abc import Container, ItemsView, Iterable, Iterator, KeysView, 
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..checks import checked_pair
+
 USERNAME = "USERNAME"
 PASSWD = "PASSWD"
 ERROR = "ERROR"
@@ -71,7 +73,7 @@ class Pairs(Mapping[str, bytes]):
     :raises ValueError: a key that may not stand in a message or stands twice,
         a value with a surrogate that stands for no byte, or a value or a number of pairs beyond what the
         format can carry.
-    :raises TypeError: a key that is not str, or a value of another type.
+    :raises TypeError: what is no pair, a key that is not str, or a value of another type.
 
     Its `repr` shows keys only: values are secrets until shown otherwise.
     """
@@ -80,7 +82,8 @@ class Pairs(Mapping[str, bytes]):
 
     def __init__(self, pairs: Mapping[str, bytes | str] | Iterable[tuple[str, bytes | str]] = ()) -> None:
         values: dict[str, bytes] = {}
-        for key, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
+        for pair in pairs.items() if isinstance(pairs, Mapping) else pairs:
+            key, value = checked_pair("pairs", pair)
             if not isinstance(key, str):
                 raise TypeError(f"a key must be str, not {type(key).__name__}")
             if check_key(key) in values:
@@ -191,6 +194,7 @@ def check_limit(name: str, value: object, *, may_be_0: bool = False, is_time: bo
     """
     if (
         isinstance(value, (int, float))
+        and not isinstance(value, bool)
         and (value > 0 or (may_be_0 and value == 0))
         and not (is_time and value == math.inf)
     ):

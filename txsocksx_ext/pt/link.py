@@ -23,6 +23,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..checks import check_endpoint
 from ..errors import ConnectionRefused, SOCKS5Error, TransportInternalError, TransportProtocolFailure, reply_error
 from ..failures import row_of
 from ..net.half_close import can_half_close, with_half_close
@@ -98,6 +99,7 @@ class Link(Protocol):
         returned: Any = None
         try:
             returned = self.inner.endpoint()
+            check_endpoint("what endpoint() returns", returned)
         except BaseException as error:
             self._failed_by(error)
         self._raise_failure()

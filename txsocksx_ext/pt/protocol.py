@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -14,7 +16,9 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..checks import check_method, check_reactor, check_subclass, check_type
 from ..protocol.messages import Address
+from ..protocol.pairs import check_limit
 from ..state_folders import private_folder
 from ..transports.arguments import Arguments
 from ..transports.notation import checked_name
@@ -39,6 +43,8 @@ class Side:
         published; empty on the client's, where each connection has its own.
     :ivar log: a `twisted.logger.Logger`, whose events tor gets as LOG lines.
     :ivar shared: for whatever your connections have to share; ``None`` at first.
+    :raises ValueError: the name cannot be a transport's.
+    :raises TypeError: an argument is of a wrong type.
     """
 
     def __init__(
@@ -47,18 +53,24 @@ class Side:
         name: str,
         is_client: bool,
         *,
-        state_location: Path | None,
+        state_location: PathLike[str] | str | None,
         options: Arguments = Arguments(),  # noqa: B008  (immutable)
         outgoing: Outgoing | None = None,
         say_status: Callable[[str, Mapping[str, str]], None] | None = None,
     ) -> None:
+        check_reactor("reactor", reactor)
+        check_type("is_client", is_client, bool)
+        check_type("state_location", state_location, PathLike, str, NoneType)
+        check_type("options", options, Arguments)
+        if outgoing is not None:
+            check_method("outgoing", outgoing, "endpoint", "Outgoing")
         self.reactor = reactor
-        self.name = name
+        self.name = checked_name(name)
         self.is_client = is_client
         self.arguments = options
         self.log = Logger(namespace=f"transport.{name}")
         self.shared: Any = None
-        self._state_location = state_location
+        self._state_location = None if state_location is None else Path(state_location)
         self._outgoing = Outgoing(reactor) if outgoing is None else outgoing
         self._say_status = say_status
 
@@ -85,7 +97,12 @@ class Side:
         return self._outgoing.endpoint(host, port)
 
     def publish(self, arguments: Arguments) -> None:
-        """Lay what `TransportProtocol.set_up` published over the operator's options."""
+        """
+        Lay what `TransportProtocol.set_up` published over the operator's options.
+
+        :raises TypeError: these are no `Arguments`.
+        """
+        check_type("arguments", arguments, Arguments)
         kept = (pair for pair in self.arguments.pairs if pair[0] not in arguments)
         self.arguments = Arguments((*kept, *arguments.pairs))
 
@@ -208,6 +225,9 @@ class Transport:
     :ivar name: letters, digits and underscores.
     :ivar client: the class of its connections on the client's side, or ``None``.
     :ivar server: the same on the bridge's side; it may be the same class.
+    :raises ValueError: the name cannot be a transport's, there is neither class, or one has
+        a ``handshake_timeout`` that is no finite number above 0.
+    :raises TypeError: one of them is of a wrong type.
     """
 
     name: str
@@ -216,6 +236,10 @@ class Transport:
 
     def __post_init__(self) -> None:
         checked_name(self.name)
+        for name, protocol in (("client", self.client), ("server", self.server)):
+            if protocol is not None:
+                check_subclass(name, protocol, TransportProtocol)
+                check_limit(f"handshake_timeout of {protocol.__name__}", protocol.handshake_timeout, is_time=True)
         if self.client is None and self.server is None:
             raise ValueError(f"the transport {self.name} has neither a client nor a server")
 

@@ -20,6 +20,7 @@ from twisted.logger import Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..checks import check_type
 from ..net.signals import on_signals
 from ..transports.environment import PREFIX, EnvironmentFault, check_version, read_environment
 from ..transports.lines import Line, LogLine, StatusLine, VersionLine
@@ -48,10 +49,12 @@ def run(*transports: Transport, version: str = "", log_addresses: bool = False) 
     :param log_addresses: whether LOG lines may hold IP addresses.
     :raises SystemExit: always: with 0 where the parent ended it, and with 1 where
         it could not start, which its parent was told.
-    :raises TypeError: `version` is no text, but a number, say.
+    :raises TypeError: an argument is of a wrong type.
     """
-    if not isinstance(version, str):
-        raise TypeError(f"version is str, not {type(version).__name__}")
+    check_type("version", version, str)
+    check_type("log_addresses", log_addresses, bool)
+    for transport in transports:
+        check_type("a transport", transport, Transport)
     stdout = _take_stdout()
     try:
         environment = _hear_environment(stdout)

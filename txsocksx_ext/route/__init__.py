@@ -14,6 +14,7 @@ from typing import Any
 
 from twisted.plugin import getPlugins
 
+from ..checks import check_type
 from ..descriptions import parse_description
 from .base import IRoute, IRouteKind, Route
 
@@ -48,7 +49,9 @@ def route_from_string(reactor: Any, description: str) -> IRoute:
     Make a route from a description such as ``direct`` or ``socks:tcp\\:127.0.0.1\\:9050``.
 
     :raises ValueError: the kind is unknown, or does not take these arguments.
+    :raises TypeError: the description is not str.
     """
+    check_type("description", description, str)
     (kind, *arguments), keywords = parse_description(description)
     from_description = _own_kinds().get(kind) or _plugin_kinds().get(kind)
     if from_description is None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import ITransport
+from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
 from zope.interface import Attribute, Interface, implementer
 
+from ..checks import kind_of
 from ..context import Session
 from ..errors import CommandNotSupported
 from ..net.resolver import Resolver
@@ -86,6 +87,18 @@ class IRouteKind(Interface):
         :param kwargs: those with one.
         :raises ValueError: it does not take these; the message is one line for the user.
         """
+
+
+def check_route(name: str, route: object) -> None:
+    """
+    Check that an argument is a route.
+
+    :raises TypeError: it is none, but perhaps a description of one.
+    """
+    # An endpoint has a connect() too, which takes something else.
+    if isinstance(route, type) or not hasattr(route, "connect") or IStreamClientEndpoint.providedBy(route):
+        hint = ": route_from_string() makes one of a description" if isinstance(route, str) else ""
+        raise TypeError(f"{name} must provide IRoute, not {kind_of(route)}{hint}")
 
 
 @implementer(IRoute)

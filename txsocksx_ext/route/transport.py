@@ -4,6 +4,7 @@ The route through a pluggable transport: ``transport:NAME:exec=PROGRAM``.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,7 @@ class TransportRoute(Route):
     :param state: a folder that the program may keep things in; by default one
         that is gone with the service.
     :raises ValueError: `transport` cannot be a transport's name.
+    :raises TypeError: an argument is of a wrong type.
     :ivar service: while it runs, the program runs: its ``status`` says how that fares.
     """
 
@@ -82,7 +84,12 @@ class TransportRoute(Route):
     uses_credentials = True
 
     def __init__(
-        self, reactor: Any, transport: str, program: str, arguments: Sequence[str] = (), state: str | None = None
+        self,
+        reactor: Any,
+        transport: str,
+        program: str | os.PathLike[str],
+        arguments: Sequence[str] = (),
+        state: str | os.PathLike[str] | None = None,
     ) -> None:
         self._reactor = reactor
         self.service = self._child = ManagedTransport(reactor, transport, program, arguments, state)

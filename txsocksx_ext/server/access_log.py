@@ -143,14 +143,11 @@ class SessionLog:
         unless targets may be. The line says how to see the words.
         """
         name = type(failure.value).__name__
-        if self._with_targets:
-            error = f"{name}: {failure.value}"
-        else:
-            error = f"{name} (log_targets=True, or --log-targets, also logs its message)"
         _log.error(
-            "{peer} failed unexpectedly: {error}\n{traceback}",
+            "{peer} failed unexpectedly: {error}{hint}\n{traceback}",
             peer=peer_name(session.peer),
-            error=error,
+            error=f"{name}: {failure.value}" if self._with_targets else name,
+            hint="" if self._with_targets else " (log_targets=True, or --log-targets, also logs its message)",
             traceback="".join(traceback.format_tb(failure.getTracebackObject())),
         )
 

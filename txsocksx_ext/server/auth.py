@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
+from ..checks import check_method
 from ..net.limiter import FairLimiter
 from ..secret_files import warn_once
 from .failed_logins import FailureLog
@@ -76,10 +77,12 @@ def portal_for(checkers: Iterable[ICredentialsChecker], text: bool | None = None
         to a checker that has let nobody in yet, as str too if it refuses the bytes.
     :raises ValueError: a checker checks no user names and passwords; one such as
         ``AllowAnonymousAccess`` would let everyone in, with any password.
+    :raises TypeError: one is no checker.
     """
     portal = Portal(SOCKSRealm())
     asked = []
     for checker in checkers:
+        check_method("a checker", checker, "requestAvatarId", "a twisted.cred checker")
         if IUsernamePassword not in checker.credentialInterfaces:
             raise ValueError(f"{type(checker).__name__} checks no user names and passwords: it lacks IUsernamePassword")
         if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
+from types import NoneType
 from typing import Any, Protocol, Union
 
 from twisted.cred.error import LoginFailed, Unauthorized
@@ -17,6 +18,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from ..checks import check_method, check_reactor, check_type
 from ..context import Session
 from ..errors import AuthenticationFailed
 from ..failures import row_of
@@ -75,6 +77,7 @@ class SOCKS5ExtFactory(Factory):
     :param policy: the rules; by default everything goes ``direct``.
     :param limits: sizes and times.
     :param log_targets: whether logs may hold targets and user names.
+    :raises TypeError: an argument is of a wrong type.
     :ivar connections: all open connections; that of a stream has no transport
         any more, but its ``session``.
     """
@@ -104,6 +107,13 @@ class SOCKS5ExtFactory(Factory):
         limits: Limits | None = None,
         log_targets: bool = False,
     ) -> None:
+        check_reactor("reactor", reactor)
+        if portal is not None:
+            check_method("portal", portal, "login", "a twisted.cred portal")
+        check_type("anonymous", anonymous, bool, NoneType)
+        check_type("policy", policy, RouteTable, NoneType)
+        check_type("limits", limits, Limits, NoneType)
+        check_type("log_targets", log_targets, bool)
         self.reactor = reactor
         self.portal = portal
         self.anonymous = portal is None if anonymous is None else anonymous
@@ -139,6 +149,7 @@ class SOCKS5ExtFactory(Factory):
 
     @policy.setter
     def policy(self, policy: RouteTable) -> None:
+        check_type("policy", policy, RouteTable)
         old, self._policy = self._policy, policy
         unused: Deferred[None] = Deferred()
         remaining = {each for each in self.connections if each.session.policy is old}

@@ -12,8 +12,10 @@ from typing import Any
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
+from ..checks import check_type
 from ..net.twisted_transports import is_loopback_host
 from ..policy.table import RouteTable
+from ..protocol.pairs import check_limit
 from .factory import SOCKS5ExtFactory
 from .listeners import inherited_socket, listener_service, what_listens
 from .text_log import LoggingService
@@ -126,13 +128,15 @@ class SOCKS5ExtService(LoggingService, MultiService):
     :param factory: serves the connections.
     :param listeners: Twisted server endpoint strings.
     :param drain: how many seconds open streams have to end by themselves.
-    :raises ValueError: a listener's description is faulty.
-    :raises TypeError: `listeners` is one description, and not several.
+    :raises ValueError: a listener's description is faulty, or `drain` is below 0.
+    :raises TypeError: `listeners` is one description, and not several, or `factory` is of a wrong type.
     """
 
     def __init__(self, reactor: Any, factory: SOCKS5ExtFactory, listeners: Iterable[str], drain: float = 10.0) -> None:
+        check_type("factory", factory, SOCKS5ExtFactory)
         if isinstance(listeners, str):
             raise TypeError("listeners are several endpoint strings: put the one into a list")
+        check_limit("drain", drain, may_be_0=True)
         super().__init__()
         self.factory = factory
         self._drain = drain

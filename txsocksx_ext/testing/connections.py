@@ -17,6 +17,9 @@ from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..checks import check_integer, check_method
+from .attributes import check_address, check_clock
+
 CLIENT_ADDRESS = IPv4Address("TCP", "127.0.0.1", 49152)
 SERVER_ADDRESS = IPv4Address("TCP", "127.0.0.1", 1080)
 
@@ -76,7 +79,15 @@ def connect_in_memory(
     :param server_address: the server's ``getHost()`` and the client's ``getPeer()``.
     :param most_at_once: how many bytes one ``dataReceived`` gets at most.
     :returns: the client's transport and the server's.
+    :raises TypeError: an argument is of a wrong type.
+    :raises ValueError: `most_at_once` is below 1.
     """
+    for name, protocol in (("client", client), ("server", server)):
+        check_method(name, protocol, "makeConnection", "a protocol")
+    check_address("client_address", client_address)
+    check_address("server_address", server_address)
+    check_integer("most_at_once", most_at_once, 1)
+    check_clock("clock", clock)
     turns = _Turns(reactor_or(clock))
     near = MemoryTransport(turns, client_address, server_address, most_at_once, True)
     far = MemoryTransport(turns, server_address, client_address, most_at_once, False)

@@ -16,11 +16,13 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
+from ..checks import check_integer, check_protocol_factory, check_type
+from .attributes import CheckedAttributes, anything, check_address, check_clock, check_failure
 from .connections import CLIENT_ADDRESS, ROOM, SERVER_ADDRESS, Hangup, connect_in_memory, reactor_or
 
 
 @implementer(IStreamClientEndpoint)
-class MemoryEndpoint:
+class MemoryEndpoint(CheckedAttributes):
     """
     An endpoint that connects in memory to a server's factory.
 
@@ -34,9 +36,24 @@ class MemoryEndpoint:
     :param most_at_once: how many bytes one ``dataReceived`` gets at most.
     :param failure: what connecting fails with instead.
     :param hangs: whether connecting never ends.
+    :raises TypeError: a parameter is of a wrong type, when it is passed or set.
+    :raises ValueError: `most_at_once` is below 1.
+    :raises AttributeError: an unknown attribute is set.
     :ivar servers: the protocols that `server` built, one for each connection.
     :ivar connecting: what is begun, and neither connected nor given up.
     """
+
+    checks = {
+        "server": check_protocol_factory,
+        "clock": check_clock,
+        "address": check_address,
+        "client_address": check_address,
+        "most_at_once": lambda name, value: check_integer(name, value, 1),
+        "failure": check_failure,
+        "hangs": lambda name, value: check_type(name, value, bool),
+        "servers": anything,
+        "connecting": anything,
+    }
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from ..checks import check_integer, check_protocol_factory, check_type, kind_of
 from ..client.factory import SOCKS5Address
 from ..net.twisted_transports import hand_over
 from ..protocol.codes import Command, Method, Status
@@ -28,6 +29,7 @@ from ..protocol.messages import (
 )
 from ..protocol.pairs import NO_PAIRS, Pairs
 from ..protocol.socks5 import Responder, State
+from .attributes import CheckedAttributes, anything, optional
 from .connections import Hangup
 from .endpoints import MemoryEndpoint
 from .recorders import Recorder
@@ -41,7 +43,35 @@ class Ending(enum.Enum):
     SILENCE = "silence"
 
 
-class FakeProxy(Factory):
+_ANSWERING = (State.SELECTION, State.CREDENTIALS_ANSWER, State.PAIRS_ANSWER, State.REPLY)
+"""The states in which a proxy says something."""
+
+
+def _check_byte(name: str, value: object) -> None:
+    check_integer(name, value, 0, 0xFF)
+
+
+def _check_pairs(name: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping, not {kind_of(value)}")
+    Pairs(value)
+
+
+def _check_answering_state(name: str, value: object) -> None:
+    check_type(name, value, State)
+    if value not in _ANSWERING:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, _ANSWERING))}, not {value}")
+
+
+def _check_instead(name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping of State to bytes, not {kind_of(value)}")
+    for state, said in value.items():
+        _check_answering_state(f"a key of {name}", state)
+        check_type(f"{name}[{state}]", said, bytes)
+
+
+class FakeProxy(CheckedAttributes, Factory):
     """
     A SOCKS5 proxy that answers what a test wants.
 
@@ -66,11 +96,30 @@ class FakeProxy(Factory):
     :param ending: what it does after that.
     :param endpoint_options: of `MemoryEndpoint`: ``clock``, ``address``,
         ``most_at_once``, ``failure`` and ``hangs``.
+    :raises TypeError: a parameter is of a wrong type, when it is passed or set.
+    :raises ValueError: a number is too small or too great, or the proxy says nothing in a state.
+    :raises AttributeError: an unknown attribute is set.
     :ivar endpoint: the way to this proxy, a `MemoryEndpoint`.
     :ivar conversations: one `FakeConversation` for each connection.
     """
 
     noisy = False
+
+    checks = {
+        "server": check_protocol_factory,
+        "method": optional(_check_byte),
+        "status": _check_byte,
+        "pairs": _check_pairs,
+        "code": _check_byte,
+        "bound": lambda name, value: check_type(name, value, Address),
+        "joined": lambda name, value: check_type(name, value, bytes),
+        "instead": _check_instead,
+        "stop_at": optional(_check_answering_state),
+        "stop_after": lambda name, value: check_integer(name, value, 0),
+        "ending": lambda name, value: check_type(name, value, Ending),
+        "endpoint": anything,
+        "conversations": anything,
+    }
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ Protocols in a test's hand.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -14,6 +15,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..checks import check_protocol_factory, check_type
 from .connections import CLIENT_ADDRESS, SERVER_ADDRESS, Hangup, connect_in_memory
 
 
@@ -121,7 +123,10 @@ def connect_to(
     :param client: by default a new `Recorder`.
     :returns: `client`, connected; and closed by the server where `factory`
         built no protocol.
+    :raises TypeError: an argument is of a wrong type.
     """
+    check_protocol_factory("factory", factory)
+    check_type("client", client, Recorder, NoneType)
     client = Recorder() if client is None else client
     connect_in_memory(
         client,

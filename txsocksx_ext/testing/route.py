@@ -5,16 +5,19 @@ A way out of the server that leads where a test wants.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory, ITransport
 from twisted.internet.protocol import Factory
 
+from ..checks import check_type
 from ..errors import HostUnreachable
 from ..net.twisted_transports import open_transport
 from ..protocol.messages import Address, Request
 from ..route.base import Route
+from .attributes import CheckedAttributes, anything, check_keys
 from .endpoints import MemoryEndpoint
 from .recorders import Recorder
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from ..context import Session
 
 
-class FakeRoute(Route):
+class FakeRoute(CheckedAttributes, Route):
     """
     A way out that leads to a target in memory, or fails with what a test wants.
 
@@ -34,6 +37,8 @@ class FakeRoute(Route):
     :param endpoint_options: of `MemoryEndpoint`: ``clock``; ``failure``, what
         connecting and look-ups fail with; ``hangs``; ``client_address``, which
         clients get as the bound one.
+    :raises TypeError: a parameter is of a wrong type, when it is passed or set.
+    :raises AttributeError: an unknown attribute is set.
     :ivar requests: what it was asked for.
     :ivar sessions: for whom.
     :ivar endpoint: the way to the target, a `MemoryEndpoint`: its ``servers``
@@ -41,6 +46,14 @@ class FakeRoute(Route):
     """
 
     name = "fake"
+
+    checks = {
+        "keys": check_keys,
+        "found": lambda name, value: check_type(name, value, Address, NoneType),
+        "requests": anything,
+        "sessions": anything,
+        "endpoint": anything,
+    }
 
     def __init__(
         self,

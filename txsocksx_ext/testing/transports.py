@@ -4,8 +4,10 @@ Both sides of a pluggable transport, connected in memory.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -13,6 +15,7 @@ from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
+from ..checks import check_integer, check_subclass, check_type
 from ..failures import row_of
 from ..net.twisted_transports import hand_over, open_transport
 from ..protocol.codes import Command
@@ -23,6 +26,7 @@ from ..pt.outgoing import Outgoing
 from ..pt.protocol import Side, TransportProtocol
 from ..pt.server import TransportServerFactory
 from ..transports.arguments import Arguments
+from .attributes import check_clock
 from .connections import ROOM, reactor_or
 from .endpoints import MemoryEndpoint
 from .recorders import HalfCloseRecorder
@@ -80,7 +84,7 @@ def connect_transports(
     *,
     arguments: Mapping[str, str] | None = None,
     options: Mapping[str, str] | None = None,
-    state: Path | None = None,
+    state: os.PathLike[str] | str | None = None,
     clock: IReactorTime | None = None,
     most_at_once: int = ROOM,
 ) -> TransportPair:
@@ -97,9 +101,19 @@ def connect_transports(
     :param clock: by default the global reactor; with a `Clock`, all that needs no
         waiting has happened when this returns.
     :param most_at_once: how many bytes one ``dataReceived`` gets at most.
+    :raises TypeError: an argument is of a wrong type.
+    :raises ValueError: `most_at_once` is below 1.
     """
+    check_subclass("client", client, TransportProtocol)
+    check_subclass("server", server, TransportProtocol)
+    check_type("state", state, os.PathLike, str, NoneType)
+    check_clock("clock", clock)
+    check_integer("most_at_once", most_at_once, 1)
+    given = None if arguments is None else Arguments(arguments)
+    configured = Arguments(options or ())
+    folder = None if state is None else Path(state)
     pair = TransportPair()
-    connecting = _connect(pair, client, server, arguments, options, state, reactor_or(clock), most_at_once)
+    connecting = _connect(pair, client, server, given, configured, folder, reactor_or(clock), most_at_once)
     Deferred.fromCoroutine(connecting).addErrback(pair.failed)
     advance = getattr(clock, "advance", None)
     if advance is not None:
@@ -111,14 +125,14 @@ async def _connect(
     pair: TransportPair,
     client: type[TransportProtocol],
     server: type[TransportProtocol],
-    arguments: Mapping[str, str] | None,
-    options: Mapping[str, str] | None,
+    arguments: Arguments | None,
+    options: Arguments,
     state: Path | None,
     reactor: Any,
     most_at_once: int,
 ) -> None:
     location = None if state is None else state / "bridge"
-    bridge = Side(reactor, "tested", False, state_location=location, options=Arguments(options or {}))
+    bridge = Side(reactor, "tested", False, state_location=location, options=options)
     published = Arguments(await maybeDeferred(server.set_up, bridge) or ())
     bridge.publish(published)
     Link(bridge, server(), bridge.arguments, None).prepare()
@@ -135,6 +149,6 @@ async def _connect(
     side = Side(reactor, "tested", True, state_location=location, outgoing=_Way(way))
     await maybeDeferred(client.set_up, side)
     route = OwnTransportRoute(side, client)
-    opening = route.open(Arguments(published if arguments is None else arguments), Request(Command.CONNECT, BRIDGE))
+    opening = route.open(published if arguments is None else arguments, Request(Command.CONNECT, BRIDGE))
     opening.addTimeout(client.handshake_timeout, reactor, lambda *_: Failure(route.out_of_time()))
     pair.opened(await opening)

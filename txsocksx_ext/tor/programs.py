@@ -22,11 +22,12 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IPolicyForHTTPS
 
 from ..addresses import is_protected
+from ..checks import check_endpoint, check_type, kind_of
 from ..client import endpoints
 from ..client.endpoints import DEFAULT_TIMEOUT, checked_timeout, target_address
 from ..client.methods import ClientMethods
 from ..client.tls import creator_of
-from ..client.web import PlatformTrust
+from ..client.web import check_pool, checked_policy
 from ..errors import reply_error
 from ..protocol.codes import Dialect
 from .attach import is_disconnected
@@ -75,6 +76,7 @@ def stream_via(
         `tor` has none, or cannot be asked for it.
     :raises ValueError: the target is an address that Tor cannot reach, or SOCKS5
         cannot carry it; or the isolation or the timeout is faulty.
+    :raises TypeError: an argument is of a wrong type.
     """
     target = target_address(host, port)
     if not target.is_name and is_protected(target.host):
@@ -105,10 +107,12 @@ def web_agent(
     :param allow_cleartext: whether the token may go to a SOCKS port that is not
         on this machine or behind TLS, such as that of a tor in another container.
     :raises ValueError: the isolation or the timeout is faulty.
+    :raises TypeError: an argument is of a wrong type.
     """
     from twisted.internet import reactor
 
-    policy = PlatformTrust() if tls_context_factory is None else tls_context_factory
+    check_pool(pool)
+    policy = checked_policy("tls_context_factory", tls_context_factory)
     streams = _streams(tor, socks_endpoint, isolation, timeout, allow_cleartext)
     agent: Agent = Agent.usingEndpointFactory(reactor, AgentEndpoints(streams, policy), pool)
     return agent
@@ -135,7 +139,7 @@ def resolve(
     :returns: fires with an address, or fails as the endpoints of `stream_via` do.
     :raises ValueError: SOCKS5 cannot carry the name; or the isolation or the timeout is faulty.
     """
-    port, methods = socks_port(tor, socks_endpoint), _methods(isolation)
+    port, methods = _checked_port(tor, socks_endpoint), _methods(isolation)
     return endpoints.resolve(hostname, port, methods, timeout=timeout, dialect="tor", allow_cleartext=allow_cleartext)
 
 
@@ -158,7 +162,7 @@ def resolve_ptr(
     :returns: fires with a name, or fails as the endpoints of `stream_via` do.
     :raises ValueError: `ip` is no address; or the isolation or the timeout is faulty.
     """
-    port, methods = socks_port(tor, socks_endpoint), _methods(isolation)
+    port, methods = _checked_port(tor, socks_endpoint), _methods(isolation)
     return endpoints.resolve_ptr(ip, port, methods, timeout=timeout, dialect="tor", allow_cleartext=allow_cleartext)
 
 
@@ -248,9 +252,20 @@ def _streams(
     timeout: float | None,
     allow_cleartext: bool,
 ) -> StreamsOfTor:
+    check_type("allow_cleartext", allow_cleartext, bool)
     # The token is made once, so that an endpoint or agent keeps the one that it has.
     token = ClientMethods.of(_methods(isolation)).isolation
-    return StreamsOfTor(tor, socks_port(tor, socks_endpoint), token, checked_timeout(timeout), allow_cleartext)
+    return StreamsOfTor(tor, _checked_port(tor, socks_endpoint), token, checked_timeout(timeout), allow_cleartext)
+
+
+def _checked_port(
+    tor: Any, socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None
+) -> IStreamClientEndpoint:
+    if not hasattr(tor, "protocol"):
+        raise TypeError(f"tor must be a txtorcon.Tor, not {kind_of(tor)}")
+    if socks_endpoint is not None and not isinstance(socks_endpoint, Deferred):
+        check_endpoint("socks_endpoint", socks_endpoint)
+    return socks_port(tor, socks_endpoint)
 
 
 def _service_id(address: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from ..checks import check_type, checked_pair
 from ..errors import MissingArgument
 from ..protocol.messages import UsernamePassword
 from ..protocol.pairs import TRANSPORT_ARGUMENT, as_bytes
@@ -31,6 +32,7 @@ class Arguments(Mapping[str, str]):
     stand in it as surrogate escapes. Its `repr` shows keys only.
 
     :param arguments: a mapping, or pairs of key and value.
+    :raises TypeError: what is no pair, or a key or a value that is not str.
     :ivar pairs: all of them (a tuple of tuples of str), where a key stands several times too.
     """
 
@@ -65,7 +67,12 @@ class Arguments(Mapping[str, str]):
 def _pairs_of(arguments: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     if isinstance(arguments, Arguments):
         return arguments.pairs
-    return tuple(arguments.items() if isinstance(arguments, Mapping) else arguments)
+    pairs = tuple(arguments.items() if isinstance(arguments, Mapping) else arguments)
+    for pair in pairs:
+        key, value = checked_pair("arguments", pair)
+        check_type("the key of an argument", key, str)
+        check_type(f"the value of the argument {key}", value, str)
+    return pairs
 
 
 def encode_arguments(arguments: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:

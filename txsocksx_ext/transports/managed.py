@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from twisted.application.internet import backoffPolicy
@@ -22,6 +23,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..checks import check_method, check_type, kind_of
 from ..errors import TransportInternalError, TransportTemporaryFailure
 from ..net.timers import clock_of
 from ..net.twisted_transports import endpoint_to
@@ -68,15 +70,29 @@ class ManagedTransport(Service):
         by default one that is gone with the service. It does not start with one
         that other users can write to or replace, or a symbolic link.
     :raises ValueError: `name` cannot be a transport's.
+    :raises TypeError: an argument is of a wrong type.
     :ivar status: how it fares, a `ChildState`.
     :ivar why: why it ended or did not start, the last time that it did.
     """
 
     def __init__(
-        self, reactor: Any, name: str, program: str, arguments: Sequence[str] = (), state: str | None = None
+        self,
+        reactor: Any,
+        name: str,
+        program: str | os.PathLike[str],
+        arguments: Sequence[str] = (),
+        state: str | os.PathLike[str] | None = None,
     ) -> None:
+        check_method("reactor", reactor, "spawnProcess", "a reactor that starts processes")
+        check_type("program", program, str, os.PathLike)
+        check_type("state", state, str, os.PathLike, NoneType)
+        if isinstance(arguments, (str, bytes)) or not isinstance(arguments, Iterable):
+            raise TypeError(f"arguments must be a sequence of str, not {kind_of(arguments)}")
+        for argument in arguments:
+            check_type("an argument of the program", argument, str)
         self._reactor = reactor
         self.transport_name = checked_name(name)
+        program = os.fspath(program)
         # A daemon changes its folder before it starts anything.
         self._program = os.path.abspath(program) if os.sep in program else program
         self._arguments = list(arguments)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from ..checks import check_type
+
 Fields = tuple[tuple[str, str], ...]
 """Keys and values in their order."""
 
@@ -26,7 +28,9 @@ def checked_name(name: str) -> str:
     `name`, which names a transport: a C identifier.
 
     :raises ValueError: it cannot.
+    :raises TypeError: it is not str.
     """
+    check_type("the name of a transport", name, str)
     if _NAME.fullmatch(name) is None:
         raise ValueError("the name of a transport is letters, digits and underscores, and begins with no digit")
     return name
