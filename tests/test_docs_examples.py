@@ -125,6 +125,7 @@ async def test_an_endpoint_string_goes_through_two_proxies(listening):
 
 TESTED_HERE = {
     *("extended_client.py", "extended_server.py", "fetch.py", "inside.py", "onion_status.py", "own_route.py"),
+    "route_kind_plugin.py",  # in tests/test_server_extension_points.py
     *("resolve.py", "stay_connected.py", "your_tests.py"),
 }
 
