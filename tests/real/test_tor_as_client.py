@@ -25,13 +25,14 @@ from txsocksx_ext import SOCKS5ClientEndpoint, resolve, resolve_ptr
 from txsocksx_ext.errors import (
     ConnectionRefused,
     GeneralServerFailure,
+    HandshakeTimeout,
     HostUnreachable,
     OnionAddressInvalid,
     OnionClientAuthRequired,
     OnionClientAuthWrong,
     OnionDescriptorNotFound,
     OnionServiceNotFound,
-    OnionServiceNotReachable,
+    TTLExpired,
 )
 from txsocksx_ext.server.passwords import password_line
 
@@ -104,7 +105,7 @@ class TestDirectly:
 
     @pytest.mark.deadline(180)
     async def test_stopped_service(self, tor_network):
-        """Until tor gives up, or until we do; whichever is first, the service was not reachable."""
+        """Tor's port does not tell a service that does not answer from one that does not exist, nor can we."""
         client = tor_network.client
         await deferToThread(tor_network.revive_service)
         address = tor_network.stop_service()
@@ -120,7 +121,8 @@ class TestDirectly:
         finally:
             tor_network.continue_service()
             client.control.command("RESETCONF SocksTimeout")
-        assert [type(each) for each in errors] == [OnionServiceNotReachable] * 4
+        # Tor gives up, or we do, whichever is first.
+        assert [type(each) for each in errors] == [TTLExpired, HandshakeTimeout] * 2
 
     async def test_not_found_and_connected(self, tor_network):
         """One directory did not know the service, another did: tor says F0, and the connection stands."""
@@ -197,7 +199,8 @@ def test_fetching_a_page_of_an_onion_service(tor_network, socks5ext):
             "Failed: the target refused the connection: check the port, and that the service runs.\n"
         ),
         (f"http://{tor_network.onion}/", nobody): (
-            f"There is no proxy at {nobody}: Connection was refused by other side: 111: Connection refused.\n"
+            f"There is no proxy at {nobody}: Connection was refused by other side: 111: Connection refused;"
+            f" the proxy at {nobody.removeprefix('tcp:')} could not be reached: check that it runs, and its address.\n"
         ),
     }
     running = {asked: begin("fetch_onion.py", *asked) for asked in expected}
