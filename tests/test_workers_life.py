@@ -345,7 +345,7 @@ async def test_a_worker_that_cannot_listen_says_so_and_ends(monkeypatch, logged_
         assert answers.words == []
         assert (worker.status, stoppable.stops) == (1, 1)
         (event,) = logged_errors
-        assert "OSError" in event["error"]
+        assert "Socket operation on non-socket" in event["error"]
     assert answers.words == [b"leaving"]
 
 
@@ -357,7 +357,7 @@ async def test_a_worker_that_cannot_listen_for_another_says_so_and_serves_on(mon
         assert answers.words == [b"ready"]
         assert (worker.status, stoppable.stops) == (0, 0)
         (event,) = logged_errors
-        assert (event["other"], event["error"].partition(":")[0]) == (2, "OSError")
+        assert (event["other"], event["error"].partition(":")[0]) == (2, "ListenerFailed")
 
 
 # Ends.

@@ -278,7 +278,6 @@ def test_the_bridges_own_target_is_gone(server):
 @pytest.mark.parametrize(
     ("title", "transport", "program", "why"),
     [
-        ("there is no such program", "obfs4", "/no/such/program", "does not start: there is no program /no/such"),
         ("the program does not offer the transport", "obfs5", "obfs4proxy", "does not offer it, and says: no such"),
         ("the program does not start", "obfs4", "obfs4proxy:arg=-no-such-option", "it ended before it was ready"),
     ],

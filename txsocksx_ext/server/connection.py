@@ -23,6 +23,7 @@ from ..context import Session
 from ..errors import CommandNotSupported, SOCKS5Error, TTLExpired
 from ..failures import describe
 from ..net.half_close import can_half_close, with_half_close
+from ..net.handover import write_now
 from ..net.relay import join
 from ..net.socket_state import was_reset
 from ..net.transport import SocketTransport
@@ -228,10 +229,14 @@ class SOCKS5ExtProtocol(Protocol):
             raise CancelledError()
         return decision
 
+    def send(self, data: bytes) -> None:
+        """Send bytes of the handshake at once: the fast relay takes over only sockets that have sent everything."""
+        write_now(self.transport, data)
+
     def reply(self, bound: Address) -> None:
         """Reply success, and keep the connection: for commands that reply twice, or that hold it without a relay."""
         assert self._frontend is not None
-        self.transport.write(self._frontend.success(bound))
+        self.send(self._frontend.success(bound))
         self.session.reply_code = 0
         # The time for the request is over; a command that holds the connection sets its own.
         self.factory.deadlines.stop(self)

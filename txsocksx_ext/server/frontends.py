@@ -132,7 +132,7 @@ class SOCKS5Frontend(Responder):
         elif method is None:
             is_admitted = False
         else:
-            connection.transport.write(self.select(method))
+            connection.send(self.select(method))
             is_admitted = await self._authenticate(connection)
         if not is_admitted:
             return None
@@ -178,7 +178,7 @@ class SOCKS5Frontend(Responder):
         if answer is not None:
             # Fail over anything else than pairs: False means to refuse, and a Future may be about to.
             Pairs(dict(answer))
-        connection.transport.write(self.select(Method.NO_AUTHENTICATION))
+        connection.send(self.select(Method.NO_AUTHENTICATION))
         return True
 
     async def _authenticate(self, connection: SOCKS5ExtProtocol) -> bool:
@@ -200,9 +200,7 @@ class SOCKS5Frontend(Responder):
             connection.report(error)
             self._refuse(error, connection)
             return False
-        connection.transport.write(
-            self.answer(Status.SUCCESS, self._pairs_to_answer(answer, session.pairs.get(TOR_ERRORS)))
-        )
+        connection.send(self.answer(Status.SUCCESS, self._pairs_to_answer(answer, session.pairs.get(TOR_ERRORS))))
         return True
 
     def _take_pairs(self, pairs: Pairs, connection: SOCKS5ExtProtocol) -> None:
