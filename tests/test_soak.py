@@ -20,9 +20,10 @@ OF_EVERY_CONNECTION_ONE_OBJECT_IS_KEPT = """
 from txsocksx_ext.server.factory import SOCKS5ExtFactory
 
 kept = []
-def closed(self, session):
+def connection_closed(self, connection, original=SOCKS5ExtFactory.connection_closed):
     kept.append(object())
-SOCKS5ExtFactory.closed = closed
+    original(self, connection)
+SOCKS5ExtFactory.connection_closed = connection_closed
 """
 
 

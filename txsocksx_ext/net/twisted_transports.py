@@ -199,8 +199,9 @@ def keep_alive(transport: Any) -> None:
     Does nothing on transports that are not TCP.
     """
     is_tcp = hasattr(transport, "setTcpKeepAlive") and hasattr(transport, "setTcpNoDelay")
-    # Not by its peer's address: a balancer on a unix socket tells the address of a TCP client.
-    if is_tcp and not IUNIXTransport.providedBy(transport):
+    # A balancer on a unix socket tells the address of a TCP client.
+    is_unix = IUNIXTransport.providedBy(transport) or isinstance(transport.getPeer(), UNIXAddress)
+    if is_tcp and not is_unix:
         transport.setTcpKeepAlive(True)
         transport.setTcpNoDelay(True)
 
