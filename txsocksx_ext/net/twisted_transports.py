@@ -198,10 +198,10 @@ def keep_alive(transport: Any) -> None:
 
     Does nothing on transports that are not TCP.
     """
-    is_tcp = hasattr(transport, "setTcpKeepAlive") and hasattr(transport, "setTcpNoDelay")
+    if not hasattr(transport, "setTcpKeepAlive") or not hasattr(transport, "setTcpNoDelay"):
+        return
     # A balancer on a unix socket tells the address of a TCP client.
-    is_unix = IUNIXTransport.providedBy(transport) or isinstance(transport.getPeer(), UNIXAddress)
-    if is_tcp and not is_unix:
+    if not IUNIXTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
         transport.setTcpKeepAlive(True)
         transport.setTcpNoDelay(True)
 
