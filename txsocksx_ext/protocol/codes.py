@@ -29,6 +29,9 @@ class Byte(int):
 class OpenEnum(enum.IntEnum):
     """An enumeration of one byte that takes any number from 0 to 255, and prints in hexadecimal as `Byte` does."""
 
+    # Members are looked up in dicts on every connection. As they equal their numbers, they hash alike.
+    __hash__ = int.__hash__
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}.{self.name}: {self}>"
 
