@@ -188,8 +188,6 @@ class SOCKS5ExtProtocol(Protocol):
                 request = _with_literal(request, session)
             await command(self, request)
         except BaseException as error:
-            if self.must_propagate(error):
-                raise
             self._request_failed(error)
 
     async def next_message(self) -> Message:
@@ -312,12 +310,17 @@ class SOCKS5ExtProtocol(Protocol):
             self.transport.loseConnection()
 
     def report(self, error: BaseException) -> None:
-        """Log an error unless it is one that a decision or a route may fail with."""
+        """
+        Log an error, unless a decision or a route may fail with it.
+
+        :raises BaseException: `error`, if it stops the process or closes the coroutine.
+        """
+        if self._must_propagate(error):
+            raise error
         if not isinstance(error, EXPECTED):
             self.factory.log.unexpected(Failure(error), self.session)
 
-    def must_propagate(self, error: BaseException) -> bool:
-        """Return whether an error ends more than a decision: the process, or a coroutine that is never resumed."""
+    def _must_propagate(self, error: BaseException) -> bool:
         return isinstance(error, STOPS_PROCESS) or (isinstance(error, GeneratorExit) and (self._lost or self._closing))
 
     # Running the coroutine.
@@ -384,12 +387,9 @@ class SOCKS5ExtProtocol(Protocol):
     def _request_failed(self, error: BaseException) -> None:
         if self._timed_out and isinstance(error, (CancelledError, ConnectingCancelledError)):
             error = TTLExpired()
-        if self._lost or self._closing:
-            self.report(error)
-            return
-        failure = Failure(error)
         self.report(error)
-        self.reply_and_close(self._reply_for(failure), UNSPECIFIED, describe(error))
+        if not self._lost and not self._closing:
+            self.reply_and_close(self._reply_for(Failure(error)), UNSPECIFIED, describe(error))
 
     def _reply_for(self, failure: Failure) -> ReplyCode | int:
         """Ask the factory for the reply code; log a bug in an override, and answer 0x01 for it."""
@@ -400,7 +400,7 @@ class SOCKS5ExtProtocol(Protocol):
                 raise TypeError("reply_for() must return a failing row of the table or a number from 1 to 255")
             return code
         except BaseException as error:
-            if self.must_propagate(error):
+            if self._must_propagate(error):
                 raise
             self.factory.log.unexpected(Failure(), self.session)
             return codes.GENERAL_FAILURE

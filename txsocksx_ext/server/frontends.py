@@ -150,8 +150,6 @@ class SOCKS5Frontend(Responder):
                 raise TypeError("methods() must return the methods at once, not a Deferred")
             method = self.preferred_method(accepted)
         except BaseException as error:
-            if connection.must_propagate(error):
-                raise
             connection.report(error)
             method = Method.NO_ACCEPTABLE
         if method not in (Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD, Method.EXTENDED):
@@ -170,8 +168,6 @@ class SOCKS5Frontend(Responder):
             if answer is not None and isinstance(answer, AWAITABLE):
                 answer = await answer
         except BaseException as error:
-            if connection.must_propagate(error):
-                raise
             connection.report(error)
             self._refuse_methods(connection)
             return False
@@ -195,8 +191,6 @@ class SOCKS5Frontend(Responder):
             if answer is not None and isinstance(answer, AWAITABLE):
                 answer = await answer
         except BaseException as error:
-            if connection.must_propagate(error):
-                raise
             connection.report(error)
             self._refuse(error, connection)
             return False
