@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from twisted.internet._resolver import GAIResolver
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -96,13 +96,10 @@ class Resolver:
         """
         answer = self._kept_answer(name, share)
         if answer is not None:
-            return _fired(answer)
+            return fail(answer) if isinstance(answer, Failure) else succeed(answer)
         if self._is_systems and name in self._hosts_file:
             # Costs less than a thread, and never waits for the network.
-            try:
-                return _fired(self._keep(name, share, _look_up(name)))
-            except Exception:
-                return _fired(self._keep(name, share, Failure()))
+            return maybeDeferred(_look_up, name).addBoth(partial(self._keep, name, share))
         lookup = self._running.get(name) or self._queued.get((share, name))
         if lookup is None:
             lookup = self._queued[share, name] = _Lookup(lambda: self._forget(name, share))
@@ -193,12 +190,6 @@ def resolver_of(reactor: Any) -> Resolver:
     if resolver is None:
         resolver = _resolvers[id(reactor)] = Resolver(reactor)
     return resolver
-
-
-def _fired(answer: tuple[str, ...] | Failure) -> Deferred[tuple[str, ...]]:
-    fired: Deferred[tuple[str, ...]] = Deferred()
-    fired.callback(answer)
-    return fired
 
 
 def _look_up(name: str) -> tuple[str, ...]:
