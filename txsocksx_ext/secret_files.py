@@ -12,6 +12,8 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
+from .state_folders import lets_others_replace
+
 _log = Logger()
 
 
@@ -41,8 +43,7 @@ def _warn_of_access(path: Path, status: os.stat_result) -> None:
     if status.st_mode & stat.S_IWOTH:
         warn_once(f"{path} can be changed by every user of this machine: chmod o-w {path}")
     folder = path.resolve().parent
-    mode = folder.stat().st_mode
-    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+    if lets_others_replace(folder):
         warn_once(f"{path} can be replaced by every user of this machine: chmod o-w {folder}")
 
 

@@ -34,8 +34,16 @@ def private_folder(path: Path) -> Path:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UnsafeFolder(f"{path} can be written to by other users: check what it holds, then chmod go-w {path}")
     for folder in path.resolve().parents:
-        mode = folder.stat().st_mode
-        # In a sticky folder, such as /tmp, users can replace only what they own.
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        if lets_others_replace(folder):
             raise UnsafeFolder(f"{path} can be replaced by other users: chmod o-w {folder}")
     return path
+
+
+def lets_others_replace(folder: Path) -> bool:
+    """
+    Return whether every user of this machine can replace what a folder holds.
+
+    In a sticky folder, such as /tmp, users can replace only what they own.
+    """
+    mode = folder.stat().st_mode
+    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
