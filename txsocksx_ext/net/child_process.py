@@ -13,6 +13,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from .waiters import Waiters
+
 
 class ChildProcess(ProcessProtocol):
     """
@@ -27,7 +29,7 @@ class ChildProcess(ProcessProtocol):
         self.end: str | None = None
         # By the child's descriptor: what came of a line whose end has not come.
         self._unread: dict[int, bytes] = {}
-        self._waiting: list[Deferred[str]] = []
+        self._waiting: Waiters[str] = Waiters()
 
     def lines_with(self, descriptor: int, data: bytes) -> list[bytes]:
         """The lines that what came now completes, without their ends."""
@@ -57,9 +59,7 @@ class ChildProcess(ProcessProtocol):
         """Fires when it has ended, with `end`."""
         if self.end is not None:
             return succeed(self.end)
-        waiting: Deferred[str] = Deferred(self._waiting.remove)
-        self._waiting.append(waiting)
-        return waiting
+        return self._waiting.wait()
 
     def end_by(self, clock: IReactorTime, signals: Sequence[tuple[float, str]]) -> Deferred[str]:
         """
@@ -89,6 +89,4 @@ class ChildProcess(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         self.end = self.words_of(reason)
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(self.end)
+        self._waiting.fire(self.end)

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from twisted.internet._resolver import GAIResolver
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -30,6 +30,7 @@ from zope.interface import implementer
 from ..errors import HostUnreachable
 from .limiter import FairLimiter
 from .timers import clock_of
+from .waiters import Waiters, fired
 
 LOOKUPS_AT_ONCE = 64
 LOOKUPS_OF_ONE_SHARE = 48
@@ -96,7 +97,7 @@ class Resolver:
         """
         answer = self._kept_answer(name, share)
         if answer is not None:
-            return fail(answer) if isinstance(answer, Failure) else succeed(answer)
+            return fired(answer)
         if self._is_systems and name in self._hosts_file:
             # Costs less than a thread, and never waits for the network.
             return maybeDeferred(_look_up, name).addBoth(partial(self._keep, name, share))
@@ -218,7 +219,7 @@ class _Lookup:
 
     def __init__(self, forget: Callable[[], object]) -> None:
         self._forget = forget
-        self._waiting: list[Deferred[Any]] = []
+        self._waiting: Waiters[tuple[str, ...]] = Waiters(self._left)
         self._has_begun = False
         self._outcome: tuple[str, ...] | Failure | None = None
 
@@ -234,24 +235,16 @@ class _Lookup:
 
     def answer(self) -> Deferred[Any]:
         """Return a Deferred that fires with the answer."""
-        waiting: Deferred[Any] = Deferred(self._leave)
-        if self._outcome is None:
-            self._waiting.append(waiting)
-        else:
-            waiting.callback(self._outcome)
-        return waiting
+        return self._waiting.wait() if self._outcome is None else fired(self._outcome)
 
-    def _leave(self, waiting: Deferred[Any]) -> None:
-        self._waiting.remove(waiting)
+    def _left(self) -> None:
         if not self._waiting and not self._has_begun:
             self._asking.cancel()
 
     def _answered(self, outcome: tuple[str, ...] | Failure) -> None:
         self._outcome = outcome
         self._forget()
-        # Acting on the answer may make others leave.
-        while self._waiting:
-            self._waiting.pop(0).callback(outcome)
+        self._waiting.fire(outcome)
 
 
 @implementer(IResolutionReceiver)

@@ -26,6 +26,7 @@ from zope.interface import Interface, implementer
 
 from ..checks import check_method
 from ..net.limiter import FairLimiter
+from ..net.waiters import Waiters
 from ..secret_files import warn_once
 from .failed_logins import FailureLog
 from .password_file import HASHER, PasswordFile, Stamp, kind_of, stamp_of
@@ -225,7 +226,7 @@ class HashedPasswordFile:
         self._verified: OrderedDict[bytes, bytes] = OrderedDict()
         self._complaint = ""
         self._is_reading = False
-        self._waiting: list[Deferred[bool]] = []
+        self._waiting: Waiters[bool] = Waiters()
         self._file = PasswordFile(self._path)
         self._take(self._file)
 
@@ -293,24 +294,16 @@ class HashedPasswordFile:
         :param stamp: the file's.
         :returns: fires with whether it could be read, faulty or not.
         """
-        waiting: Deferred[bool] = Deferred(self._wait_no_more)
-        self._waiting.append(waiting)
+        waiting = self._waiting.wait()
         if not self._is_reading:
             self._is_reading = True
             reading: Deferred[Any] = deferToThread(PasswordFile, self._path)
             reading.addCallbacks(self._take, self._refuse, errbackArgs=(stamp,)).addBoth(self._has_read)
         return waiting
 
-    def _wait_no_more(self, waiting: Deferred[bool]) -> None:
-        if waiting in self._waiting:
-            self._waiting.remove(waiting)
-
     def _has_read(self, outcome: bool | Failure) -> None:
         self._is_reading = False
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.called:
-                each.callback(outcome)
+        self._waiting.fire(outcome)
 
     def _take(self, file: PasswordFile) -> bool:
         if file.repeated:

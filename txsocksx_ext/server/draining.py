@@ -9,12 +9,14 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from ..net.waiters import Waiters
+
 
 class Draining:
     """Those who wait for a factory to have no connection left."""
 
     def __init__(self) -> None:
-        self._waiting: list[Deferred[None]] = []
+        self._waiting: Waiters[None] = Waiters()
 
     def wait(self, clock: IReactorTime, seconds: float, late: Callable[[], None]) -> Deferred[None]:
         """
@@ -24,17 +26,13 @@ class Draining:
         :returns: fires at `emptied`.
         """
         deadline = clock.callLater(seconds, late)
-        waiting: Deferred[None] = Deferred()
-        self._waiting.append(waiting)
 
         def stop_waiting(_: None) -> None:
             if deadline.active():
                 deadline.cancel()
 
-        return waiting.addCallback(stop_waiting)
+        return self._waiting.wait().addCallback(stop_waiting)
 
     def emptied(self) -> None:
         """There is no connection left."""
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(None)
+        self._waiting.fire(None)

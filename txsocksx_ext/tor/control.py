@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from ..errors import ReplyError
 from ..net.timers import clock_of
+from ..net.waiters import Waiters
 from .attach import disconnected
 from .events import bootstrap_progress, bootstrap_summary, parse_descriptor_event, parse_stream_event
 from .listeners import is_among
@@ -73,7 +74,7 @@ class ControlConnection(Service):
         self._attaching: Deferred[None] | None = None
         self._last_step: tuple[int, str] | None = None
         self._began: float | None = None
-        self._waiting: list[Deferred[None]] = []
+        self._waiting: Waiters[None] = Waiters()
         self._probes: set[Deferred[Any]] = set()
         self._is_foreign = False
         self.tor: Any = None
@@ -96,10 +97,8 @@ class ControlConnection(Service):
         left = self._began + BEING_MADE_FOR - self._clock.seconds()
         if left <= 0:
             return
-        waiting: Deferred[None] = Deferred()
-        self._waiting.append(waiting)
         try:
-            await waiting.addTimeout(left, self._clock)
+            await self._waiting.wait().addTimeout(left, self._clock)
         except DeferredTimeout:
             _log.debug("{tor}: going on without its control port, which takes long", tor=self._tor_name)
 
@@ -235,10 +234,7 @@ class ControlConnection(Service):
     def _settle(self) -> None:
         """The attempt is over: let nobody wait for it any more."""
         self._began = None
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.called:
-                each.callback(None)
+        self._waiting.fire(None)
 
     def _lost(self) -> None:
         self.tor = None

@@ -26,6 +26,7 @@ from ..client.endpoints import over_tls
 from ..client.negotiation import PROXY_NOT_REACHED
 from ..client.web import FaultyEndpoint, target_and_tls
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
+from ..net.waiters import Waiters, fired
 from ..protocol.codes import Command
 from ..protocol.messages import Address, Request
 from .attach import is_disconnected
@@ -201,26 +202,18 @@ class _AwaitedByMany(Generic[T]):
     """
 
     def __init__(self, found: Deferred[T]) -> None:
-        self._waiting: list[Deferred[T]] = []
+        self._waiting: Waiters[T] = Waiters()
         self._outcome: Any = None
         self._has_come = False
         found.addBoth(self._came)
 
     def wait(self) -> Deferred[T]:
         """Fires with the result, or fails with its failure."""
-        own: Deferred[T] = Deferred()
-        if self._has_come:
-            own.callback(self._outcome)
-        else:
-            self._waiting.append(own)
-        return own
+        return fired(self._outcome) if self._has_come else self._waiting.wait()
 
     def _came(self, outcome: Any) -> Any:
         self._outcome, self._has_come = outcome, True
-        waiting, self._waiting = self._waiting, []
-        for own in waiting:
-            if not own.called:  # it was cancelled
-                own.callback(outcome)
+        self._waiting.fire(outcome)
         return None if isinstance(outcome, Failure) else outcome
 
 

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 
 from ..net.timers import clock_of
+from ..net.waiters import Waiters
 from ..protocol.codes import ReplyCode
 from ..protocol.messages import Address
 
@@ -46,7 +47,7 @@ class AttemptGroup:
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
         self.connections: list[Connection] = []
-        self._waiting: list[Deferred[None]] = []
+        self._waiting: Waiters[None] = Waiters()
 
     @property
     def awaits_connection(self) -> bool:
@@ -77,17 +78,13 @@ class AttemptGroup:
     def check_settled(self) -> None:
         """Fire what `settled` returned, if every outcome is known by now."""
         if self._is_settled:
-            waiting, self._waiting = self._waiting, []
-            for each in waiting:
-                each.callback(None)
+            self._waiting.fire(None)
 
     def settled(self) -> Deferred[None]:
         """Return a Deferred that fires when every outcome is known."""
         if self._is_settled:
             return succeed(None)
-        waiting: Deferred[None] = Deferred(self._waiting.remove)
-        self._waiting.append(waiting)
-        return waiting
+        return self._waiting.wait()
 
     @property
     def _is_settled(self) -> bool:

@@ -27,6 +27,7 @@ from ..net.relay_interface import IRelay
 from ..net.resolver import resolver_of
 from ..net.timers import clock_of
 from ..net.twisted_transports import abort, bound_address
+from ..net.waiters import Waiters
 from ..protocol import codes
 from ..protocol.codes import Command, Method, ReplyCode, Status
 from ..protocol.decoding import MalformedMessage
@@ -127,13 +128,11 @@ class OutboundConnection(Protocol):
         self._responder = Responder()
         self._connecting: Deferred[ITransport] | None = None
         self._relay: IRelay | None = None
-        self._closed: list[Deferred[None]] = []
+        self._closed: Waiters[None] = Waiters()
 
     def closed(self) -> Deferred[None]:
         """Return a Deferred that fires when the connection is closed."""
-        closed: Deferred[None] = Deferred()
-        self._closed.append(closed)
-        return closed
+        return self._closed.wait()
 
     def abort(self) -> None:
         """Reset it, or stop connecting."""
@@ -242,6 +241,4 @@ class OutboundConnection(Protocol):
         if self._deadline.active():
             self._deadline.cancel()
         self._proxy.connections.discard(self)
-        closed, self._closed = self._closed, []
-        for each in closed:
-            each.callback(None)
+        self._closed.fire(None)
