@@ -197,3 +197,11 @@ def workers(socks5ext):
         return server
 
     return start
+
+
+@pytest.fixture(scope="module")
+def authority():
+    """A certificate authority of the module's own: ``authority.issue("localhost")``."""
+    from support.certificates import Authority
+
+    return Authority()

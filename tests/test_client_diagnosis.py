@@ -3,7 +3,6 @@
 import pytest
 from examples.raw_peers import Names, ReactorWith, until
 from support.attempts import attempt
-from support.certificates import Authority
 from support.programs import free_port
 from support.ways import WAYS, failure_of, listening
 from twisted.internet import reactor
@@ -25,11 +24,6 @@ from zope.interface.verify import verifyObject
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors, resolve
 from txsocksx_ext.testing import FakeProxy, Recorder
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return Authority()
 
 
 def through(way, **options):

@@ -4,7 +4,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 from examples.raw_peers import until
-from support.certificates import Authority
 from support.ways import CONTENT, LOGIN, Counting, failure_of, listening, way_to
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
@@ -19,11 +18,6 @@ from zope.interface import implementer
 from txsocksx_ext import SOCKS5Address, SOCKS5ClientEndpoint
 from txsocksx_ext.errors import OnionServiceNotFound, ProxyClosed
 from txsocksx_ext.testing import FakeProxy, Recorder
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return Authority()
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -3,7 +3,6 @@
 import pytest
 import treq
 from examples.raw_peers import until
-from support.certificates import Authority
 from support.ways import LOGIN, failure_of, listening, way_to
 from twisted.internet import reactor
 from twisted.internet.endpoints import clientFromString
@@ -20,11 +19,6 @@ from txsocksx_ext import RetryingEndpoint, SOCKS5ClientEndpoint, web_agent
 from txsocksx_ext.testing import FakeProxy, Recorder
 from txsocksx_ext.tor import stream_via
 from txsocksx_ext.tor import web_agent as tor_web_agent
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return Authority()
 
 
 @pytest.fixture

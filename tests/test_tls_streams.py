@@ -5,7 +5,6 @@ import threading
 
 import pytest
 from examples.raw_peers import GREET_ANONYMOUS, dial, request, settles
-from support.certificates import Authority
 from support.programs import free_port, has_written
 from support.targets import (
     PATIENCE,
@@ -28,11 +27,6 @@ SENT = content(1, 5_000_000)
 @pytest.fixture(params=VERSIONS)
 def version(request):
     return request.param
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return Authority()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import threading
 import pytest
 from examples.raw_peers import GREET_ANONYMOUS, pause, proxy, target, through_tls, tls_listener, turn, until
 from OpenSSL.SSL import Connection
-from support.certificates import Authority
 from support.reactors import connections_read_from
 from support.targets import CONTENT, MEGABYTE, PATIENCE, Talker, Target, answer_the_end, digest, read_to_end
 from support.tls_peers import VERSIONS, TLSPeer, server_context, tls_proxy
@@ -29,11 +28,6 @@ from txsocksx_ext.testing import FakeProxy, Recorder
 @pytest.fixture(params=VERSIONS)
 def version(request):
     return request.param
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return Authority()
 
 
 @pytest.fixture

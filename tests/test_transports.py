@@ -1,7 +1,6 @@
 """What both ends know of transports: whose they are, whom they can be handed to, what they can do."""
 
 import pytest
-from support.certificates import Authority
 from twisted.internet import reactor
 from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import CancelledError
@@ -30,11 +29,6 @@ from txsocksx_ext.testing import (
     Recorder,
     connect_in_memory,
 )
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return Authority()
 
 
 def pair(near=None, far=None, **options):

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 import treq
-from support.certificates import Authority
 from support.ways import listening_on_port
 from treq.client import HTTPClient
 from twisted.internet import reactor
@@ -36,11 +35,6 @@ from txsocksx_ext.testing import Ending, FakeProxy
 
 NAME = "site.example"
 """A name that exists for the server alone."""
-
-
-@pytest.fixture(scope="module")
-def authority():
-    return Authority()
 
 
 @implementer(IHostnameResolver)
