@@ -1,4 +1,4 @@
-"""Names to addresses: what is asked, how often, for whom, and what comes back."""
+"""The resolver: look-ups, their cache, and how clients share them."""
 
 import errno
 import socket

@@ -65,7 +65,7 @@ _ISATAP = (0x00005EFE, 0x02005EFE)
 @lru_cache(maxsize=4096)
 def meanings_of(host: str) -> tuple[IPAddress, ...]:
     """
-    An address, and the IPv4 addresses that it may lead to.
+    Return an address, and the IPv4 addresses that it may lead to.
 
     Of prefixes that a network chooses for its NAT64 (RFC 6052, section 2.2) or its
     6rd (RFC 5969) nothing is known here.
@@ -131,7 +131,7 @@ _NUMBER = re.compile(r"(?:[0-9]+|0[xX][0-9a-fA-F]*)\Z")
 
 def literal_of(destination: Address) -> Address | None:
     """
-    The address that a name spells, if it is none in truth.
+    Return the address that a name spells, if it is an address in truth.
 
     Resolvers take ``10.1``, ``167772161``, ``0x0a000001`` and ``127.0.0.1.`` for
     addresses, so rules must too, also where someone else will resolve them.

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def kind_of(value: object) -> str:
-    """How errors name what was passed: its type, or the class that it is."""
+    """Return how errors name a value: by its type, or as the class that it is."""
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
@@ -53,7 +53,7 @@ def check_endpoint(name: str, value: object) -> None:
     """
     Check that an argument is a client endpoint.
 
-    :raises TypeError: it is none, but perhaps an endpoint string.
+    :raises TypeError: the argument is not a client endpoint; the message helps if it is an endpoint string.
     """
     hint = ": clientFromString() makes one of an endpoint string" if isinstance(value, (str, bytes)) else ""
     check_method(name, value, "connect", "a client endpoint", hint)
@@ -82,7 +82,7 @@ def check_subclass(name: str, value: object, base: type) -> None:
     """
     Check that an argument is a class.
 
-    :raises TypeError: it is none, or does not derive from `base`.
+    :raises TypeError: the argument is not a class that derives from `base`.
     """
     if not isinstance(value, type) or not issubclass(value, base):
         raise TypeError(f"{name} must be a subclass of {base.__name__}, not {kind_of(value)}")
@@ -104,9 +104,9 @@ def check_integer(name: str, value: object, least: int, most: int | None = None)
 
 def checked_pair(name: str, value: object, parts: str = "(key, value)") -> tuple[Any, Any]:
     """
-    Return an item of an argument that holds pairs. Text of two characters is none, though it could be unpacked.
+    Return an item of an argument that holds pairs. Reject text of two characters, which could be unpacked too.
 
-    :raises TypeError: it is no pair: "rules must hold (pattern, route), not str".
+    :raises TypeError: the item is not a pair: "rules must hold (pattern, route), not str".
     """
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         found = f"{len(value)} values" if isinstance(value, (tuple, list)) else kind_of(value)

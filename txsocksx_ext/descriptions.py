@@ -64,7 +64,7 @@ def refuse_unknown(
 
 def secret_from_file(path: str) -> bytes:
     """
-    The first line of a file, without its end.
+    Return the first line of a file, without its end.
 
     :raises ValueError: the file cannot be read, is UTF-16, or its first line is empty.
     """
@@ -104,7 +104,7 @@ def client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
     """
     Make an endpoint of ``HOST:PORT``, ``[IPV6]:PORT`` or a client endpoint string.
 
-    :raises ValueError: it is none, or one that can never connect; parsers raise what they like.
+    :raises ValueError: the string is faulty, or could never connect; parsers may raise anything else.
     """
     try:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, endpoint_string(description))
@@ -166,7 +166,7 @@ def endpoint_string(description: str) -> str:
 
 
 def _written(arguments: Sequence[str], keywords: Mapping[str, str]) -> str:
-    """What `parse_description` takes apart."""
+    """Return what `parse_description` takes apart."""
 
     def quoted(text: str) -> str:
         escaped: str = quoteStringArgument(text)
@@ -213,7 +213,7 @@ _SHOWN_KINDS = frozenset({"tcp", "tls", "ssl", "unix"})
 
 def shown_endpoint(description: str) -> str:
     """
-    A client endpoint string as logs may show it: no value in it can be a secret.
+    Return a client endpoint string as logs may show it: no value in it can be a secret.
 
     :param description: one of which `client_endpoint` makes an endpoint.
     """
@@ -224,20 +224,20 @@ def shown_endpoint(description: str) -> str:
 
 
 def without_function(error: Exception) -> str:
-    """What a parser says of its arguments, without the name that Python gives it; never nothing."""
+    """Return what a parser says of its arguments, without the name that Python gives it; never nothing."""
     # Of a folder that cannot be listed, Twisted's own error has no words.
     text = str(error) or str(getattr(error, "originalException", "")) or type(error).__name__
     return text.partition("() ")[2] or text if isinstance(error, TypeError) else text
 
 
 def is_number(text: str) -> bool:
-    """Whether `text` is written with the digits 0 to 9 alone."""
+    """Return whether `text` is written with the digits 0 to 9 alone."""
     return text.isascii() and text.isdigit()
 
 
 def endpoint_description(arguments: Sequence[str]) -> str:
     """
-    The endpoint string in the arguments of another description.
+    Return the endpoint string in the arguments of another description.
 
     It may stand there whole, with its colons written ``\\:``; with its colons
     bare, where no other argument follows; or as HOST and PORT.

@@ -368,14 +368,14 @@ _REPLY_CLASSES: dict[ReplyCode, type[ReplyError]] = {
 
 
 def reply_class(code: int, dialect: Dialect) -> type[ReplyError]:
-    """The class of a failing reply: what `code` means in `dialect`, or `UnknownReply`."""
+    """Return the class of a failing reply: what `code` means in `dialect`, or `UnknownReply`."""
     row = codes.reply_row(code, dialect)
     return UnknownReply if row is None else _REPLY_CLASSES.get(row, UnknownReply)
 
 
 def reply_error(code: int, dialect: Dialect) -> ReplyError:
     """
-    The exception for a failing reply.
+    Return the exception for a failing reply.
 
     :param code: the REP byte, not 0.
     :param dialect: the table in which the proxy that sent it speaks.
@@ -384,7 +384,7 @@ def reply_error(code: int, dialect: Dialect) -> ReplyError:
 
 
 def authentication_error(method: Method, status: int, pairs: Pairs = NO_PAIRS) -> AuthenticationFailed:
-    """The exception for a failing STATUS of RFC 1929 or of proposal 229."""
+    """Return the exception for a failing STATUS of RFC 1929 or of proposal 229."""
     if method != Method.EXTENDED or status == codes.Status.AUTHENTICATION_FAILED:
         return AuthenticationFailed(status=status, pairs=pairs)
     if status == codes.Status.INVALID_ARGUMENTS:

@@ -66,7 +66,7 @@ _TELLING = (
 
 
 def row_of(error: BaseException | None) -> ReplyCode:
-    """What to answer for an exception; 01 where nothing better is known."""
+    """Return the row to answer for an exception; 0x01 if nothing better is known."""
     if isinstance(error, SOCKS5Error):
         return error.row
     for kind, row in _BY_CLASS.items():
@@ -93,7 +93,7 @@ def describe(error: BaseException) -> str:
 
 
 def most_telling(failures: Sequence[Failure]) -> Failure:
-    """The failure that says most about why none of several ways led to the target."""
+    """Return the failure that says most about why none of several ways led to the target."""
 
     def rank(failure: Failure) -> int:
         row = row_of(failure.value)

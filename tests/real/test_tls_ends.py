@@ -50,7 +50,7 @@ def trusting(port, pem):
 
 
 class OpenSSL:
-    """One of OpenSSL's programs: what is written to `stdin` is sent, and what comes can be read from `stdout`."""
+    """One of OpenSSL's programs. It sends its `stdin`, and writes what it receives to `stdout`."""
 
     def __init__(self, *arguments):
         command = [need("openssl"), *map(str, arguments), "-quiet"]

@@ -43,7 +43,7 @@ class ControlPort:
             connection._say(text)
 
     def say(self, *events):
-        """Say these events to everybody who is attached."""
+        """Send these events to every attached controller."""
         for connection in self.connections:
             for event in events:
                 connection.say(f"650 {event}")

@@ -40,7 +40,7 @@ NOT_CONNECTED = "the connection to the proxy was not made in time: check its add
 
 def violation_error(violation: MalformedMessage, received: bytes | bytearray) -> ProtocolViolation:
     """
-    The exception for an answer that is none of SOCKS5.
+    Return the exception for an answer that is not SOCKS5.
 
     :param received: what was not decoded, from the first byte of the faulty message on.
     """
@@ -52,13 +52,13 @@ def violation_error(violation: MalformedMessage, received: bytes | bytearray) ->
 
 
 def echo_error() -> ProtocolViolation:
-    """The exception for an answer that is our own greeting."""
+    """Return the exception for an answer that is our own greeting."""
     return ProtocolViolation("the proxy sends back what it gets, so it is no SOCKS5 proxy: check its address and port")
 
 
 def no_acceptable_method(offered: tuple[Method, ...]) -> NoAcceptableMethod:
     """
-    The exception for a proxy that selected none of the methods.
+    Return the exception for a proxy that selected none of the methods.
 
     :param offered: those that were offered to it.
     """
@@ -86,7 +86,7 @@ def name_proxy(error: Any, endpoint: IStreamClientEndpoint) -> None:
 
 
 def refused_error(address: IPv4Address | IPv6Address) -> ConnectionRefusedError:
-    """The exception for a proxy at a port of this machine where nothing listens."""
+    """Return the exception for a proxy at a port of this machine where nothing listens."""
     return ConnectionRefusedError(_with_place("", _host_and_port(address.host, address.port)))
 
 
@@ -96,7 +96,7 @@ def _with_place(said: str, place: str) -> str:
 
 
 def _place_of(endpoint: Any) -> str | None:
-    """Where an endpoint of Twisted's leads, below any TLS. None of them has a public name for it."""
+    """Return where an endpoint of Twisted's leads, below any TLS. None of them has a public name for it."""
     while hasattr(endpoint, "_wrappedEndpoint"):
         endpoint = endpoint._wrappedEndpoint
     if isinstance(endpoint, UNIXClientEndpoint):

@@ -17,7 +17,7 @@ _log = Logger(namespace="txsocksx_ext.client")
 
 class EarlyBytes:
     """
-    Gives bytes that came already to whoever has a transport by then, as if they came now.
+    Delivers bytes that came already to the transport's protocol of that moment, as if they came now.
 
     To be made before the transport is handed over: where its protocol stands
     then is where these bytes belong. What is put there since, such as TLS with

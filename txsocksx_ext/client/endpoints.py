@@ -38,7 +38,7 @@ ANONYMOUS: Mapping[str, Any] = {"anonymous": ()}
 
 def dialect_named(name: str) -> Dialect | None:
     """
-    The dialect of that name; ``None`` for ``auto``.
+    Return the dialect of that name; ``None`` for ``auto``.
 
     :raises ValueError: there is no such dialect.
     """
@@ -53,7 +53,7 @@ def dialect_named(name: str) -> Dialect | None:
 
 def checked_timeout(timeout: float | None) -> float | None:
     """
-    A timeout as it was given.
+    Return a timeout as it was given.
 
     :param timeout: seconds; ``None`` for no deadline.
     :raises ValueError: it is neither ``None`` nor a finite number above 0.
@@ -66,7 +66,7 @@ def checked_timeout(timeout: float | None) -> float | None:
 
 def target_address(host: str | bytes, port: int) -> Address:
     """
-    A target as SOCKS5 carries it. Nothing is resolved here.
+    Return a target as SOCKS5 carries it. Nothing is resolved here.
 
     :param host: an address literal (IPv6 with or without brackets), or a name;
         one with letters beyond ASCII is sent as IDNA encodes it.

@@ -128,23 +128,23 @@ class SOCKS5ExtClientFactory(Factory):
     # Choices.
 
     def offer(self) -> tuple[Method, ...]:
-        """The methods to offer, the preferred first."""
+        """Return the methods to offer, the preferred first."""
         return self.methods.offer()
 
     def credentials(self) -> UsernamePassword:
-        """What to send where the proxy selected method 02."""
+        """Return what to send if the proxy selected method 0x02."""
         credentials = self.methods.credentials()
         if credentials is None:
             raise ValueError("method 02 was offered without a user name and password")
         return credentials
 
     def pairs(self) -> Pairs:
-        """What to send where the proxy selected method 97."""
+        """Return what to send if the proxy selected method 0x97."""
         return self.methods.pairs_to_send()
 
     def error_for(self, answer: UsernamePasswordResponse | ExtendedResponse | Reply, initiator: Initiator) -> Exception:
         """
-        The exception for a failing answer.
+        Return the exception for a failing answer.
 
         :param answer: what the proxy said.
         :param initiator: our end of the conversation: its ``dialect`` says how
@@ -158,7 +158,7 @@ class SOCKS5ExtClientFactory(Factory):
 
     def error_of_timeout(self) -> Exception:
         """
-        The exception for a deadline that has passed.
+        Return the exception for a deadline that has passed.
 
         Of an onion service nothing is known then: tor may wait for it, or may not have bootstrapped.
         """
@@ -171,7 +171,7 @@ class SOCKS5ExtClientFactory(Factory):
 
     def may_be_success(self, reply: Reply, initiator: Initiator) -> bool:
         """
-        Whether a failing reply may come with a connection that stands.
+        Return whether a failing reply may come with a connection that stands.
 
         If one directory does not have a descriptor and another has, tor's port
         with ExtendedErrors answers F0 and connects. After a failure it closes.
@@ -188,7 +188,7 @@ class SOCKS5ExtClientFactory(Factory):
         _call_if_there(self.application, "doStop")
 
     def buildProtocol(self, addr: IAddress | None) -> SOCKS5ExtClientProtocol | None:  # type: ignore[override]
-        """Build the protocol, unless nobody waits for it any more."""
+        """Build the protocol, unless the result has fired or was cancelled."""
         if self.result.called:
             return None
         self.proxy_address = addr
@@ -199,7 +199,7 @@ class SOCKS5ExtClientFactory(Factory):
         return connection
 
     def address(self, bound: Address, method: Method, pairs: Pairs) -> SOCKS5Address:
-        """What the application is told of its connection."""
+        """Return what the application is told of its connection."""
         destination = self.request.destination
         return SOCKS5Address(destination.host, destination.port, bound, method, pairs)
 
@@ -209,13 +209,13 @@ class SOCKS5ExtClientFactory(Factory):
         if connection is not None:
             connection.abort()
         if not isinstance(error, (BaseException, Failure)):
-            # Of an override. Twisted would raise instead of failing, and whoever waits would hear nothing.
+            # A bug in an override: Twisted would raise here, and the result would never fire.
             error = TypeError(f"error_for() and error_of_timeout() return an exception, not {type(error).__name__}")
         if not self.result.called:
             self.result.errback(error)
 
     def finish(self, value: object) -> None:
-        """Fire the result, unless it was cancelled by whoever was just given it."""
+        """Fire the result, unless the application cancelled it in its own callback."""
         self._connection = None
         if not self.result.called:
             self.result.callback(value)
@@ -229,7 +229,7 @@ class SOCKS5ExtClientFactory(Factory):
 
 def _as_tor_knows_it(request: Request) -> Request:
     """
-    A request, without the dot at the end of an onion service's name.
+    Return a request, without the dot at the end of an onion service's name.
 
     With it tor takes the name for one of the DNS, and tells it to exits, one after the other (RFC 7686).
     """

@@ -27,7 +27,7 @@ from ..net.twisted_transports import is_loopback_host
 
 def connect(endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> Deferred[IProtocol]:
     """
-    What ``endpoint.connect(factory)`` does, and at once where that is possible.
+    Do what ``endpoint.connect(factory)`` does, at once if possible.
 
     That is where the endpoint is Twisted's own for a loopback address of IPv4,
     on a reactor of Twisted that watches descriptors, and the system does
@@ -56,7 +56,7 @@ def connect(endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> Defer
 
 
 def _is_plain(endpoint: IStreamClientEndpoint) -> bool:
-    """Whether an endpoint does nothing but to have its reactor connect to a loopback address."""
+    """Return whether an endpoint does nothing but to have its reactor connect to a loopback address."""
     if type(endpoint) is not TCP4ClientEndpoint or endpoint._bindAddress is not None:
         return False
     connect_tcp = getattr(endpoint._reactor, "connectTCP", None)
@@ -158,6 +158,6 @@ class _ContinuingConnector(tcp.Connector):
 
 class _ContinuingClient(tcp.Client):
     def createInternetSocket(self) -> socket.socket:
-        """The socket that is connecting already: Twisted asks the system how far it is."""
+        """Return the socket that is connecting already: Twisted asks the system how far it is."""
         connecting: socket.socket = self.connector.connecting
         return connecting

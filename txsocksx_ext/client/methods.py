@@ -76,7 +76,7 @@ class ClientMethods:
 
     def offer(self) -> tuple[Method, ...]:
         """
-        What to offer: 97, then 02, then 00.
+        Return the methods to offer: 0x97, then 0x02, then 0x00.
 
         A client that has pairs or a token does not offer 00, where they would be
         lost in silence, and 02 only if it has something to say by it.
@@ -91,13 +91,13 @@ class ClientMethods:
         return tuple(offered)
 
     def credentials(self) -> UsernamePassword | None:
-        """What to say by method 02: the login, or the token in the format that tor reads (proposal 351)."""
+        """Return what to send by method 0x02: the login, or the token in the format that tor reads (proposal 351)."""
         if self.isolation is None:
             return self.login
         return UsernamePassword(TOR_ISOLATION_USERNAME, self.isolation)
 
     def pairs_to_send(self) -> Pairs:
-        """The pairs, with the login and the token as pairs of their own unless they stand there already."""
+        """Return the pairs, with the login and the token as pairs of their own unless they stand there already."""
         pairs = dict(self.pairs or ())
         if self.login is not None and USERNAME not in pairs and PASSWD not in pairs:
             pairs = {USERNAME: self.login.username, PASSWD: self.login.password, **pairs}
@@ -111,12 +111,12 @@ TOR_ISOLATION_USERNAME = b"<torS0X>0"
 
 
 def fresh_token() -> bytes:
-    """An isolation token that nobody else has."""
+    """Return an isolation token that nobody else has."""
     return secrets.token_hex(16).encode("ascii")
 
 
 def _token(given: Any) -> bytes:
-    """A token that fits a password; a longer one is hashed, since only equality counts."""
+    """Return a token that fits a password; a longer one is hashed, since only equality counts."""
     if given is None:
         return fresh_token()
     token = as_bytes("the isolation token", given)

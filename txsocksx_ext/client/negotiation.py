@@ -44,7 +44,7 @@ def negotiate(
     def settled(value: Any) -> Any:
         if deadline is not None and deadline.active():
             deadline.cancel()
-        # Still connecting: whoever waited is gone, or was told that it is too late. A connection
+        # Still connecting: the caller cancelled, or the deadline has passed. A connection
         # that was made already is the factory's to close, and its endpoint is about to say so.
         if not factory.was_built:
             connecting.cancel()

@@ -92,7 +92,7 @@ class SOCKS5ExtClientProtocol(Protocol):
         return bool(initiator.selected is not None or initiator.buffer)
 
     def connectionMade(self) -> None:
-        if self._is_over:  # whoever waited left while we connected
+        if self._is_over:  # the caller cancelled while we connected
             abort(self.transport)
             return
         self.transport = with_half_close(self.transport)
@@ -180,7 +180,7 @@ class SOCKS5ExtClientProtocol(Protocol):
         return bool(initiator.buffer) and initiator.buffer == greeting[2:] and initiator.selected == greeting[1]
 
     def _echo_error(self) -> Exception:
-        """The exception for a proxy that answered our own greeting: perhaps nothing listens there."""
+        """Return the exception for a proxy that answered our own greeting: perhaps nothing listens there."""
         if is_connected_to_itself(self.transport):
             return refused_error(self.transport.getPeer())
         return echo_error()
@@ -218,19 +218,19 @@ class SOCKS5ExtClientProtocol(Protocol):
             raise CleartextRefused()
 
     def _only_the_proxy_reads(self) -> bool:
-        """Whether nobody on the way can read what is said; to be asked before anything is."""
+        """Return whether only the proxy can read what we send. Call it before anything is sent."""
         transport, address = self.transport, self.factory.proxy_address
         is_tls = is_encrypted(transport)
         # TLS that begins with us ends at the proxy. Older TLS may end at one whose tunnel we are in.
         if is_tls and transport.getPeerCertificate() is None:
             return True
-        # A tunnel, whoever's it is, tells another address than that of its near end.
+        # Any tunnel returns another address than that of its near end.
         return bool((is_tls or is_local(address)) and address == transport.getPeer())
 
     # A failing reply that may be none.
 
     def _doubt(self, reply: Reply) -> None:
-        """Wait for the end of the connection, which follows a failure at once; without it, this is none."""
+        """Wait whether the proxy closes the connection, as it does at once after a real failure."""
         self._doubted = reply
         self._doubt_ends = clock_of(self.factory.reactor).callLater(DOUBT, self._attempt, self._end_doubt)
         self._believe_data()

@@ -43,7 +43,7 @@ class _Patience:
         self.pauses = 0
 
     def after(self, error: TransportError) -> Retry:
-        """What to do after `error`: what it says, as long as there is patience for that."""
+        """Return what to do after `error`: what it says, while tries are left."""
         if error.retry is Retry.NOW and self._at_once:
             self._at_once -= 1
             return Retry.NOW
@@ -69,7 +69,7 @@ class RetryingEndpoint:
     :param after_pause: how often at most it tries again after a pause.
     :param pauses: the seconds before the first, second, ... of these; by default
         Twisted's ``backoffPolicy()``, whose pauses grow.
-    :raises ValueError: a number of tries is no integer, or below 0.
+    :raises ValueError: `at_once` or `after_pause` is not an integer of 0 or more.
     :raises TypeError: another argument is of a wrong type.
     """
 
@@ -140,7 +140,7 @@ class RetryingClientService(ClientService):
     :param after_pause: how often at most in a row it tries again after a pause
         what a transport failed at.
     :ivar gave_up: the failure after which it stopped by itself; ``None`` if it did not.
-    :raises ValueError: a number of tries is no integer, or below 0.
+    :raises ValueError: `at_once` or `after_pause` is not an integer of 0 or more.
     :raises TypeError: another argument is of a wrong type.
     """
 
@@ -185,7 +185,7 @@ class RetryingClientService(ClientService):
         if stopping is not None and stopping.active():
             stopping.cancel()
         if self.gave_up is not None and not self.running:
-            # Who is told of that may say it once more, while `ClientService` is not done with it.
+            # A caller that learns of it may call again before `ClientService` has stopped.
             return succeed(None)
         stopped: Deferred[None] = super().stopService()
         return stopped

@@ -55,7 +55,7 @@ def checked_creator(creator: Any) -> IOpenSSLClientConnectionCreator:
 
 def creator_of(tls: Any, host: str) -> IOpenSSLClientConnectionCreator | None:
     """
-    How to speak TLS with a host, from the argument `tls` of a public function; ``None`` for not at all.
+    Return how to speak TLS with a host, from the argument `tls` of a public function; ``None`` if not at all.
 
     :param tls: a bool, or an `IOpenSSLClientConnectionCreator`.
     :raises TypeError: it is neither.

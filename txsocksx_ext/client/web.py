@@ -86,7 +86,7 @@ def checked_policy(name: str, policy: IPolicyForHTTPS | None) -> IPolicyForHTTPS
     """
     Return an agent's policy for TLS, by default what browsers do.
 
-    :raises TypeError: it is none.
+    :raises TypeError: the argument is of another type.
     """
     if policy is None:
         return PlatformTrust()
@@ -98,7 +98,7 @@ def check_pool(pool: HTTPConnectionPool | None) -> None:
     """
     Check an agent's pool.
 
-    :raises TypeError: it is none.
+    :raises TypeError: the argument is of another type.
     """
     if pool is not None:
         check_method("pool", pool, "getConnection", "an HTTPConnectionPool")
@@ -127,7 +127,7 @@ class FaultyEndpoint:
 
 def target_and_tls(uri: URI, policy: IPolicyForHTTPS) -> tuple[Address, IOpenSSLClientConnectionCreator | None]:
     """
-    Where a URI leads, and how to speak TLS there; ``None`` for http.
+    Return where a URI leads, and how to speak TLS there; ``None`` for http.
 
     :raises SchemeNotSupported: it is neither http nor https.
     :raises ValueError: SOCKS5 cannot carry the host or the port, or TLS cannot name the host.
@@ -156,7 +156,7 @@ def web_agent(
     allow_cleartext: bool = False,
 ) -> Agent:
     """
-    An agent whose every request goes through a proxy.
+    Return an agent whose every request goes through a proxy.
 
     Identities that must not be linked need an agent each: a `pool` may use one
     connection for all requests of its agent.

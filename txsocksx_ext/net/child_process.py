@@ -32,16 +32,16 @@ class ChildProcess(ProcessProtocol):
         self._waiting: Waiters[str] = Waiters()
 
     def lines_with(self, descriptor: int, data: bytes) -> list[bytes]:
-        """The lines that what came now completes, without their ends."""
+        """Return the lines that what came now completes, without their ends."""
         *lines, self._unread[descriptor] = (self.unended_line(descriptor) + data).split(b"\n")
         return lines
 
     def unended_line(self, descriptor: int) -> bytes:
-        """What came of a line whose end has not come."""
+        """Return the beginning of a line whose end has not come."""
         return self._unread.get(descriptor, b"")
 
     def take_unended_line(self, descriptor: int) -> bytes:
-        """The same, which is forgotten then."""
+        """Remove and return the beginning of a line whose end has not come."""
         return self._unread.pop(descriptor, b"")
 
     def signal(self, name: str) -> None:
@@ -56,7 +56,7 @@ class ChildProcess(ProcessProtocol):
             """It has ended by itself, and processEnded follows."""
 
     def when_ended(self) -> Deferred[str]:
-        """Fires when it has ended, with `end`."""
+        """Return a Deferred that fires with `end` when the process has ended."""
         if self.end is not None:
             return succeed(self.end)
         return self._waiting.wait()
@@ -84,7 +84,7 @@ class ChildProcess(ProcessProtocol):
         return self.when_ended().addBoth(settled)
 
     def words_of(self, reason: Failure) -> str:
-        """What `end` will be, from Twisted's reason."""
+        """Return what `end` will be, from Twisted's reason."""
         return str(reason.value)
 
     def processEnded(self, reason: Failure) -> None:

@@ -54,7 +54,7 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
     keep_socket_alive(connecting)
     problem = connecting.connect_ex(there)
     if problem == EINPROGRESS and is_loopback_host(address.host):
-        # On this machine it is over by now: who asks once more is told how it went.
+        # On loopback the connection is complete by now: a second call returns its outcome.
         problem = connecting.connect_ex(there)
     if not problem:
         name = connecting.getsockname()
@@ -94,7 +94,7 @@ def _is_name_of_peer(name: tuple[Any, ...], connected: socket.SocketType) -> boo
 
 
 def _fired(result: ITransport) -> Deferred[ITransport]:
-    """What Twisted's ``succeed`` returns; that takes as long as the connection itself."""
+    """Return what Twisted's ``succeed`` does, which takes as long as the connection itself."""
     fired: Deferred[ITransport] = Deferred()
     fired.called, fired.result = True, result
     return fired

@@ -41,13 +41,13 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @lru_cache(maxsize=64)
 def _is_plain(kind: type) -> bool:
-    """Whether transports of this class do with bytes what Twisted's plain ones do, and no more."""
+    """Return whether transports of this class do with bytes what Twisted's plain ones do, and no more."""
     plain = next((each for each in _PLAIN_TRANSPORTS if issubclass(kind, each)), None)
     return plain is not None and all(getattr(kind, name) is getattr(plain, name) for name in _DATA_PATH)
 
 
 def _has_sent_all(transport: Any) -> bool:
-    """Whether a transport is a plain one, whose sending side is open, and has sent what it was given."""
+    """Return whether a transport is a plain one, whose sending side is open, and has sent what it was given."""
     return bool(
         _is_plain(type(transport))  # type: ignore[arg-type]  # mypy does not see that a class can be hashed
         and transport.connected
@@ -61,7 +61,7 @@ def _has_sent_all(transport: Any) -> bool:
 
 def can_take(transport: Any) -> bool:
     """
-    Whether the socket of a transport is all that there is to it.
+    Return whether the socket of a transport is all that there is to it.
 
     It is not where TLS or another wrapper is around it, or a subclass sees the
     bytes; and not while the transport is closing, has bytes to send, or serves

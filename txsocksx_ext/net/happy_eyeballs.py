@@ -71,7 +71,7 @@ class _Race:
         self._start_next()
 
     def _start_next(self) -> None:
-        """Begin with the next address; if there is none, and none is running, all have failed."""
+        """Start the next attempt; fail if no address is left and no attempt runs."""
         self._next = None
         if not self._waiting:
             if not self._running and not self.winner.called:

@@ -71,7 +71,7 @@ class Poller:
     """
     Tells watchers of their sockets' events. See `poller_of`.
 
-    Whoever closes a watched socket says so with `forget` before.
+    Call `forget` before you close a watched socket.
 
     :ivar reactor: in which it runs.
     :ivar pipe: for all of them.
@@ -136,7 +136,7 @@ class Poller:
     # What the reactor calls.
 
     def fileno(self) -> int:
-        """The epoll descriptor: readable as long as events are waiting."""
+        """Return the epoll descriptor: readable as long as events are waiting."""
         return -1 if self._epoll.closed else self._epoll.fileno()
 
     def doRead(self) -> None:
@@ -205,7 +205,7 @@ os.register_at_fork(after_in_child=_pollers.clear)
 
 def poller_of(reactor: Any) -> Poller | None:
     """
-    The one poller of a reactor; ``None`` where the system has no epoll, or the reactor takes no descriptors.
+    Return the one poller of a reactor; ``None`` where the system has no epoll, or the reactor takes no descriptors.
 
     :param reactor: a reactor of Twisted on any event loop, or what wraps one and
         leaves its descriptors to it.

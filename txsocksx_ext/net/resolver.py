@@ -62,7 +62,7 @@ class Resolver:
     """
     Resolves names, and finds the names of addresses. See `resolver_of`.
 
-    A *share* is whoever look-ups are counted for, such as a client's address:
+    A *share* is what look-ups are counted by, such as a client's address:
     each has its part of the look-ups that run at once, and its own cache, so
     that no client can learn from the time of an answer what others asked. Only
     look-ups of the same name that run at the same time are joined.
@@ -139,7 +139,7 @@ class Resolver:
         return receiver.answer
 
     def _forget(self, name: str, share: Hashable) -> None:
-        """Let nobody join a look-up that was answered, or that nobody waits for."""
+        """Remove a look-up that was answered, or whose callers all left, so that no other caller joins it."""
         lookup = self._queued.pop((share, name), None)
         if lookup is None:
             self._running.pop(name, None)
@@ -205,7 +205,7 @@ def _look_up(name: str) -> tuple[str, ...]:
 
 
 def _host_of(address: tuple[Any, ...]) -> str:
-    """The host of a socket address, with its scope: without it a link-local address leads nowhere."""
+    """Return the host of a socket address, with its scope: without it a link-local address leads nowhere."""
     host = str(address[0])
     return f"{host}%{address[3]}" if len(address) > 3 and address[3] and "%" not in host else host
 
@@ -314,7 +314,7 @@ class _HostsFile:
 
 
 def _words_of(path: str) -> list[list[str]]:
-    """The words of each line of a file, without comments and empty lines."""
+    """Return the words of each line of a file, without comments and empty lines."""
     with open(path, encoding="utf-8", errors="replace") as file:
         lines = (line.partition("#")[0].split() for line in file)
         return [words for words in lines if words]

@@ -72,7 +72,7 @@ class SocketTransport(Connection):
         self.events = events
         self._peer = peer
         self._name = name
-        # What will change, at once: Python keeps attributes that come later less tightly, and finds them later.
+        # Create every attribute here: CPython's key-sharing dicts stay compact only if attributes appear in `__init__`.
         self.connected = 1
         self.disconnected = 0
         self.is_reading = is_reading
@@ -129,12 +129,12 @@ class SocketTransport(Connection):
         return address_of(self.socket.getsockname())
 
     def getPeer(self) -> IPv4Address | IPv6Address:
-        """The other end."""
+        """Return the other end."""
         peer = self._peer
         return twisted_address_of(peer) if isinstance(peer, Address) else peer
 
     def bound_address(self) -> Address:
-        """Where a connection to a target comes from, as a reply carries it."""
+        """Return where a connection to a target comes from, as a reply carries it."""
         host, port, *_ = self._name or self.socket.getsockname()
         if ":" in host:
             # A reply cannot carry the scope.
@@ -213,7 +213,7 @@ _new_address = IPv4Address.__new__
 
 
 def address_of(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
-    """What the system calls an end of a TCP connection, as Twisted writes it."""
+    """Return an end of a TCP connection, as the system names it, in Twisted's form."""
     if len(name) == 2:
         # The class's own way holds what it is given against what there is.
         address = _new_address(IPv4Address)
@@ -228,6 +228,6 @@ def address_of(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
 
 
 def twisted_address_of(address: Address) -> IPv4Address | IPv6Address:
-    """An address literal and a port as Twisted writes them."""
+    """Return an address literal and a port as Twisted writes them."""
     kind = IPv6Address if address.type == AddressType.IPV6 else IPv4Address
     return kind("TCP", address.host, address.port)

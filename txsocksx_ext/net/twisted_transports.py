@@ -78,7 +78,7 @@ def renew_log_prefix(transport: Any) -> None:
 
 
 def place_of_protocol(transport: Any) -> tuple[Any, str] | None:
-    """The object, and the name of its attribute, that holds the protocol which a transport serves; or ``None``."""
+    """Return ``(object, attribute)``: where the transport's protocol is stored; or ``None``."""
     holder = transport
     if not isinstance(transport, ProtocolWrapper):
         if not hasattr(transport, "protocol"):
@@ -102,12 +102,12 @@ def abort(transport: Any) -> None:
 
 
 def is_encrypted(transport: ITransport) -> bool:
-    """Whether the transport is TLS."""
+    """Return whether the transport is TLS."""
     return bool(ISSLTransport.providedBy(transport))
 
 
 def is_closing(transport: Any) -> bool:
-    """Whether the protocol of a transport has had it closed, so that no more data may come to it."""
+    """Return whether the protocol of a transport has had it closed, so that no more data may come to it."""
     # Twisted has no public name for an abort that takes effect in the reactor's next turn.
     return bool(
         getattr(transport, "disconnecting", False)
@@ -117,7 +117,7 @@ def is_closing(transport: Any) -> bool:
 
 
 def is_local(address: IAddress | None) -> bool:
-    """Whether a peer's address is this machine's own: loopback, or a unix socket."""
+    """Return whether a peer's address is this machine's own: loopback, or a unix socket."""
     if isinstance(address, (IPv4Address, IPv6Address)):
         return is_loopback_host(address.host)
     return isinstance(address, UNIXAddress)
@@ -125,7 +125,7 @@ def is_local(address: IAddress | None) -> bool:
 
 @lru_cache(maxsize=1024)
 def is_loopback_host(host: str) -> bool:
-    """Whether `host` is an address literal of the loopback network."""
+    """Return whether `host` is an address literal of the loopback network."""
     try:
         literal = ipaddress.ip_address(host)
     except ValueError:
@@ -136,19 +136,19 @@ def is_loopback_host(host: str) -> bool:
 def unmapped(
     literal: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """An address; of an IPv6 address that stands for one of IPv4, that one."""
+    """Return an address, or the IPv4 address that an IPv6 address is mapped from."""
     return getattr(literal, "ipv4_mapped", None) or literal
 
 
 def peer_name(address: IAddress | None) -> str:
-    """How logs and counters name a peer: its host, without the port."""
+    """Return how logs and counters name a peer: its host, without the port."""
     if isinstance(address, (IPv4Address, IPv6Address)):
         return address.host
     return "unix" if isinstance(address, UNIXAddress) else type(address).__name__
 
 
 def peer_group(address: IAddress | None) -> str:
-    """Who counts as one peer: an IPv4 address, or the network of 64 bits that an IPv6 host has to itself."""
+    """Return what counts as one peer: an IPv4 address, or the /64 network of an IPv6 address."""
     name = peer_name(address)
     if not isinstance(address, IPv6Address):
         return name
@@ -160,7 +160,7 @@ def peer_group(address: IAddress | None) -> str:
 
 def bound_address(transport: Any) -> Address:
     """
-    Where a connection to a target comes from, as a reply carries it; zeros where that has no IP address.
+    Return where a connection to a target comes from, as a reply carries it; zeros if that is no IP address.
 
     Through another proxy it is what that proxy said, and never our way to it.
     """
@@ -186,7 +186,7 @@ _TCP, _NODELAY = int(socket.IPPROTO_TCP), int(socket.TCP_NODELAY)
 
 
 def keep_socket_alive(connection: socket.SocketType) -> None:
-    """What `keep_alive` does, for a TCP socket. On Linux, what a listening one accepts inherits it."""
+    """Do what `keep_alive` does, for a TCP socket. On Linux, connections inherit it from a listening one."""
     set_option = connection.setsockopt
     set_option(_SOCKET, _KEEPALIVE, 1)
     set_option(_TCP, _NODELAY, 1)
@@ -254,7 +254,7 @@ class PausedProtocol(Protocol):
         transport.pauseProducing()
 
     def dataReceived(self, data: bytes) -> None:
-        # Whoever made the connection may hand it over before it gives us what it had read.
+        # An endpoint may fire before it passes on the bytes that it has read.
         if self._successor is not None:
             self._successor.dataReceived(data)
         else:

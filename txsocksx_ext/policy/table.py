@@ -75,7 +75,7 @@ class Rule:
 
     def matches(self, name: str | None, literal: str | None, port: int | None) -> bool:
         """
-        Whether a target is this rule's.
+        Return whether a target is this rule's.
 
         :param name: its name, if it has one.
         :param literal: its address, if that is known.
@@ -143,7 +143,7 @@ def _as_network(host: str) -> IPNetwork | None:
 
 def _spelt_out(host: str) -> str:
     """
-    An address as it is usually written, since rules see targets so; anything else as it is.
+    Return an address as it is usually written, since rules see targets so; anything else as it is.
 
     :raises ValueError: it ends in a number, and is no address: nothing would ever match.
     """
@@ -159,7 +159,7 @@ def _spelt_out(host: str) -> str:
 
 
 def _folded(name: str) -> str:
-    """A name as it is compared: case and the root's dot mean nothing."""
+    """Return a name as it is compared: case and the root's dot mean nothing."""
     return name.lower().rstrip(".")
 
 
@@ -299,7 +299,7 @@ class RouteTable:
     def _route_of_resolved(
         self, name: Address, address: Address, decision: Decision, session: Session
     ) -> IRoute | None:
-        """The route to an address that a name resolved to; ``None`` if it is refused."""
+        """Return the route to an address that a name resolved to; ``None`` if it is refused."""
         if decision.is_override:
             route = decision.route
             is_refused = self._refuses_address(address, session)
@@ -309,7 +309,7 @@ class RouteTable:
         return None if is_refused or not self.may_reach(address, session, route) else route
 
     def _refuses_address(self, address: Address, session: Session) -> bool:
-        """Whether the first rule about addresses that matches one refuses it."""
+        """Return whether the first rule about addresses that matches one refuses it."""
         port = _port_of(address, session)
         first = next((rule for rule in self._address_rules if rule.matches(None, address.host, port)), None)
         return first is not None and isinstance(first.route, RefuseRoute)
@@ -354,7 +354,7 @@ def _address(host: str, port: int) -> Address:
 
 
 def _port_of(destination: Address, session: Session) -> int | None:
-    """The port that rules match: a look-up has none."""
+    """Return the port that rules match: a look-up has none."""
     request = session.request
     return destination.port if request is None or request.command == _CONNECT else None
 
@@ -382,7 +382,7 @@ def table_from_strings(reactor: Any, rules: Iterable[str], made: Mapping[str, IR
 
 def split_rule(rule: str) -> tuple[str, str]:
     """
-    The pattern and the route's description in ``PATTERN=ROUTE``.
+    Return the pattern and the route's description in ``PATTERN=ROUTE``.
 
     :raises ValueError: it is not written like that.
     """

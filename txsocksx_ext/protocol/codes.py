@@ -262,7 +262,7 @@ _IN_EVERY_DIALECT: dict[int, ReplyCode] = {
 
 def reply_row(number: int, dialect: Dialect) -> ReplyCode | None:
     """
-    What `number` means to a reader of `dialect`, or ``None`` if it means nothing there.
+    Return what `number` means to a reader of `dialect`, or ``None`` if it means nothing there.
 
     RFC 1928's codes, and E0 and E1, mean the same to every reader.
 
@@ -280,7 +280,7 @@ def reply_rows(dialect: Dialect) -> Iterator[ReplyCode]:
 
 
 def reply_name(number: int, dialect: Dialect) -> str:
-    """The name of a reply code in `dialect`, such as ``0xE0 onion service not found``."""
+    """Return the name of a reply code in `dialect`, such as ``0xE0 onion service not found``."""
     row = reply_row(number, dialect)
     return f"0x{number:02X} unknown" if row is None else str(row)
 

@@ -372,7 +372,7 @@ def _too_many_bytes(message: str, limits: PairLimits) -> MalformedMessage:
 
 
 def _key_of(field: bytes) -> str | None:
-    """The key in a field, or ``None`` if it has other characters. Clients repeat their keys; long ones are not kept."""
+    """Return the key in a field, or ``None`` if it has other characters. Short ones are kept: clients repeat them."""
     return (_short_key if len(field) <= _SHORT_KEY else _decode_key)(field)
 
 

@@ -40,7 +40,7 @@ def protocol_of(data: bytes | bytearray) -> str | None:
 
 def reason_of(violation: MalformedMessage, received: bytes | bytearray) -> str:
     """
-    What is wrong with a message, and what it looks like, for a log line.
+    Return what is wrong with a message, and what it looks like, for a log line.
 
     :param received: the message, from its first byte on.
     """

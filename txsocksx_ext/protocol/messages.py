@@ -25,7 +25,7 @@ SUBNEGOTIATION_VERSION = 0x01
 
 def _setters(message: type) -> list[Callable[[Any, Any], None]]:
     """
-    What sets each slot of a class, for its ``__init__``.
+    Return what sets each slot of a class, for its ``__init__``.
 
     Every connection makes some messages, and what `dataclass` writes for frozen
     ones takes twice as long.
@@ -60,7 +60,7 @@ class Address:
     @classmethod
     def of(cls, host: str, port: int) -> Address:
         """
-        The address of `host`: an IPv4 or IPv6 literal, or a domain name.
+        Return the address of `host`: an IPv4 or IPv6 literal, or a domain name.
 
         :param host: a literal without brackets, or a name in ASCII; for other
             names see `txsocksx_ext.client.endpoints`.
@@ -136,7 +136,7 @@ _PRINTABLE = re.compile(rb"[\x21-\x7e]+\Z")
 
 def domain_name_problem(name: bytes) -> str | None:
     """
-    Why `name` may not stand in a request, as the end of a sentence; or ``None``.
+    Return why `name` may not stand in a request, as the end of a sentence; or ``None``.
 
     What C tor cuts at a NUL, and what it refuses, is refused here: a name must
     mean the same to everyone who reads it.
@@ -167,7 +167,7 @@ class Greeting:
             raise ValueError(f"a greeting offers 1 to 255 methods, not {len(self.methods)}")
 
     def encode(self) -> bytes:
-        """The bytes of this message."""
+        """Return the bytes of this message."""
         return bytes((SOCKS_VERSION, len(self.methods), *self.methods))
 
 
@@ -178,7 +178,7 @@ class MethodSelection:
     method: Method
 
     def encode(self) -> bytes:
-        """The bytes of this message."""
+        """Return the bytes of this message."""
         return bytes((SOCKS_VERSION, self.method))
 
 
@@ -203,7 +203,7 @@ class UsernamePassword:
         return "<UsernamePassword>"
 
     def encode(self) -> bytes:
-        """The bytes of this message."""
+        """Return the bytes of this message."""
         return b"".join(
             (
                 bytes((SUBNEGOTIATION_VERSION, len(self.username))),
@@ -221,7 +221,7 @@ class UsernamePasswordResponse:
     status: Status
 
     def encode(self) -> bytes:
-        """The bytes of this message."""
+        """Return the bytes of this message."""
         return bytes((SUBNEGOTIATION_VERSION, self.status))
 
 
@@ -232,7 +232,7 @@ class ExtendedRequest:
     pairs: Pairs = NO_PAIRS
 
     def encode(self) -> bytes:
-        """The bytes of this message."""
+        """Return the bytes of this message."""
         return b"\x01" + self.pairs.encode()
 
 
@@ -244,7 +244,7 @@ class ExtendedResponse:
     pairs: Pairs = NO_PAIRS
 
     def encode(self) -> bytes:
-        """The bytes of this message."""
+        """Return the bytes of this message."""
         return bytes((SUBNEGOTIATION_VERSION, self.status)) + self.pairs.encode()
 
 
@@ -256,7 +256,7 @@ class Request:
     destination: Address
 
     def encode(self) -> bytes:
-        """The bytes of this message."""
+        """Return the bytes of this message."""
         return bytes((SOCKS_VERSION, self.command, 0)) + self.destination.encode()
 
 
@@ -277,7 +277,7 @@ class Reply:
         _set_bound(self, bound)
 
     def encode(self) -> bytes:
-        """The bytes of this message."""
+        """Return the bytes of this message."""
         return bytes((SOCKS_VERSION, self.code, 0)) + self.bound.encode()
 
 
@@ -313,7 +313,7 @@ class Datagram:
         return bool(self.fragment & 0x80)
 
     def encode(self) -> bytes:
-        """The bytes of this datagram."""
+        """Return the bytes of this datagram."""
         return bytes((0, 0, self.fragment)) + self.address.encode() + self.data
 
 

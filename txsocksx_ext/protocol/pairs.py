@@ -37,7 +37,7 @@ MAX_FIELD_LENGTH = 0xFFFF
 
 def has_key_characters(text: str) -> bool:
     """
-    Whether `text` holds nothing but the characters of a key.
+    Return whether `text` holds nothing but the characters of a key.
 
     The proposal says "an ASCII string, without a NUL terminator"; here those
     are the bytes 21 to 7E.
@@ -113,20 +113,20 @@ class Pairs(Mapping[str, bytes]):
         return len(self._values)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key, or `default`."""
+        """Return the value of a key, or `default`."""
         return self._values.get(key, default)
 
     def keys(self) -> KeysView[str]:
-        """The keys, in their order."""
+        """Return the keys, in their order."""
         return self._values.keys()
 
     def items(self) -> ItemsView[str, bytes]:
-        """The pairs, in their order."""
+        """Return the pairs, in their order."""
         return self._values.items()
 
     def renamed(self, names: Iterable[tuple[str, str]]) -> Pairs:
         """
-        The values of some keys under other names.
+        Return the values of some keys under other names.
 
         :param names: each new name, one that may stand in a message, and the key.
         """

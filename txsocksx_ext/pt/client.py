@@ -1,5 +1,5 @@
 """
-The client's side: a SOCKS5 listener for tor, and the way through the transport.
+The client's side: a SOCKS5 listener for tor, and the streams through the transport.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .protocol import Side, TransportProtocol
 
 def arguments_of(session: Session) -> Arguments:
     """
-    The arguments of one connection, by RFC 1929 or by method 97.
+    Return the arguments of one connection, by RFC 1929 or by method 97.
 
     :raises ValueError: they are malformed.
     """

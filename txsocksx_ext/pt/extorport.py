@@ -30,14 +30,14 @@ MOST_COMMANDS = 64
 
 
 class ExtendedORPortRefused(GeneralServerFailure):
-    """The extended ORPort does not take the connection, or is none."""
+    """The extended ORPort refuses the connection, or the port is not an extended ORPort."""
 
     message = "tor's extended ORPort did not take the connection: see tor's log"
 
 
 def read_cookie(path: Path) -> bytes:
     """
-    The cookie in a file of tor's.
+    Return the cookie in a file of tor's.
 
     :raises ValueError: it cannot be read, or is none; the text does not name the file.
     """
@@ -51,12 +51,12 @@ def read_cookie(path: Path) -> bytes:
 
 
 def server_hash(cookie: bytes, client_nonce: bytes, server_nonce: bytes) -> bytes:
-    """What tor proves by that it knows the cookie (section 3.1)."""
+    """Return the hash by which tor proves that it knows the cookie (section 3.1)."""
     return _hash(cookie, b"ExtORPort authentication server-to-client hash", client_nonce, server_nonce)
 
 
 def client_hash(cookie: bytes, client_nonce: bytes, server_nonce: bytes) -> bytes:
-    """What the transport proves by that it knows the cookie."""
+    """Return the hash by which the transport proves that it knows the cookie."""
     return _hash(cookie, b"ExtORPort authentication client-to-server hash", client_nonce, server_nonce)
 
 
@@ -71,7 +71,7 @@ def frame(command: int, body: bytes = b"") -> bytes:
 
 def introduce(cookie: bytes, transport: str, client: str | None, nonce: bytes | None = None) -> Exchange:
     """
-    The exchange with an extended ORPort.
+    Introduce the client to an extended ORPort.
 
     :param cookie: as `read_cookie` reads it.
     :param transport: the transport's name.

@@ -92,7 +92,7 @@ class Link(Protocol):
 
     def endpoint(self) -> IStreamClientEndpoint:
         """
-        The way to the peer.
+        Return the endpoint of the peer.
 
         :raises SOCKS5Error: what the author's protocol failed with.
         """
@@ -109,7 +109,7 @@ class Link(Protocol):
     def _raise_failure(self) -> None:
         """Raise what the author's protocol has failed with, by `fail` or by raising it."""
         if self._failure is not None:
-            # Whoever asked hears of it by this, and `opened` need not tell it once more.
+            # The caller gets this exception, so `opened` need not report it again.
             self.opened.addErrback(lambda _: None)
             raise self._failure
 
@@ -230,7 +230,7 @@ class Link(Protocol):
             self.opened.errback(error)
 
     def _telling(self, error: BaseException) -> SOCKS5Error:
-        """An exception as it is told: one without a code is a fault in the author's program."""
+        """Return an exception as it is told: one without a code is a fault in the author's program."""
         if isinstance(error, SOCKS5Error):
             return error
         self._side.log.failure("{transport} raised", transport=self._side.name)
@@ -238,7 +238,7 @@ class Link(Protocol):
 
 
 def _with_code(error: BaseException) -> SOCKS5Error:
-    """An error as a client is told of it."""
+    """Return an error as a client is told of it."""
     if isinstance(error, SOCKS5Error):
         return error
     row = row_of(error)
@@ -262,7 +262,7 @@ class PayloadAddress:
 @implementer(ITransport, IConsumer, IPushProducer)
 class PayloadTransport:
     """
-    The stream of a transport's user, which the transport hides: for whoever gets it, a Twisted transport.
+    The stream of a transport's user, which the transport hides. It is a Twisted transport.
 
     It begins paused, and holds what comes until it is resumed.
 

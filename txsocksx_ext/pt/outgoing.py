@@ -67,11 +67,11 @@ class Outgoing:
 
     def endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
         """
-        The way to an address.
+        Return the endpoint of an address.
 
         :param host: an IP address; with a proxy it may be a name.
         :raises AddressTypeNotSupported: it is a name, and to look it up would tell the network about it.
-        :raises ValueError: it is neither, or the port is none.
+        :raises ValueError: the address or the port is malformed.
         """
         target = Address.of(host, port)
         if self._proxy is not None:
@@ -138,7 +138,7 @@ _PASSED_ON = (
 
 
 def _as_told(failure: Failure) -> Failure:
-    """What a failure means for a client of the transport."""
+    """Return what a failure means for a client of the transport."""
     error = failure.value
     if isinstance(error, PROXY_NOT_REACHED):
         raise ProxyUnreachable()
@@ -149,7 +149,7 @@ def _as_told(failure: Failure) -> Failure:
 
 def http_connect(target: Address, username: str = "", password: str = "") -> Exchange:
     """
-    The exchange with an HTTP proxy (RFC 9110, section 9.3.6).
+    Ask an HTTP proxy for a tunnel (RFC 9110, section 9.3.6).
 
     :raises GeneralServerFailure: it answers anything but success.
     """
@@ -175,7 +175,7 @@ def http_connect(target: Address, username: str = "", password: str = "") -> Exc
 
 def socks4a_connect(target: Address, username: str = "") -> Exchange:
     """
-    The exchange with a SOCKS4a proxy.
+    Ask a SOCKS4a proxy for a connection.
 
     :raises AddressTypeNotSupported: the target is an IPv6 address.
     :raises GeneralServerFailure: it answers anything but success.

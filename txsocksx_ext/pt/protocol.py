@@ -89,7 +89,7 @@ class Side:
 
     def endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
         """
-        The way to an address, through the proxy and from the source address that tor wants.
+        Return the endpoint of an address, through the proxy and from the source address that tor wants.
 
         :param host: an IP address.
         :raises AddressTypeNotSupported: it is a name, and no proxy is there to look it up.
@@ -163,7 +163,7 @@ class TransportProtocol(Protocol):
         """
 
     def endpoint(self) -> IStreamClientEndpoint:
-        """The way to the peer, on the client's side: by default to `target`, by `Side.endpoint`."""
+        """Return the endpoint of the peer, on the client's side: by default `Side.endpoint` for `target`."""
         assert self.target is not None
         return self.side.endpoint(self.target.host, self.target.port)
 
@@ -244,5 +244,5 @@ class Transport:
             raise ValueError(f"the transport {self.name} has neither a client nor a server")
 
     def protocol(self, is_client: bool) -> type[TransportProtocol] | None:
-        """The class for one side."""
+        """Return the class for one side."""
         return self.client if is_client else self.server

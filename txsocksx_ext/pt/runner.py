@@ -198,7 +198,7 @@ class _Life:
             self._reactor.stop()
 
     def _shut_down(self) -> Deferred[Any]:
-        """The reactor stops, whoever had it stop."""
+        """Close everything: the reactor stops, for whatever reason."""
         self._is_over = True
         return self._program.stop()
 

@@ -1,5 +1,5 @@
 """
-The bridge's side: a listener for clients, and the way to tor.
+The bridge's side: a listener for clients, and the connections to tor.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ConnectToTor = Callable[[str, IAddress], Deferred[ITransport]]
 
 def way_to_tor(reactor: Any, environment: ServerEnvironment) -> ConnectToTor:
     """
-    The way to the ORPort, or rather to the extended one where there is one.
+    Return the endpoint of the extended ORPort, or of the ORPort if there is no extended one.
 
     :raises ValueError: the cookie for it cannot be read; the text says why.
     """
@@ -68,7 +68,7 @@ def _introduced(
 
 
 def _told_host(host: str) -> str:
-    """A client's address as tor counts it: a listener at ``[::]`` has IPv4 clients as addresses of IPv6."""
+    """Return a client's address as tor counts it: a listener at ``[::]`` has IPv4 clients as addresses of IPv6."""
     return str(unmapped(ipaddress.ip_address(host.split("%")[0])))
 
 

@@ -93,7 +93,7 @@ def check_route(name: str, route: object) -> None:
     """
     Check that an argument is a route.
 
-    :raises TypeError: it is none, but perhaps a description of one.
+    :raises TypeError: the argument is not a route; the message helps if it is a route's description.
     """
     # An endpoint has a connect() too, which takes something else.
     if isinstance(route, type) or not hasattr(route, "connect") or IStreamClientEndpoint.providedBy(route):

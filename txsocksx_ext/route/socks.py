@@ -34,7 +34,7 @@ class SOCKSRoute(Route):
     client gets them in the codes that it understands.
 
     :param reactor: provides time.
-    :param proxy: the way to the other proxy.
+    :param proxy: the endpoint of the other proxy.
     :param methods: what to offer it.
     :param dialect: how to read its extended codes; ``None`` decides by what it
         selects and confirms.
@@ -67,7 +67,7 @@ class SOCKSRoute(Route):
         return self._ask(request, session, None)
 
     def methods_for(self, session: Session) -> ClientMethods:
-        """What to offer the other proxy for a client: the same for all."""
+        """Return what to offer the other proxy for a client: the same for all."""
         return self._methods
 
     def _ask(self, request: Request, session: Session, application: PausedFactory | None) -> Deferred[Any]:
@@ -84,7 +84,7 @@ class SOCKSRoute(Route):
 
 
 def _proxy_unreachable(failure: Failure) -> Failure:
-    """What keeps us from the proxy says nothing of the target; a fault in a program stays one, and is logged."""
+    """Turn what keeps us from the proxy into `ProxyUnreachable`. A fault in a program stays one, and is logged."""
     if failure.check(SOCKS5Error, CancelledError, *_FAULTS):
         return failure
     error = failure.value

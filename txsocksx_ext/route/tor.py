@@ -85,7 +85,7 @@ class TorRoute(Route):
         raise unreachable
 
     def _in_order_for(self, token: bytes | None) -> list[TorInstance]:
-        """All tors: a token's own first, but those that cannot be reached just now last."""
+        """Return all tors: a token's own first, but those that cannot be reached just now last."""
 
         def place(tor: TorInstance) -> tuple[bool, bytes]:
             own = b"" if token is None else hashlib.sha256(token + tor.name.encode("utf-8")).digest()

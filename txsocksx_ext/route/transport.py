@@ -140,7 +140,7 @@ class TransportRoute(Route):
     async def _explained(
         self, failure: Exception, life: Life, attempt: Attempt | None, asking: _BridgeClientFactory
     ) -> Exception:
-        """What a failure of the transport means: it says little of it, so it was watched."""
+        """Return what a failure of the transport means. The transport tells little, so its connections are watched."""
         if isinstance(failure, NoAcceptableMethod) and asking.too_long:
             return self._failed(TransportProtocolFailure(asking.too_long), asking.too_long)
         if isinstance(failure, AuthenticationFailed):
@@ -191,7 +191,7 @@ class _BridgeClientFactory(SOCKS5ExtClientFactory):
         super().__init__(request, methods, PausedFactory(), dialect=Dialect.PROP229, reactor=reactor)
 
     def pairs(self) -> Pairs:
-        """The arguments alone: they are not a login."""
+        """Return the arguments alone: they are not a login."""
         return self._pairs or Pairs()
 
     def error_for(self, answer: UsernamePasswordResponse | ExtendedResponse | Reply, initiator: Initiator) -> Exception:
@@ -207,7 +207,7 @@ class _BridgeClientFactory(SOCKS5ExtClientFactory):
 
 def _arguments_of(session: Session) -> Arguments:
     """
-    What a client gives the transport.
+    Return the arguments that a client gives the transport.
 
     :raises TransportProtocolFailure: it is not written as arguments are.
     """

@@ -49,7 +49,7 @@ class SessionLog:
         self._timer: IDelayedCall | None = None
 
     def ended(self, session: Session) -> None:
-        """A connection is over. Its line, with the time it is now, is written soon."""
+        """Log the end of a connection soon, with the present time."""
         self._ended.append((session, time.time()))
         if self._clock is None:
             self.write()
@@ -115,7 +115,7 @@ class SessionLog:
 
     def login_failed(self, session: Session, reason: str) -> None:
         """
-        A client was not let in. Programs such as fail2ban read this line: it is documented, and stays as it is.
+        Log a failed login. Programs such as fail2ban parse this line: it is documented, and stays as it is.
 
         :param reason: one of `txsocksx_ext.server.failed_logins`.
         """
@@ -128,16 +128,16 @@ class SessionLog:
         )
 
     def refused(self, peer: IAddress | None) -> None:
-        """A connection was closed as it came."""
+        """Log a connection that was closed when it was accepted."""
         _log.warn("{peer} closed: there are max-connections already", peer=peer_name(peer))
 
     def draining(self, count: int, seconds: float) -> None:
-        """The server stops when the connections that are left have ended."""
+        """Log that the server stops when the remaining connections have ended."""
         _log.info("streams that are left: {count}; they have {seconds} s to end", count=count, seconds=f"{seconds:g}")
 
     def unexpected(self, failure: Failure, session: Session) -> None:
         """
-        A decision, or a line, failed in a way that has no code: a fault in a program.
+        Log a failure of a decision, or of a log line, that has no code: a bug in a program.
 
         The exception's own words may hold a target, so only its type is written
         unless targets may be. The line says how to see the words.
@@ -158,7 +158,7 @@ def _shown_address(address: Address) -> str:
 
 def _shown_user(session: Session) -> str:
     """
-    The user name as lines show it, with a space before it; nothing where there is none.
+    Return the user name as lines show it, with a space before it; empty if there is no user name.
 
     Tor writes the arguments of a pluggable transport in RFC 1929's user name. So a name that no
     portal has confirmed is shown only if it cannot be that.

@@ -66,7 +66,7 @@ class SOCKSRealm:
 
 def portal_for(checkers: Iterable[ICredentialsChecker], text: bool | None = None) -> Portal:
     """
-    A portal for `SOCKSUser` avatars over some checkers.
+    Return a portal for `SOCKSUser` avatars over some checkers.
 
     They are asked one after the other until one knows the credentials. One that
     fails is logged, and the next one is asked.
@@ -172,7 +172,7 @@ class SOCKSCredentials(UsernamePassword):
     """
     A user name and a password, compared in constant time by checkers that hold plain ones.
 
-    :ivar peer: who asks, for checkers whose time peers have to share.
+    :ivar peer: the client's group of addresses: checkers share their time between peers.
     """
 
     def __init__(self, username: bytes | str, password: bytes | str, peer: Hashable = None) -> None:
@@ -180,7 +180,7 @@ class SOCKSCredentials(UsernamePassword):
         self.peer = peer
 
     def checkPassword(self, password: bytes | str) -> bool:
-        """Whether this is the password."""
+        """Return whether this is the password."""
         return hmac.compare_digest(_as_bytes(self.password), _as_bytes(password))
 
 
@@ -258,7 +258,7 @@ class HashedPasswordFile:
         return known is not None and hmac.compare_digest(known, fingerprint)
 
     def _fingerprint(self, name: bytes, password: bytes) -> bytes:
-        """What is remembered of a login: of no use outside this process."""
+        """Return what is remembered of a login: of no use outside this process."""
         message = len(name).to_bytes(4, "big") + name + password
         return hashlib.blake2b(message, key=self._key, digest_size=32).digest()
 
@@ -271,7 +271,7 @@ class HashedPasswordFile:
     # Changes of the file.
 
     def _changed_stamp(self) -> Stamp | None:
-        """The file's stamp, if it was not read since that changed."""
+        """Return the file's stamp, if it was not read since that changed."""
         try:
             stamp = stamp_of(self._path.stat())
         except OSError as error:
@@ -320,7 +320,7 @@ class HashedPasswordFile:
         return True
 
     def _refuse(self, failure: Failure, stamp: Stamp) -> bool:
-        """A file that is being replaced, or was spoilt, leaves the last good state in force."""
+        """Keep the last good state while the file is being replaced, or is faulty."""
         is_faulty = failure.check(OSError, ValueError) is ValueError
         if is_faulty:  # it would be read for each login that anyone tries
             self._stamp_read = stamp
@@ -328,7 +328,7 @@ class HashedPasswordFile:
         return is_faulty
 
     def _complain(self, complaint: str) -> None:
-        """Once for each reason: any attempt to log in leads here."""
+        """Log a complaint once for each reason: any attempt to log in leads here."""
         if complaint != self._complaint:
             _log.error("The password file was not read again: {error}", error=complaint)
         self._complaint = complaint

@@ -355,7 +355,7 @@ class SOCKS5ExtProtocol(Protocol):
             self._awaited = awaited
             awaited.addBoth(self._fired)
             if self._lost or self._closing:
-                # An override went on after its cancellation: nobody waits for what it awaits now.
+                # An override went on after its cancellation, so cancel what it awaits now.
                 self._cancel()
             return
         if self._is_paused:

@@ -52,7 +52,7 @@ AnsweredPairs = Union[Mapping[str, Union[bytes, str]], None]
 
 
 class PolicyObserver(Protocol):
-    """Who is told that a factory has another policy."""
+    """Is told when a factory gets another policy."""
 
     def policy_changed(self, old: RouteTable, new: RouteTable, unused: Deferred[None]) -> None:
         """

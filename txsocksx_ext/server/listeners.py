@@ -40,7 +40,7 @@ def split_wrapper(description: str) -> tuple[bool, str]:
 
 
 def what_listens(description: str) -> tuple[list[str], dict[str, str]]:
-    """The arguments, first of them the kind, and the keywords of a listener's description, without its wrapper."""
+    """Return the arguments of a listener's description, the kind first, and its keywords, without its wrapper."""
     return parse_description(split_wrapper(description)[1])
 
 
@@ -92,7 +92,7 @@ def inherited_socket(description: str) -> socket.socket:
 
 def with_backlog(description: str) -> str:
     """
-    A listener's description with a queue of `BACKLOG`, unless it says how long its own is.
+    Return a listener's description with a queue of `BACKLOG`, unless it says how long its own is.
 
     Only ``tcp``, ``tcp6``, ``unix`` and ``ssl`` are changed, also behind ``haproxy``. The
     system cuts the queue to its own limit (``net.core.somaxconn`` on Linux).
@@ -142,7 +142,7 @@ def listener_endpoint(
 
     :param description: a Twisted server endpoint string.
     :param accepts_in_a_turn: as for `prepared`.
-    :raises ValueError: it is none; parsers of plugins raise what they like.
+    :raises ValueError: the description is faulty; parsers of plugins may raise anything else.
     """
     check_listener(description)
     is_wrapped, inner = split_wrapper(description)
@@ -155,7 +155,7 @@ def listener_service(description: str, factory: IProtocolFactory, reactor: Any) 
     Twisted's service for a listener, with its `listener_endpoint`.
 
     :param description: a Twisted server endpoint string.
-    :raises ValueError: it is none; parsers of plugins raise what they like.
+    :raises ValueError: the description is faulty; parsers of plugins may raise anything else.
     """
     endpoint = listener_endpoint(reactor, description)
     made = service(description, factory, reactor)

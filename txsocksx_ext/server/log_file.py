@@ -27,7 +27,7 @@ class LogFile:
 
     Only a regular file is rotated. A FIFO, a device or a symlink never is.
 
-    :param path: of the file, which is made where there is none.
+    :param path: of the file; created if it does not exist.
     :param rotate_at: its size in bytes after which it is rotated.
     :raises OSError: it cannot be opened.
     """
@@ -99,7 +99,7 @@ class LogFile:
         self._is_regular = stat.S_ISREG(status.st_mode) and not os.path.islink(self._path)
 
     def _is_moved(self) -> bool:
-        """Whether the path does not lead to the open file any more."""
+        """Return whether the path does not lead to the open file any more."""
         try:
             return not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
         except FileNotFoundError:

@@ -49,7 +49,7 @@ Stamp = tuple[int, ...]
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """The stamp of a file. The time of the last change counts too: the time of modification can be set."""
+    """Return the stamp of a file. The time of the last change counts too: the time of modification can be set."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -110,7 +110,7 @@ class PasswordFile:
 
 def kind_of(hashed: bytes) -> Kind:
     """
-    The kind of a hash.
+    Return the kind of a hash.
 
     :raises ValueError: it is not an Argon2 hash.
     """

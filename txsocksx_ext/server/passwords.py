@@ -23,7 +23,7 @@ usage: python -m txsocksx_ext.server.passwords set FILE NAME     add or replace 
 
 def password_line(name: str, password: str) -> str:
     """
-    One line of a password file.
+    Return one line of a password file.
 
     :raises ValueError: the name or the password is empty, or the name cannot
         stand in the file.

@@ -178,7 +178,7 @@ def _tcp_address(packed: bytes, port: int) -> IPv4Address | IPv6Address:
 
 
 def _unix_address(field: bytes) -> UNIXAddress:
-    """The address of a unix socket. Abstract ones, whose first byte is NUL, have no path."""
+    """Return the address of a unix socket. Abstract ones, whose first byte is NUL, have no path."""
     path = field.partition(b"\0")[0]
     if re.search(rb"[\x01-\x1f\x7f]", path):
         raise InvalidHeader("a control byte in the path of a unix socket in a PROXY header")

@@ -26,7 +26,7 @@ _DEFAULT_INTERFACES = {"tcp": "0.0.0.0", "tcp6": "::"}
 
 def may_be_sniffed(description: str) -> bool:
     """
-    Whether others could read, or reach, what a listener takes (proposal 229, section 4).
+    Return whether others could read, or reach, what a listener takes (proposal 229, section 4).
 
     Unix sockets and TLS are safe from that, and so is TCP on loopback; a socket
     of systemd's is asked what it is. Of kinds that are not known here nothing can
@@ -57,7 +57,7 @@ def _may_inherited_be_sniffed(description: str) -> bool:
 
 def port_of(description: str) -> int | None:
     """
-    The port on which a listener is to be opened; ``None`` where its kind is not known here, or has none.
+    Return the port on which a listener is to be opened; ``None`` where its kind is not known here, or has none.
 
     :param description: a Twisted server endpoint string.
     """
@@ -85,7 +85,7 @@ class SharedService(MultiService):
 
     @classmethod
     def around(cls, service: IService) -> SharedService:
-        """The one parent of this kind that a service has, or is given."""
+        """Return the one parent of this kind that a service has, or is given."""
         parent = service.parent
         if not isinstance(parent, cls):
             parent = cls()

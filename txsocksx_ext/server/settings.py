@@ -65,12 +65,12 @@ class ServerSettings:
                 yield description, route
 
     def as_message(self) -> dict[str, Any]:
-        """What `from_message` makes the same settings of: a dict that JSON can hold."""
+        """Return a dict that JSON can hold, of which `from_message` makes the same settings."""
         return asdict(self)
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> ServerSettings:
-        """The settings in a message, which JSON may have made lists of tuples in."""
+        """Return the settings in a message, which JSON may have made lists of tuples in."""
         limits = message["limits"]
         given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in message.items()

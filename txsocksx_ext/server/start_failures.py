@@ -76,7 +76,7 @@ def report_start_failures(options: Mapping[str, Any]) -> None:
 
 
 def logs_to_stdout(options: Mapping[str, Any]) -> bool:
-    """Whether a command with these options writes its log to standard output."""
+    """Return whether a command with these options writes its log to standard output."""
     if options.get("logger") or options.get("syslog"):
         return False
     # A daemon has none.

@@ -86,7 +86,7 @@ class TextLog:
 
 def text_log(options: Mapping[str, Any], reactor: Any) -> TextLog | None:
     """
-    The log that twistd's options ask for. SIGUSR1 begins its file anew.
+    Return the log that twistd's options ask for. SIGUSR1 begins its file anew.
 
     :param options: those of ``twistd`` itself.
     :returns: ``None`` where they ask for another one than text.

@@ -29,7 +29,7 @@ ROOM = 64 * 1024
 
 class MemoryTransport(Connection):
     """
-    One end of a connection in memory: Twisted's TCP transport, whose socket is none.
+    One end of a connection in memory: Twisted's TCP transport without a socket.
 
     :ivar protocol: who gets what arrives; there is none after the connection was lost.
     :ivar clock: provides the turns in which things arrive.

@@ -99,7 +99,7 @@ class FakeProxy(CheckedAttributes, Factory):
     :raises TypeError: a parameter is of a wrong type, when it is passed or set.
     :raises ValueError: a number is too small or too great, or the proxy says nothing in a state.
     :raises AttributeError: an unknown attribute is set.
-    :ivar endpoint: the way to this proxy, a `MemoryEndpoint`.
+    :ivar endpoint: the endpoint of this proxy, a `MemoryEndpoint`.
     :ivar conversations: one `FakeConversation` for each connection.
     """
 

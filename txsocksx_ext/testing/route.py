@@ -41,7 +41,7 @@ class FakeRoute(CheckedAttributes, Route):
     :raises AttributeError: an unknown attribute is set.
     :ivar requests: what it was asked for.
     :ivar sessions: for whom.
-    :ivar endpoint: the way to the target, a `MemoryEndpoint`: its ``servers``
+    :ivar endpoint: the target's endpoint, a `MemoryEndpoint`: its ``servers``
         are the targets connected, its ``connecting`` those that hang still.
     """
 

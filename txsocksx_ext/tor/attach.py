@@ -104,7 +104,7 @@ class _GuardedEndpoint:
 
 
 def disconnected(tor: Any) -> Deferred[None]:
-    """Fires when the control connection is lost, for whatever reason."""
+    """Return a Deferred that fires when the control connection is lost, for whatever reason."""
     gone: Deferred[Any] = tor.protocol.when_disconnected()
     return gone.addBoth(lambda _: None)
 
@@ -115,7 +115,7 @@ _ends: WeakKeyDictionary[Any, Deferred[Any]] = WeakKeyDictionary()
 
 def is_disconnected(tor: Any) -> bool:
     """
-    Whether a control connection was lost already.
+    Return whether a control connection was lost already.
 
     Of the commands that follow, txtorcon lets the first fail, and the others wait for ever.
     """

@@ -179,7 +179,7 @@ class ControlConnection(Service):
 
     async def has_client_key(self, address: str) -> bool:
         """
-        Whether tor has a client authorization key for an onion address (control-spec, ONION_CLIENT_AUTH_VIEW).
+        Return whether tor has a client authorization key for an onion address (control-spec, ONION_CLIENT_AUTH_VIEW).
 
         Where it does not say so, it has none.
         """
@@ -232,7 +232,7 @@ class ControlConnection(Service):
             failures += 1
 
     def _settle(self) -> None:
-        """The attempt is over: let nobody wait for it any more."""
+        """End the attempt: fire for those who wait."""
         self._began = None
         self._waiting.fire(None)
 
@@ -243,7 +243,7 @@ class ControlConnection(Service):
             probe.cancel()
 
     async def _ask_for_listeners(self, tor: Any) -> str | None:
-        """What tor says of its SOCKS ports; ``None`` where it says nothing."""
+        """Return what tor says of its SOCKS ports; ``None`` if it says nothing."""
         probe: Deferred[Any] = tor.protocol.get_info("net/listeners/socks")
         self._probes.add(probe)
         try:

@@ -72,13 +72,13 @@ def parse_descriptor_event(line: str) -> DescriptorEvent | None:
 
 
 def bootstrap_progress(line: str) -> int | None:
-    """The percentage in a STATUS_CLIENT BOOTSTRAP event or in ``status/bootstrap-phase``."""
+    """Return the percentage in a STATUS_CLIENT BOOTSTRAP event or in ``status/bootstrap-phase``."""
     match = re.search(r"BOOTSTRAP PROGRESS=(\d+)", line)
     return int(match[1]) if match else None
 
 
 def bootstrap_summary(line: str) -> str:
-    """What such an event says of the step, and of what stands in its way, in words."""
+    """Return in words what such an event says of the step, and of what stands in its way."""
     keywords = _keywords(_WORD.findall(line))
     return ": ".join(keywords[name] for name in ("SUMMARY", "WARNING") if keywords.get(name))
 

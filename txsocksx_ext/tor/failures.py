@@ -25,7 +25,7 @@ from .tracker import Fetch, StreamEnd
 
 def classify_failure(end: StreamEnd, said: ReplyError) -> ReplyError:
     """
-    What is to be said of an onion service that was not reached.
+    Return the exception for an onion service that was not reached.
 
     That it does not exist is said only where every directory that was asked
     answered so, and that it cannot be reached only where it was found. That tor
@@ -57,7 +57,7 @@ def classify_failure(end: StreamEnd, said: ReplyError) -> ReplyError:
 
 
 def _of_unresolved(fetch: Fetch) -> ReplyError | None:
-    """Of a name that was not resolved."""
+    """Return the exception for a name that was not resolved; ``None`` if nothing is known."""
     if fetch.received:
         return OnionIntroductionFailed()
     if fetch.is_not_found:
@@ -66,7 +66,7 @@ def _of_unresolved(fetch: Fetch) -> ReplyError | None:
 
 
 def of_timeout(fetch: Fetch | None) -> ReplyError | None:
-    """Of a service that did not answer in time; ``None`` where it may not exist, and nobody was able to say so."""
+    """Return the exception for a service that did not answer in time; ``None`` if it may not exist."""
     if fetch is None or not fetch.is_found:
         return None
     # Directories that were asked, and did not give the descriptor: it was known before, and no longer is.

@@ -94,7 +94,7 @@ def _is_stale(folder: Path) -> bool:
 
 
 def _is_unlocked(file: Path) -> bool:
-    """Whether a file is there, and nobody holds a lock on it."""
+    """Return whether a file exists and nobody holds a lock on it."""
     descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

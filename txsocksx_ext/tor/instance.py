@@ -41,7 +41,7 @@ class TorInstance:
     One tor's SOCKS port, and its control connection where there is one.
 
     :param reactor: provides time.
-    :param socks: the way to the SOCKS port; ``None`` while it is not known yet.
+    :param socks: the endpoint of the SOCKS port; ``None`` while it is not known yet.
     :param control: sees what becomes of the streams; or ``None``.
     :param name: what tells this tor from others, the same in every process.
     :param allow_cleartext: whether tokens may go to a SOCKS port that is not on
@@ -124,7 +124,7 @@ class TorInstance:
 
     def error_of_timeout(self, request: Request, record: StreamRecord | None) -> ReplyError:
         """
-        What it means that we waited in vain for the answer of this tor, which has the request.
+        Return what a timeout means while this tor has the request.
 
         Without events it is not known whether tor has asked any directory: it may not have bootstrapped.
         """
@@ -135,7 +135,7 @@ class TorInstance:
         self._passed_over_until = clock_of(self._reactor).seconds() + PASSED_OVER_FOR
 
     async def _explained(self, said: ReplyError, request: Request, stream: WatchedStream) -> Exception:
-        """The best that can be said of a failure: control events decide, else the reply's own code."""
+        """Return the best that can be said of a failure: control events decide, else the reply's own code."""
         if not _is_onion_stream(request):
             return said
         end = await stream.end_for(said)
@@ -166,7 +166,7 @@ class _NotFoundUnproven(Exception):
 
 
 def _is_onion_stream(request: Request) -> bool:
-    """Whether there is more to know of a failure than a reply says: a look-up of an onion always fails."""
+    """Return whether more can be known of a failure than a reply says: a look-up of an onion always fails."""
     return request.command == Command.CONNECT and request.destination.is_onion
 
 
@@ -217,7 +217,7 @@ class WatchedStream:
         return self.end
 
     def error_of_timeout(self) -> ReplyError | None:
-        """What it means that we waited in vain; ``None`` where no tor has the request."""
+        """Return what a timeout means; ``None`` if no tor has the request."""
         if self.tor is None or self._request is None or not self.is_asked:
             return None
         return self.tor.error_of_timeout(self._request, self.record)

@@ -34,7 +34,7 @@ class IsolationTokens:
 
     def token_for(self, session: Session) -> bytes | None:
         """
-        The token of a client's streams.
+        Return the token of a client's streams.
 
         :returns: 64 characters, or ``None`` for a client on this machine that
             says nothing of itself: then tor does what it does for streams

@@ -35,7 +35,7 @@ def launched_tor(
     reactor: Any, program: str | None = None, torrc: str | None = None, state: str | None = None
 ) -> TorInstance:
     """
-    A tor that runs as our child while its control connection, a service, runs.
+    Return a tor that runs as our child while its control connection, a service, runs.
 
     It is started again, after growing pauses, when it ends. Streams can be asked
     for as soon as it listens, and wait there until it has bootstrapped.
@@ -143,7 +143,7 @@ class _OwnTor:
 
 def find_tor(program: str | None) -> str:
     """
-    The path of tor.
+    Return the path of tor.
 
     :param program: its path, or its name on PATH; by default where txtorcon finds it.
     :raises FileNotFoundError: there is no such program.
@@ -159,7 +159,7 @@ def find_tor(program: str | None) -> str:
 
 def _control_endpoint(reactor: Any, port_file: Path) -> TCP4ClientEndpoint:
     """
-    The endpoint that tor wrote to its ControlPortWriteToFile, as ``PORT=127.0.0.1:9051``.
+    Return the endpoint that tor wrote to its ControlPortWriteToFile, as ``PORT=127.0.0.1:9051``.
 
     :raises OSError: it has written none yet.
     """

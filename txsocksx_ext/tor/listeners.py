@@ -33,7 +33,7 @@ async def socks_listeners(tor: Any) -> list[str]:
 
 def is_among(address: IAddress, text: str) -> bool:
     """
-    Whether an address to which we are connected is one of a tor's SOCKS ports.
+    Return whether an address to which we are connected is one of a tor's SOCKS ports.
 
     :param text: the answer of ``net/listeners/socks``.
     """

@@ -59,7 +59,7 @@ def stream_via(
     allow_cleartext: bool = False,
 ) -> IStreamClientEndpoint:
     """
-    An endpoint for a target behind Tor, as ``txtorcon.Tor.stream_via`` makes one.
+    Return an endpoint for a target behind Tor, as ``txtorcon.Tor.stream_via`` makes one.
 
     :param tor: a `txtorcon.Tor`.
     :param host: a name, which is never resolved here, or a public address.
@@ -96,7 +96,7 @@ def web_agent(
     allow_cleartext: bool = False,
 ) -> Agent:
     """
-    An agent whose every request goes through Tor, as ``txtorcon.Tor.web_agent`` makes one.
+    Return an agent whose every request goes through Tor, as ``txtorcon.Tor.web_agent`` makes one.
 
     :param tor: a `txtorcon.Tor`.
     :param pool: keeps connections; by default none is kept.
@@ -209,7 +209,7 @@ async def add_client_authorization(
     :param private_key: an x25519 private key: 32 bytes, or those in base64 or base32.
     :param name: what tor calls the key.
     :param permanent: whether tor keeps it in its ClientOnionAuthDir.
-    :raises ValueError: the key or the address is none.
+    :raises ValueError: the key or the address is malformed.
     :raises TorProtocolError: (txtorcon's) tor does not take it.
     :raises TorDisconnectError: (txtorcon's) its control connection was lost.
     """
@@ -227,7 +227,7 @@ async def remove_client_authorization(tor: Any, address: str) -> None:
     """
     Take the key for an onion service from tor (ONION_CLIENT_AUTH_REMOVE).
 
-    :raises ValueError: `address` is none.
+    :raises ValueError: `address` is not an onion address.
     :raises TorDisconnectError: (txtorcon's) tor's control connection was lost.
     """
     await _command(tor, f"ONION_CLIENT_AUTH_REMOVE {_service_id(address)}")
@@ -276,7 +276,7 @@ def _service_id(address: str) -> str:
 
 
 def _key_as_base64(key: bytes | str) -> str:
-    """The key as tor's control port takes it."""
+    """Return the key as tor's control port takes it."""
     raw: bytes | None = key if isinstance(key, bytes) and len(key) == 32 else None
     text = key if isinstance(key, str) else key.decode("ascii", "replace")
     decoders: tuple[Callable[[str], bytes], ...] = (

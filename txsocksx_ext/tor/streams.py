@@ -45,7 +45,7 @@ class StreamsOfTor:
     How streams are to be asked of a tor.
 
     :ivar tor: a `txtorcon.Tor`.
-    :ivar socks_port: the way to a SOCKS port of it.
+    :ivar socks_port: the endpoint of one of its SOCKS ports.
     :ivar token: keeps the streams on circuits of their own; or ``None``.
     :ivar timeout: seconds until the target is connected; ``None`` for no deadline.
     :ivar allow_cleartext: whether the token may go to a port that is not on this
@@ -139,7 +139,7 @@ def socks_port(
     tor: Any, given: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None
 ) -> IStreamClientEndpoint:
     """
-    The way to a SOCKS port.
+    Return the endpoint of a SOCKS port.
 
     :param given: the program's choice; by default the first of those on which `tor` listens that can be reached.
     """
@@ -208,7 +208,7 @@ class _AwaitedByMany(Generic[T]):
         found.addBoth(self._came)
 
     def wait(self) -> Deferred[T]:
-        """Fires with the result, or fails with its failure."""
+        """Return a Deferred that fires with the result, or fails with its failure."""
         return fired(self._outcome) if self._has_come else self._waiting.wait()
 
     def _came(self, outcome: Any) -> Any:
@@ -256,7 +256,7 @@ _events: dict[Any, _Events] = {}
 
 
 def events_of(tor: Any) -> ControlConnection | None:
-    """The events of a tor; ``None`` where nobody controls it: then its replies have to do."""
+    """Return the events of a tor; ``None`` where nobody controls it: then its replies have to do."""
     if tor.protocol is None or is_disconnected(tor):
         return None
     events = _events.get(tor)

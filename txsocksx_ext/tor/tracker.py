@@ -165,7 +165,7 @@ class StreamRecord:
             self._tell(end)
 
     def lose(self) -> None:
-        """The control connection is lost: what was seen does not count, and nobody waits any more."""
+        """Drop what was seen, and fire ``None``: the control connection is lost."""
         self.fetch = None
         self._ends.clear()
         self._tell(None)
@@ -186,14 +186,14 @@ class StreamRecord:
 
 
 def key_of_source(source: str, source_port: int, host: str, port: int) -> StreamKey:
-    """The key of a stream over TCP: our own address of the connection to tor, and the target."""
+    """Return the key of a stream over TCP: our own address of the connection to tor, and the target."""
     shown = f"[{source}]" if ":" in source else source
     return ("source", f"{shown}:{source_port}", _target(host, port))
 
 
 def key_of_target(token: bytes | None, host: str, port: int) -> StreamKey:
     """
-    The key of a stream over a unix socket, whose ends have no names.
+    Return the key of a stream over a unix socket, whose ends have no names.
 
     Streams alike in token and target are alike in all that a tracker can tell.
     """
@@ -206,7 +206,7 @@ def _target(host: str, port: int | str) -> str:
 
 @dataclass
 class _Stream:
-    """A stream to an onion service that is open, whoever asked tor for it."""
+    """An open stream to an onion service, of any program that uses this tor."""
 
     key: StreamKey
     fetch: Fetch
@@ -234,7 +234,7 @@ class StreamTracker:
         self._fetches: OrderedDict[str, Fetch] = OrderedDict()
 
     def knows(self, address: str) -> bool:
-        """Whether a stream to this onion address, or tor's descriptor of it, was seen."""
+        """Return whether a stream to this onion address, or tor's descriptor of it, was seen."""
         return address in self._fetches
 
     def expect(self, key: StreamKey) -> StreamRecord:
@@ -354,11 +354,11 @@ class StreamTracker:
 
 
 def _is_false_failure(event: StreamEvent) -> bool:
-    """Whether this is how tor reports a stream that connected although a directory did not know the service."""
+    """Return whether this is how tor reports a stream that connected although a directory did not know the service."""
     return event.status == "FAILED" and event.circuit != "0" and not event.keywords.get("REASON")
 
 
 def onion_address(host: str) -> str | None:
-    """The address of an onion service's name, without sub-domains and ``.onion``; ``None`` for another name."""
+    """Return the address of an onion service's name, without sub-domains and ``.onion``; ``None`` for another name."""
     labels = host.lower().rstrip(".").split(".")
     return labels[-2] if len(labels) > 1 and labels[-1] == "onion" else None

@@ -43,7 +43,7 @@ class Arguments(Mapping[str, str]):
         self._first = dict(reversed(self.pairs))
 
     def __getitem__(self, key: str) -> str:
-        """The first value of `key`; without one, `MissingArgument`."""
+        """Return the first value of `key`; without one, `MissingArgument`."""
         if key not in self._first:
             raise MissingArgument(f"the transport needs the argument {key}=")
         return self._first[key]
@@ -136,7 +136,7 @@ def _unescaped(text: str, number: int) -> str:
 
 def to_credentials(text: str) -> UsernamePassword | None:
     """
-    The text as a user name and a password; ``None`` for an empty one, which needs no method 02.
+    Return the text as a user name and a password; ``None`` for an empty one, which needs no method 02.
 
     :raises ValueError: it is longer than the two can carry, or holds what they cannot.
     """
@@ -156,7 +156,7 @@ def to_credentials(text: str) -> UsernamePassword | None:
 
 def from_credentials(credentials: UsernamePassword) -> Arguments:
     """
-    The arguments that a user name and a password hold.
+    Return the arguments that a user name and a password hold.
 
     :raises ValueError: they hold none as they should be.
     """
@@ -170,7 +170,7 @@ def from_credentials(credentials: UsernamePassword) -> Arguments:
 
 def from_pairs(pairs: Mapping[str, bytes]) -> Arguments:
     """
-    The arguments among the pairs of method 97.
+    Return the arguments among the pairs of method 97.
 
     :raises ValueError: one has no name.
     """

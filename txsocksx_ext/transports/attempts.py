@@ -96,7 +96,7 @@ class Attempt:
     A client that waits for the transport to reach a bridge.
 
     :param group: of the attempts that overlap with it.
-    :param ended: called when nobody waits any more.
+    :param ended: called when the client no longer waits.
     :ivar is_open: whether the client still waits.
     :ivar has_failed: whether it is over without a stream.
     """

@@ -89,7 +89,7 @@ class ClientEnvironment(_Environment):
     proxy: UpstreamProxy | None = field(default=None, repr=False)
 
     def variables(self) -> dict[str, str]:
-        """The variables that say so, to be added to those that a child gets anyway."""
+        """Return the variables that say so, to be added to those that a child gets anyway."""
         variables = {**self._common(), "CLIENT_TRANSPORTS": _names(self.transports)}
         if self.proxy is not None:
             variables["PROXY"] = self.proxy.url()
@@ -118,13 +118,13 @@ class ServerEnvironment(_Environment):
     cookie_file: Path | None = None
 
     def variables(self) -> dict[str, str]:
-        """The variables that say so, to be added to those that a child gets anyway."""
+        """Return the variables that say so, to be added to those that a child gets anyway."""
         addresses = [(name, self.bind_addresses.get(name, ANY_ADDRESS)) for name in self.transports]
         variables = {
             **self._common(),
             "SERVER_TRANSPORTS": _names(self.transports),
             "SERVER_BINDADDR": ",".join(f"{name}-{_listening(address)}" for name, address in addresses),
-            # tor sets it without a value where there is none.
+            # tor sets it to an empty value if there is no extended ORPort.
             "EXTENDED_SERVER_PORT": "" if self.extended_or_port is None else format_address(*self.extended_or_port),
         }
         if self.or_port is not None:

@@ -34,7 +34,7 @@ class _Line:
     keyword: ClassVar[str]
 
     def encode(self) -> bytes:
-        """The line, with its end."""
+        """Return the line, with its end."""
         rest = self._rest()
         return (f"{self.keyword} {rest}" if rest else self.keyword).encode("ascii") + b"\n"
 
@@ -244,7 +244,7 @@ class UnknownLine:
         return self.text.partition(" ")[0]
 
     def encode(self) -> bytes:
-        """The line, with its end."""
+        """Return the line, with its end."""
         return printable(self.text).encode("ascii") + b"\n"
 
 

@@ -66,7 +66,7 @@ class ManagedTransport(Service):
     :param name: the transport's, as ``obfs4``.
     :param program: the path of the program that has it, or its name on PATH.
     :param arguments: its command line, without its name.
-    :param state: a folder that it may keep things in, made where there is none;
+    :param state: a folder that it may keep things in, created if it does not exist;
         by default one that is gone with the service. It does not start with one
         that other users can write to or replace, or a symbolic link.
     :raises ValueError: `name` cannot be a transport's.
@@ -147,7 +147,7 @@ class ManagedTransport(Service):
         if keeping is not None:
             keeping.cancel()
         self._enter(ChildState.STOPPED)
-        # Whoever starts the service again before this life has ended gets another folder.
+        # A service that is started again before this life has ended gets another folder.
         folder, self._own_folder = self._own_folder, None
         return Deferred.fromCoroutine(self._end(folder))
 
@@ -165,7 +165,7 @@ class ManagedTransport(Service):
         self.status = status
         self.why = why or self.why
         if status is not ChildState.STARTING and self._waiting:
-            # Later, since whoever waits may stop the service in that very moment.
+            # In the reactor's next turn: a caller may stop the service from its callback.
             self._reactor.callLater(0, self._answer_waiting)
 
     def _answer_waiting(self) -> None:
@@ -232,7 +232,7 @@ class ManagedTransport(Service):
         return life
 
     def _folder(self) -> Path:
-        """The state folder, which only we may write to."""
+        """Return the state folder, which only we may write to."""
         if self._state is None and self._own_folder is None:
             self._own_folder = tempfile.mkdtemp(prefix="socks5ext-pt-")
         return private_folder(Path(self._state or self._own_folder or ""))
@@ -254,7 +254,7 @@ def _words_of(error: Exception) -> str:
 
 class Life:
     """
-    One life of a transport: its process, and the way out that it was given.
+    One life of a transport: its process, and the outgoing proxy that it was given.
 
     :ivar outbound_proxy: ``None`` where it takes none.
     :ivar endpoint: where it speaks SOCKS5, once it is configured.
@@ -278,7 +278,7 @@ class Life:
         self._reactor.spawnProcess(self._process, program, [program, *arguments], env=environment)
 
     def configured(self) -> Deferred[None]:
-        """Fires when it is ready; fails with `ConversationFault`."""
+        """Return a Deferred that fires when the transport is ready, or fails with `ConversationFault`."""
         return self._process.configured.addCallback(self._take_method)
 
     def _take_method(self, methods: dict[str, ClientMethodLine]) -> None:
@@ -296,11 +296,11 @@ class Life:
         self._process.hide(values)
 
     def ended(self) -> Deferred[str]:
-        """Fires when the process has ended, with how it did."""
+        """Return a Deferred that fires when the process has ended, with how it did."""
         return self._process.when_ended()
 
     def ends_within(self, seconds: float) -> Deferred[bool]:
-        """Whether the process has ended, or does so in `seconds`."""
+        """Return whether the process has ended, or does so in `seconds`."""
         ended: Deferred[Any] = self.ended()
 
         def still_runs(failure: Failure) -> bool:

@@ -46,7 +46,7 @@ def printable(text: str) -> str:
 
 def format_address(host: str, port: int) -> str:
     """
-    An IP address and a port, as ``127.0.0.1:80`` or ``[::1]:80``.
+    Return an IP address and a port, as ``127.0.0.1:80`` or ``[::1]:80``.
 
     :raises ValueError: `host` is no IP address, or the port is not 1 to 65535.
     """

@@ -39,7 +39,7 @@ class ProxyRefused(ConversationFault):
 
 def without_addresses(text: str, most: int = LONGEST_TEXT) -> str:
     """
-    A transport's words as logs get them: one line, short, and with its IP addresses left out.
+    Return a transport's words as logs get them: one line, short, and with its IP addresses left out.
 
     :param most: characters of it.
     """
@@ -86,7 +86,7 @@ class ClientConversation:
                 raise ConversationFault("it chose a VERSION that it was not offered")
             self._has_version = True
         elif isinstance(line, ProxyErrorLine):
-            # Its text may repeat the secret of the way out.
+            # Its text may repeat the login of the outgoing proxy.
             raise ProxyRefused("it takes no proxy")
         elif isinstance(line, ProxyDoneLine) and self._is_proxy_owed:
             self._is_proxy_owed = False

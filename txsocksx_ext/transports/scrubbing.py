@@ -23,7 +23,7 @@ def scrub(text: str) -> str:
 
 
 def _scrub_ipv6(match: re.Match[str]) -> str:
-    """A place that looks like an IPv6 address: a time, say, does too."""
+    """Replace what looks like an IPv6 address, unless it is something else, such as a time."""
     text = match["bracketed"] or match["bare"]
     # A colon of the sentence's may stand behind it.
     for host in (text, text[:-1]):

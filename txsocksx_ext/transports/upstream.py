@@ -58,7 +58,7 @@ class UpstreamProxy:
         return proxy
 
     def url(self) -> str:
-        """What `of` reads."""
+        """Return what `of` reads."""
         login = quote(self.username, safe="", errors="surrogateescape")
         if self.password:
             login += ":" + quote(self.password, safe="", errors="surrogateescape")

@@ -14,13 +14,13 @@ _IN_EVERY_EVENT = frozenset({"log_level", "log_logger", "log_source"})
 
 
 def is_about_ports(event: LogEvent) -> bool:
-    """Whether an event is Twisted's word on a port: the supervising process says once what it opens and closes."""
+    """Return whether an event is Twisted's line about a port: the supervising process logs that once for all."""
     return event.get("log_namespace") == "log_legacy" and not event.get("isError")
 
 
 def event_to_text(event: LogEvent) -> str:
     """
-    One line for an event.
+    Return one line for an event.
 
     Twisted's own JSON takes as long as the rest of a connection's work, so it is
     kept for events that hold more than strings and numbers.
@@ -33,7 +33,7 @@ def event_to_text(event: LogEvent) -> str:
 
 
 def event_from_text(text: str) -> dict[str, Any]:
-    """The event of a line."""
+    """Return the event of a line."""
     event: dict[str, Any] = eventFromJSON(text)
     level = event.get("log_level")
     if isinstance(level, str):

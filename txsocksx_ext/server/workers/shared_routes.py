@@ -114,7 +114,7 @@ class SharedRoute(SOCKSRoute):
         self.uses_credentials = uses_credentials
 
     def methods_for(self, session: Session) -> ClientMethods:
-        """The client's pairs, who it is, and which codes it understands."""
+        """Return the client's pairs, who it is, and which codes it understands."""
         pairs = {
             (key if key in session.required_keys else OPTIONAL_MARK + key): value
             for key, value in session.pairs.items()

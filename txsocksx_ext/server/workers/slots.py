@@ -199,7 +199,7 @@ class WorkerProcess(ChildProcess):
 
 def worker_command(reactor: Any) -> list[str]:
     """
-    The command line of a worker, under the same reactor class as ours; on asyncio with Python's own event loop,
+    Return the command line of a worker, under the same reactor class as ours; on asyncio with Python's own event loop,
     whichever ours has. It holds no settings: others can see it.
     """
     module = type(reactor).__module__

@@ -44,7 +44,7 @@ ACCEPTS_AT_ONCE = 8
 
 def kind_that_cannot_be_shared(description: str) -> str | None:
     """
-    What kind of listener in a description workers cannot share; ``None`` if they can share it.
+    Return the kind of listener in a description if workers cannot share it, else ``None``.
 
     Sharing needs the kind to leave the socket to the reactor, which is known of
     Twisted's own kinds alone.
@@ -54,7 +54,7 @@ def kind_that_cannot_be_shared(description: str) -> str | None:
 
 
 def can_share_sockets() -> bool:
-    """Whether this system spreads connections over the sockets of one port."""
+    """Return whether this system spreads connections over the sockets of one port."""
     return sys.platform == "linux" and hasattr(socket, "SO_REUSEPORT")
 
 
@@ -82,7 +82,7 @@ class SharedListener:
         return self.sockets[0].family
 
     def files(self) -> list[tuple[str, int]]:
-        """The files of a unix socket and its lock, with their inodes."""
+        """Return the files of a unix socket and its lock, with their inodes."""
         paths = (self.path, f"{self.path}.lock") if self.path else ()
         return [(path, os.lstat(path).st_ino) for path in paths if os.path.lexists(path)]
 
@@ -172,7 +172,7 @@ class _OpeningReactor:
 
 
 def _bound(family: int, interface: str, port: int, *, is_first: bool) -> socket.socket:
-    """A socket that is bound, so that further ones can be bound to the same port."""
+    """Return a socket that is bound, so that further ones can be bound to the same port."""
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setblocking(False)

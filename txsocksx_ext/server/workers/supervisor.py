@@ -167,7 +167,7 @@ class WorkersService(LoggingService):
         process.say("start", self._message(slot.number))
 
     def _message(self, slot: int) -> dict[str, Any]:
-        """All that a worker has to know. It goes through a pipe, since others can see a command line."""
+        """Return all that a worker has to know. It goes through a pipe, since others can see a command line."""
         descriptor = FIRST_DESCRIPTOR
         listeners = []
         for each in self._listeners:
