@@ -119,7 +119,7 @@ $(MADE):
 	@touch $@
 
 $(INSTALLED): $(MADE) setup.cfg setup.py
-	$(VENV)/bin/python -m pip install --quiet --quiet --editable .
+	$(VENV)/bin/python -m pip install --quiet --quiet --editable ".[examples]"
 	@touch $@
 
 $(INSTALLED_FOR_TESTS): $(MADE) setup.cfg setup.py

@@ -33,7 +33,7 @@ def code_blocks(text, language):
 
 def test_the_programs_of_the_readme_are_examples():
     (program,) = code_blocks(README.read_text(), "python")
-    assert program in (EXAMPLES / "onion_status.py").read_text()
+    assert program in (EXAMPLES / "quickstart.py").read_text()
 
 
 def test_the_session_of_the_readme(program, tmp_path):
@@ -126,7 +126,7 @@ async def test_an_endpoint_string_goes_through_two_proxies(listening):
 TESTED_HERE = {
     *("extended_client.py", "extended_server.py", "fetch.py", "inside.py", "onion_status.py", "own_route.py"),
     "route_kind_plugin.py",  # in tests/test_server_extension_points.py
-    *("resolve.py", "stay_connected.py", "your_tests.py"),
+    *("quickstart.py", "resolve.py", "stay_connected.py", "your_tests.py"),
 }
 
 TESTED_WITH_TOR = {"fetch_onion.py", "locked_onion.py", "team_gateway.tac"}
@@ -162,13 +162,19 @@ def proxy_at(port):
     return f"tcp:127.0.0.1:{port}"
 
 
-async def run_example(name, *arguments):
-    """Run an example beside the servers of this process. What it writes."""
+async def end_of_example(name, *arguments):
+    """Run an example beside the servers of this process; return its output, its errors and its exit status."""
     output, said, status = await getProcessOutputAndValue(
         sys.executable, [*QUIETLY, str(EXAMPLES / name), *map(str, arguments)], env=None
     )
-    assert (status, said.decode()) == (0, "")
-    return output.decode().splitlines()
+    return output.decode().splitlines(), said.decode(), status
+
+
+async def run_example(name, *arguments):
+    """Run an example beside the servers of this process; return its output."""
+    output, said, status = await end_of_example(name, *arguments)
+    assert (status, said) == (0, "")
+    return output
 
 
 def run_example_blocking(name, *arguments):
@@ -217,6 +223,31 @@ class Hello(Resource):
 
     def render_GET(self, request):
         return b"hello\n"
+
+
+async def test_the_quick_start_fetches_its_page_and_others_through_the_proxy(listening):
+    from twisted.internet import reactor
+
+    web_port = listening(Site(Hello(), timeout=None))
+    proxy = FakeProxy(code=0x04)
+    proxy_port = listening(SOCKS5ExtFactory(reactor))
+    program = (EXAMPLES / "quickstart.py").read_text().replace("tcp:127.0.0.1:1080", proxy_at(proxy_port))
+    output, said, status = await getProcessOutputAndValue(sys.executable, [*QUIETLY, "-c", program], env=None)
+    assert (output, said, status) == (b"hello through the proxy\n", b"", 0)
+    url = f"http://localhost:{web_port}/"
+    assert await run_example("quickstart.py", url, proxy_at(proxy_port)) == ["hello", ""]
+    output, said, status = await end_of_example("quickstart.py", url, proxy_at(listening(proxy)))
+    assert (output, status) == ([], 1)
+    assert re.fullmatch("The proxy could not connect: the target was not found .*\n", said)
+    assert proxy.requests[0].destination == Address.of("localhost", web_port)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "nosuch.invalid"])
+async def test_the_quick_start_says_in_one_line_that_no_proxy_runs(host):
+    proxy = f"tcp:{host}:{free_port()}"
+    output, said, status = await end_of_example("quickstart.py", "http://localhost/", proxy)
+    assert (output, status) == ([], 1)
+    assert said == f"No proxy answers at {proxy}. Start one with `make serve`, or name another one.\n"
 
 
 async def test_fetching_through_a_proxy(listening):

@@ -36,8 +36,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: str = "a
 
 
 def hexadecimal(number: int) -> str:
-    """A byte as the specifications write it."""
-    return f"``{number:02X}``"
+    """Return a byte as these pages write it."""
+    return f"``0x{number:02X}``"
 
 
 def exception(cls: type) -> str:

@@ -1,0 +1,43 @@
+"""
+Fetch a web page through a SOCKS5 proxy.
+
+python quickstart.py [URL [PROXY]]
+
+Without a URL, the program serves a page itself. PROXY is a client endpoint string; the default is tcp:127.0.0.1:1080.
+"""
+
+import sys
+
+import treq
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.task import react
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+from twisted.web.static import Data
+
+from txsocksx_ext import web_agent
+from txsocksx_ext.errors import SOCKS5Error
+
+
+def serve_page(reactor):
+    """Serve a page on a free port of this machine and return its URL."""
+    root = Resource()
+    root.putChild(b"", Data(b"hello through the proxy", "text/plain"))
+    port = reactor.listenTCP(0, Site(root), interface="127.0.0.1")
+    return f"http://localhost:{port.getHost().port}/"
+
+
+async def main(reactor, url=None, proxy="tcp:127.0.0.1:1080"):
+    agent = web_agent(reactor, clientFromString(reactor, proxy))
+    try:
+        response = await treq.get(url or serve_page(reactor), agent=agent)
+        print(await response.text())
+    except (ConnectError, DNSLookupError):
+        sys.exit(f"No proxy answers at {proxy}. Start one with `make serve`, or name another one.")
+    except SOCKS5Error as error:
+        sys.exit(f"The proxy could not connect: {error}")
+
+
+if __name__ == "__main__":
+    react(main, sys.argv[1:])
