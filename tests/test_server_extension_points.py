@@ -20,8 +20,9 @@ from txsocksx_ext.protocol.codes import Command
 from txsocksx_ext.protocol.messages import SOCKS_VERSION, Address, Request
 from txsocksx_ext.route.direct import DirectRoute
 from txsocksx_ext.server.commands import COMMANDS
-from txsocksx_ext.server.frontends import Frontends, SOCKS5Frontend
+from txsocksx_ext.server.frontends import Frontends
 from txsocksx_ext.server.service import SOCKS5ExtService
+from txsocksx_ext.server.socks5_frontend import SOCKS5Frontend
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -67,7 +68,7 @@ class LineFrontend:
         self.replied = 0
         return b"OK\n"
 
-    def failure(self, code):
+    def failure(self, code, error):
         self.replied = code.number if hasattr(code, "number") else code
         return b"NO %d\n" % self.replied
 

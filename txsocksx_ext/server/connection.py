@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from functools import partial
-from types import coroutine
+from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
 
 from twisted.cred.error import LoginFailed, Unauthorized
@@ -34,7 +34,6 @@ from ..protocol.codes import AddressType, ReplyCode
 from ..protocol.decoding import MalformedMessage
 from ..protocol.foreign import reason_of
 from ..protocol.messages import UNSPECIFIED, Address, Message, Request
-from .frontends import AWAITABLE
 
 if TYPE_CHECKING:
     from .factory import SOCKS5ExtFactory
@@ -42,6 +41,13 @@ if TYPE_CHECKING:
 
 EXPECTED = (SOCKS5Error, ConnectError, ConnectingCancelledError, LoginFailed, Unauthorized, OSError, CancelledError)
 """What a decision or a route may fail with without a bug in a program."""
+
+AWAITABLE = (Deferred, CoroutineType)
+"""
+What an override may return instead of its result.
+
+A failed isinstance() of these costs about 0.2 µs, so test for the usual type first.
+"""
 
 STOPS_PROCESS = (SystemExit, KeyboardInterrupt)
 
@@ -204,6 +210,18 @@ class SOCKS5ExtProtocol(Protocol):
                 return message
             await _more_input()
 
+    async def authenticate(self) -> Any:
+        """
+        Ask the factory whether the client may come in. Set `Session.method`, `credentials` and `pairs` before.
+
+        :returns: the pairs to answer with, or ``None``.
+        :raises AuthenticationFailed: the client may not; an override may raise anything.
+        """
+        answer: Any = self.factory.authenticate(self.session)
+        if answer is not None and isinstance(answer, AWAITABLE):
+            answer = await answer
+        return answer
+
     async def decide(self, request: Request) -> Decision:
         """
         Decide where the request goes, with the addresses that were admitted.
@@ -276,12 +294,20 @@ class SOCKS5ExtProtocol(Protocol):
             else:
                 abort(transport)
 
-    def reply_and_close(self, code: ReplyCode | int, bound: Address, reason: str) -> None:
-        """Send the reply that ends the conversation."""
+    def reply_and_close(
+        self, code: ReplyCode | int, bound: Address, reason: str, error: BaseException | None = None
+    ) -> None:
+        """
+        Send the reply that ends the conversation.
+
+        :param bound: for a success, the address in the reply.
+        :param reason: for the access log.
+        :param error: the exception that the request failed with.
+        """
         frontend = self._frontend
         if self._lost or self._closing or frontend is None:
             return
-        reply = frontend.failure(code) if code is not codes.SUCCEEDED else frontend.success(bound)
+        reply = frontend.success(bound) if code is codes.SUCCEEDED else frontend.failure(code, error)
         self.session.reply_code = frontend.replied
         self.close_after(reply, reason)
 
@@ -389,7 +415,7 @@ class SOCKS5ExtProtocol(Protocol):
             error = TTLExpired()
         self.report(error)
         if not self._lost and not self._closing:
-            self.reply_and_close(self._reply_for(Failure(error)), UNSPECIFIED, describe(error))
+            self.reply_and_close(self._reply_for(Failure(error)), UNSPECIFIED, describe(error), error)
 
     def _reply_for(self, failure: Failure) -> ReplyCode | int:
         """Ask the factory for the reply code; log a bug in an override, and answer 0x01 for it."""

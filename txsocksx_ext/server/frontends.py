@@ -3,31 +3,18 @@ The protocols that a listener serves, chosen by a connection's first byte.
 
 A front end is the server's end of a protocol without I/O, and adds how a
 request is received: with which questions to the factory, in which order. To
-add a protocol is to add its file in ``protocol`` and an entry here.
+add a protocol is to add its file in ``protocol``, its front end beside this
+file, and an entry here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import CoroutineType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from twisted.internet.defer import Deferred
-
-from ..errors import AuthenticationFailed, InvalidArguments
-from ..protocol import codes
-from ..protocol.codes import Dialect, Method, ReplyCode, Status
-from ..protocol.messages import (
-    SOCKS_VERSION,
-    Address,
-    ExtendedRequest,
-    Greeting,
-    Message,
-    Request,
-    UsernamePassword,
-)
-from ..protocol.pairs import ERROR, NO_PAIRS, TOR_ERRORS, Pairs
-from ..protocol.socks5 import LONGEST_REASON, Responder, State
+from ..protocol.codes import ReplyCode
+from ..protocol.messages import SOCKS_VERSION, Address, Message, Request
+from .socks5_frontend import SOCKS5Frontend
 
 if TYPE_CHECKING:
     from .connection import SOCKS5ExtProtocol
@@ -65,163 +52,28 @@ class Frontend(Protocol):
         """Decode the client's next message; ``None`` while bytes are missing."""
 
     async def receive_request(self, connection: SOCKS5ExtProtocol) -> Request | None:
-        """Conduct the handshake; return the client's request, or ``None`` if it was refused and told so."""
+        """
+        Conduct the handshake, with `connection.next_message`, `send` and `authenticate`.
+
+        :returns: the client's request, or ``None`` if it was refused by `connection.close_after`.
+        """
 
     def success(self, bound: Address) -> bytes:
         """Return the bytes of the reply that the request succeeded. A command may send several."""
 
-    def failure(self, code: ReplyCode | int) -> bytes:
-        """Return the bytes of the reply that it was not reached, and why."""
+    def failure(self, code: ReplyCode | int, error: BaseException | None) -> bytes:
+        """
+        Return the bytes of the reply that the request failed.
+
+        :param code: from `SOCKS5ExtFactory.reply_for`.
+        :param error: the exception that the decision or the route failed with, if there was one.
+        """
 
     def take_read_ahead(self) -> bytes:
         """Remove and return the bytes behind the request."""
 
     def close(self) -> None:
         """Decode nothing more."""
-
-
-AWAITABLE = (Deferred, CoroutineType)
-"""
-What an override may return instead of its result.
-
-A failed isinstance() of these costs about 0.2 µs, so test for the usual type first.
-"""
-
-DIALECT_OF_TOR_ERRORS = {b"229": Dialect.PROP229, b"304": Dialect.TOR, b"none": Dialect.PLAIN}
-"""The values of ``tor.errors``."""
-
-
-class SOCKS5Frontend(Responder):
-    """SOCKS5 with the methods 0x00, 0x02 and 0x97."""
-
-    name: ClassVar[str] = "socks5"
-
-    def __init__(self, limits: Limits) -> None:
-        Responder.__init__(self, limits.pairs)
-
-    @property
-    def is_reply_due(self) -> bool:
-        """See `Frontend`."""
-        return self.state is State.REPLY
-
-    @property
-    def has_request(self) -> bool:
-        """See `Frontend`."""
-        return bool(self.buffer) or self.state is State.REPLY
-
-    def success(self, bound: Address) -> bytes:
-        """See `Frontend`."""
-        if self.state is State.OPEN:
-            # The second reply of a command such as BIND (RFC 1928, section 6).
-            self.state = State.REPLY
-        return self.reply(codes.SUCCEEDED, bound)
-
-    def failure(self, code: ReplyCode | int) -> bytes:
-        """See `Frontend`."""
-        return self.reply(code)
-
-    async def receive_request(self, connection: SOCKS5ExtProtocol) -> Request | None:
-        """See `Frontend`."""
-        greeting = await connection.next_message()
-        assert isinstance(greeting, Greeting)
-        session = connection.session
-        session.offered = greeting.methods
-        method = self._select_method(connection)
-        if method == Method.NO_AUTHENTICATION:
-            is_admitted = await self._admit_without_authentication(connection)
-        elif method is None:
-            is_admitted = False
-        else:
-            connection.send(self.select(method))
-            is_admitted = await self._authenticate(connection)
-        if not is_admitted:
-            return None
-        request = await connection.next_message()
-        assert isinstance(request, Request)
-        return request
-
-    def _select_method(self, connection: SOCKS5ExtProtocol) -> Method | None:
-        """Choose the method; ``None`` if none is acceptable, and the client was told."""
-        session = connection.session
-        try:
-            accepted: Any = connection.factory.methods(session)
-            if type(accepted) is not tuple and isinstance(accepted, Deferred):
-                # Iterating over one never ends.
-                raise TypeError("methods() must return the methods at once, not a Deferred")
-            method = self.preferred_method(accepted)
-        except BaseException as error:
-            connection.report(error)
-            method = Method.NO_ACCEPTABLE
-        if method not in (Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD, Method.EXTENDED):
-            self._refuse_methods(connection)
-            return None
-        session.method = method
-        return method
-
-    def _refuse_methods(self, connection: SOCKS5ExtProtocol) -> None:
-        connection.close_after(self.select(Method.NO_ACCEPTABLE), "no acceptable method")
-
-    async def _admit_without_authentication(self, connection: SOCKS5ExtProtocol) -> bool:
-        """Ask the factory before the method is selected: no message follows that could refuse the client."""
-        try:
-            answer: Any = connection.factory.authenticate(connection.session)
-            if answer is not None and isinstance(answer, AWAITABLE):
-                answer = await answer
-        except BaseException as error:
-            connection.report(error)
-            self._refuse_methods(connection)
-            return False
-        if answer is not None:
-            # Fail over anything else than pairs: False means to refuse, and a Future may be about to.
-            Pairs(dict(answer))
-        connection.send(self.select(Method.NO_AUTHENTICATION))
-        return True
-
-    async def _authenticate(self, connection: SOCKS5ExtProtocol) -> bool:
-        """Receive credentials or pairs, and answer them; return whether the client may go on."""
-        session = connection.session
-        message = await connection.next_message()
-        try:
-            if isinstance(message, UsernamePassword):
-                session.credentials = message
-            else:
-                assert isinstance(message, ExtendedRequest)
-                self._take_pairs(message.pairs, connection)
-            answer: Any = connection.factory.authenticate(session)
-            if answer is not None and isinstance(answer, AWAITABLE):
-                answer = await answer
-        except BaseException as error:
-            connection.report(error)
-            self._refuse(error, connection)
-            return False
-        connection.send(self.answer(Status.SUCCESS, self._pairs_to_answer(answer, session.pairs.get(TOR_ERRORS))))
-        return True
-
-    def _take_pairs(self, pairs: Pairs, connection: SOCKS5ExtProtocol) -> None:
-        session = connection.session
-        session.take_pairs(*connection.factory.filter_pairs(pairs, session))
-        wanted = session.pairs.get(TOR_ERRORS)
-        if wanted is not None:
-            if wanted not in DIALECT_OF_TOR_ERRORS:
-                raise InvalidArguments(f"the value of {TOR_ERRORS} is 229, 304 or none")
-            self.dialect = DIALECT_OF_TOR_ERRORS[wanted]
-
-    def _pairs_to_answer(self, answer: Any, wanted: bytes | None) -> Pairs:
-        if answer is None and wanted is None:
-            return NO_PAIRS
-        answered = {} if answer is None else dict(answer)
-        if wanted is not None:
-            answered.setdefault(TOR_ERRORS, wanted)
-        return Pairs(answered)
-
-    def _refuse(self, error: BaseException, connection: SOCKS5ExtProtocol) -> None:
-        pairs = error.pairs if isinstance(error, AuthenticationFailed) else NO_PAIRS
-        if isinstance(error, InvalidArguments):
-            text = error.message.encode("ascii", "replace")[:LONGEST_REASON]
-            pairs = Pairs({**pairs, ERROR: text})
-            connection.close_after(self.answer(Status.INVALID_ARGUMENTS, pairs), "invalid arguments")
-        else:
-            connection.close_after(self.answer(Status.AUTHENTICATION_FAILED, pairs), "authentication failed")
 
 
 class Frontends(dict[int, type[Frontend]]):

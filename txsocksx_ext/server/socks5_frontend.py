@@ -1,0 +1,152 @@
+"""
+The front end of SOCKS5: greeting, method 0x00, 0x02 or 0x97, request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from twisted.internet.defer import Deferred
+
+from ..errors import AuthenticationFailed, InvalidArguments
+from ..protocol import codes
+from ..protocol.codes import Dialect, Method, ReplyCode, Status
+from ..protocol.messages import Address, ExtendedRequest, Greeting, Request, UsernamePassword
+from ..protocol.pairs import ERROR, NO_PAIRS, TOR_ERRORS, Pairs
+from ..protocol.socks5 import LONGEST_REASON, Responder, State
+
+if TYPE_CHECKING:
+    from .connection import SOCKS5ExtProtocol
+    from .limits import Limits
+
+DIALECT_OF_TOR_ERRORS = {b"229": Dialect.PROP229, b"304": Dialect.TOR, b"none": Dialect.PLAIN}
+"""The values of ``tor.errors``."""
+
+
+class SOCKS5Frontend(Responder):
+    """SOCKS5 with the methods 0x00, 0x02 and 0x97."""
+
+    name: ClassVar[str] = "socks5"
+
+    def __init__(self, limits: Limits) -> None:
+        Responder.__init__(self, limits.pairs)
+
+    @property
+    def is_reply_due(self) -> bool:
+        """See `Frontend`."""
+        return self.state is State.REPLY
+
+    @property
+    def has_request(self) -> bool:
+        """See `Frontend`."""
+        return bool(self.buffer) or self.state is State.REPLY
+
+    def success(self, bound: Address) -> bytes:
+        """See `Frontend`."""
+        if self.state is State.OPEN:
+            # The second reply of a command such as BIND (RFC 1928, section 6).
+            self.state = State.REPLY
+        return self.reply(codes.SUCCEEDED, bound)
+
+    def failure(self, code: ReplyCode | int, error: BaseException | None) -> bytes:
+        """See `Frontend`."""
+        return self.reply(code)
+
+    async def receive_request(self, connection: SOCKS5ExtProtocol) -> Request | None:
+        """See `Frontend`."""
+        greeting = await connection.next_message()
+        assert isinstance(greeting, Greeting)
+        session = connection.session
+        session.offered = greeting.methods
+        method = self._select_method(connection)
+        if method == Method.NO_AUTHENTICATION:
+            is_admitted = await self._admit_without_authentication(connection)
+        elif method is None:
+            is_admitted = False
+        else:
+            connection.send(self.select(method))
+            is_admitted = await self._authenticate(connection)
+        if not is_admitted:
+            return None
+        request = await connection.next_message()
+        assert isinstance(request, Request)
+        return request
+
+    def _select_method(self, connection: SOCKS5ExtProtocol) -> Method | None:
+        """Choose the method; ``None`` if none is acceptable, and the client was told."""
+        session = connection.session
+        try:
+            accepted: Any = connection.factory.methods(session)
+            if type(accepted) is not tuple and isinstance(accepted, Deferred):
+                # Iterating over one never ends.
+                raise TypeError("methods() must return the methods at once, not a Deferred")
+            method = self.preferred_method(accepted)
+        except BaseException as error:
+            connection.report(error)
+            method = Method.NO_ACCEPTABLE
+        if method not in (Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD, Method.EXTENDED):
+            self._refuse_methods(connection)
+            return None
+        session.method = method
+        return method
+
+    def _refuse_methods(self, connection: SOCKS5ExtProtocol) -> None:
+        connection.close_after(self.select(Method.NO_ACCEPTABLE), "no acceptable method")
+
+    async def _admit_without_authentication(self, connection: SOCKS5ExtProtocol) -> bool:
+        """Ask the factory before the method is selected: no message follows that could refuse the client."""
+        try:
+            answer = await connection.authenticate()
+        except BaseException as error:
+            connection.report(error)
+            self._refuse_methods(connection)
+            return False
+        if answer is not None:
+            # Fail over anything else than pairs: False means to refuse, and a Future may be about to.
+            Pairs(dict(answer))
+        connection.send(self.select(Method.NO_AUTHENTICATION))
+        return True
+
+    async def _authenticate(self, connection: SOCKS5ExtProtocol) -> bool:
+        """Receive credentials or pairs, and answer them; return whether the client may go on."""
+        session = connection.session
+        message = await connection.next_message()
+        try:
+            if isinstance(message, UsernamePassword):
+                session.credentials = message
+            else:
+                assert isinstance(message, ExtendedRequest)
+                self._take_pairs(message.pairs, connection)
+            answer = await connection.authenticate()
+        except BaseException as error:
+            connection.report(error)
+            self._refuse(error, connection)
+            return False
+        connection.send(self.answer(Status.SUCCESS, self._pairs_to_answer(answer, session.pairs.get(TOR_ERRORS))))
+        return True
+
+    def _take_pairs(self, pairs: Pairs, connection: SOCKS5ExtProtocol) -> None:
+        session = connection.session
+        session.take_pairs(*connection.factory.filter_pairs(pairs, session))
+        wanted = session.pairs.get(TOR_ERRORS)
+        if wanted is not None:
+            if wanted not in DIALECT_OF_TOR_ERRORS:
+                raise InvalidArguments(f"the value of {TOR_ERRORS} is 229, 304 or none")
+            self.dialect = DIALECT_OF_TOR_ERRORS[wanted]
+
+    def _pairs_to_answer(self, answer: Any, wanted: bytes | None) -> Pairs:
+        if answer is None and wanted is None:
+            return NO_PAIRS
+        answered = {} if answer is None else dict(answer)
+        if wanted is not None:
+            answered.setdefault(TOR_ERRORS, wanted)
+        return Pairs(answered)
+
+    def _refuse(self, error: BaseException, connection: SOCKS5ExtProtocol) -> None:
+        pairs = error.pairs if isinstance(error, AuthenticationFailed) else NO_PAIRS
+        if isinstance(error, InvalidArguments):
+            text = error.message.encode("ascii", "replace")[:LONGEST_REASON]
+            pairs = Pairs({**pairs, ERROR: text})
+            connection.close_after(self.answer(Status.INVALID_ARGUMENTS, pairs), "invalid arguments")
+        else:
+            connection.close_after(self.answer(Status.AUTHENTICATION_FAILED, pairs), "authentication failed")
