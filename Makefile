@@ -18,7 +18,10 @@ PYTHON_VERSIONS = 3.10 3.11 3.12 3.13
 # PROGRAM:PACKAGE, the real programs that tests run, and the Debian packages that have them.
 PROGRAMS = curl:curl tor:tor tor-gencert:tor obfs4proxy:obfs4proxy snowflake-client:snowflake-client \
 	microsocks:microsocks danted:dante-server haproxy:haproxy nc.openbsd:netcat-openbsd sshd:openssh-server ssh:openssh-client dot:graphviz \
-	plink:putty-tools connect-proxy:connect-proxy fail2ban-regex:fail2ban node:nodejs openssl:openssl ip:iproute2 logrotate:logrotate
+	fail2ban-regex:fail2ban openssl:openssl ip:iproute2 logrotate:logrotate
+
+# The same of the programs that only `make test-peers` runs. PyPI's and npm's are listed in tests/peers.
+PEERS = curl:curl node:nodejs npm:npm plink:putty-tools connect-proxy:connect-proxy
 
 # A daemon's program is often outside the PATH of a plain user.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
@@ -44,16 +47,18 @@ PYTHON_VERSION := $(if $(INTERPRETER),$(shell $(INTERPRETER) -c $(PRINT_VERSION)
 MADE = $(VENV)/.made-with-python$(PYTHON_VERSION)
 INSTALLED = $(VENV)/.installed-python$(PYTHON_VERSION)
 INSTALLED_FOR_TESTS = $(VENV)/.installed-for-tests-python$(PYTHON_VERSION)
+INSTALLED_FOR_PEERS = $(VENV)/.installed-for-peers-python$(PYTHON_VERSION)
 INSTALLED_FOR_BENCH = $(VENV)/.installed-for-bench-python$(PYTHON_VERSION)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-all programs lint pytest coverage bench docs clean
+.PHONY: help serve test test-all test-peers peers programs lint pytest coverage bench docs clean
 
 help:
 	@echo "make serve     serve SOCKS5 on 127.0.0.1:1080; make serve OPTIONS=\"--route '*.onion=refuse'\""
 	@echo "make test      lint, types and all tests; make test TESTS=\"tests/test_packaging.py -k wheel\""
 	@echo "make test-all  the tests, with each Python of $(PYTHON_VERSIONS) that is here"
+	@echo "make test-peers  tests with browsers, Node and applications, which it installs; writes docs/measured/peers.txt"
 	@echo "make coverage  what the last make test did not reach"
 	@echo "make lint      ruff, mypy and import-linter alone"
 	@echo "make bench     the speed, beside others; make bench CASES=\"connections bulk\" ROUNDS=7"
@@ -96,6 +101,16 @@ test-all: programs $(MADE)
 	echo "tested with:$$tested; failed with:$${failed:- none}"; \
 	test -n "$$tested" -a -z "$$failed"
 
+# In an environment of their own: some applications need other versions of Twisted than the newest. The table is
+# written by a run of all of them.
+test-peers: programs
+	@$(MAKE) --no-print-directory peers VENV="$(VENV)/peers"
+
+test-peers: PROGRAMS = $(PEERS)
+
+peers: $(INSTALLED_FOR_PEERS)
+	$(VENV)/bin/python -m pytest $(or $(TESTS),tests/peers --write-peers=docs/measured/peers.txt)
+
 # The documentation is written with WRITE_TABLES=1.
 bench: PROGRAMS = microsocks:microsocks danted:dante-server haproxy:haproxy
 bench: programs $(INSTALLED_FOR_BENCH)
@@ -124,6 +139,12 @@ $(INSTALLED): $(MADE) setup.cfg setup.py
 
 $(INSTALLED_FOR_TESTS): $(MADE) setup.cfg setup.py
 	$(VENV)/bin/python -m pip install --quiet --quiet --editable ".[test,dev,docs]"
+	@touch $(INSTALLED) $@
+
+$(INSTALLED_FOR_PEERS): $(MADE) setup.cfg setup.py tests/peers/requirements.txt tests/peers/package.json
+	$(VENV)/bin/python -m pip install --quiet --quiet --editable ".[test]" --requirement tests/peers/requirements.txt
+	cp tests/peers/package.json $(VENV)
+	npm install --prefix $(VENV) --no-package-lock --no-audit --no-fund --loglevel=error
 	@touch $(INSTALLED) $@
 
 $(INSTALLED_FOR_BENCH): $(MADE) setup.cfg setup.py

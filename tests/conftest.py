@@ -205,3 +205,12 @@ def authority():
     from support.certificates import Authority
 
     return Authority()
+
+
+@pytest.fixture(scope="module")
+def web_port():
+    """The port of a web server: see `support.targets`."""
+    from support.targets import web_server
+
+    with web_server() as port:
+        yield port

@@ -2,7 +2,6 @@
 
 import pytest
 from support.programs import need
-from support.targets import web_server
 from support.tornet import start_network
 
 
@@ -14,10 +13,3 @@ def tor_network():
     network = start_network()
     yield network
     network.stop()
-
-
-@pytest.fixture(scope="module")
-def web_port():
-    """The port of a web server: see `support.targets`."""
-    with web_server() as port:
-        yield port

@@ -48,12 +48,6 @@ def guarded():
         yield twistd(start, "--auth=memory:alice:right")
 
 
-@pytest.fixture(scope="module")
-def web_port():
-    with web_server() as port:
-        yield port
-
-
 # curl
 
 

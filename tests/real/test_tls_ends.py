@@ -1,4 +1,4 @@
-"""Ends of TLS streams with other people's peers: OpenSSL's programs, which are killed, and Node, which half-closes."""
+"""Ends of TLS streams with OpenSSL's programs, which are killed."""
 
 import fcntl
 import os
@@ -8,12 +8,10 @@ import time
 
 import pytest
 from examples.raw_peers import GREET_ANONYMOUS, dial, request, settles
-from support.certificates import Authority
+from support.certificates import trusting
 from support.programs import free_port, has_written, need
-from support.targets import PATIENCE, Talker, Target, answer_the_end, content, digest, read_exactly, read_to_end
-from support.tls_peers import SUCCESS, VERSIONS, node_client, node_proxy, read_slowly
-from twisted.internet.endpoints import clientFromString
-from twisted.internet.protocol import Factory
+from support.targets import Target, content, read_exactly
+from support.tls_peers import SUCCESS, VERSIONS, read_slowly
 
 SENT = content(2, 3_000_000)
 OPENSSL_VERSIONS = {"TLS 1.2": "-tls1_2", "TLS 1.3": "-tls1_3"}
@@ -25,14 +23,8 @@ def version(request):
 
 
 @pytest.fixture
-def pem(tmp_path):
-    """The file of a certificate for this machine; the authority's is in the folder ``trusted``."""
-    authority = Authority()
-    (tmp_path / "trusted").mkdir()
-    (tmp_path / "trusted" / "authority.pem").write_bytes(authority.pem)
-    path = tmp_path / "server.pem"
-    path.write_bytes(authority.issue("localhost", "127.0.0.1"))
-    return path
+def pem(authority, tmp_path):
+    return authority.trusted_server(tmp_path)
 
 
 @pytest.fixture
@@ -42,11 +34,6 @@ def tls_port(socks5ext, pem):
     server = socks5ext(listen=[f"ssl:{port}:privateKey={pem}:interface=127.0.0.1"])
     assert has_written(server, f"starting on {port}")
     return port
-
-
-def trusting(port, pem):
-    """The endpoint string of a TLS server, for a place where it stands inside another."""
-    return rf"tls\:127.0.0.1\:{port}\:trustRoots\={pem.parent}/trusted"
 
 
 class OpenSSL:
@@ -120,37 +107,3 @@ def dial_when_it_listens(server, port):
     with open("/proc/net/tcp") as table:
         assert settles(lambda: table.seek(0) == 0 and f":{port:04X} 00000000:0000 0A" in table.read())
     return dial(server.port, "192.0.2.1", 80)
-
-
-def test_node_gets_the_answer_to_what_it_ended(tls_port, version, tmp_path):
-    path = tmp_path / "content"
-    path.write_bytes(SENT)
-    with Target(answer_the_end) as target:
-        command = node_client(version, tls_port, target.port, path)
-        run = subprocess.run([str(part) for part in command], capture_output=True, timeout=PATIENCE)
-        assert (run.returncode, run.stdout) == (0, digest(SENT)), run.stderr
-        assert target.next_result() == SENT
-
-
-def test_the_answer_of_node_to_an_ended_stream_comes_through_the_route(socks5ext, program, pem, version):
-    port = free_port()
-    node_proxy(program, version, port, pem)
-    server = socks5ext(f"--route=*=socks:{trusting(port, pem)}")
-    with dial(server.port, "192.0.2.1", 80) as client:
-        client.sendall(SENT)
-        client.shutdown(1)
-        assert read_to_end(client) == digest(SENT)
-
-
-async def test_the_answer_of_node_to_an_ended_stream_comes_to_the_client_endpoint(program, pem, version):
-    from twisted.internet import reactor
-
-    port = free_port()
-    node_proxy(program, version, port, pem)
-    endpoint = clientFromString(reactor, f"socks5ext:192.0.2.1:80:proxy={trusting(port, pem)}")
-    talker = await endpoint.connect(Factory.forProtocol(Talker))
-    talker.transport.write(SENT)
-    talker.transport.loseWriteConnection()
-    await talker.input_ended
-    assert talker.received == digest(SENT)
-    await talker.lost

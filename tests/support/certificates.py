@@ -37,6 +37,18 @@ class Authority:
         private = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         return private + certificate.public_bytes(_PEM)
 
+    def trusted_server(self, folder):
+        """
+        Write a certificate for this machine, and what a TLS client needs to trust it.
+
+        :return: the file of key and certificate; the authority's certificate is in the folder ``trusted`` beside it.
+        """
+        (folder / "trusted").mkdir()
+        (folder / "trusted" / "authority.pem").write_bytes(self.pem)
+        path = folder / "server.pem"
+        path.write_bytes(self.issue("localhost", "127.0.0.1"))
+        return path
+
     def server_options(self, *hosts):
         """A context factory for a server with these names and addresses."""
         return PrivateCertificate.loadPEM(self.issue(*hosts)).options()
@@ -56,6 +68,11 @@ class Authority:
             not_valid_after=now + _DAY,
         )
         return builder.add_extension(extension, critical=False).sign(self._key, hashes.SHA256())
+
+
+def trusting(port, pem):
+    """Return the endpoint string, escaped to stand inside another, of the TLS server with a `trusted_server` file."""
+    return rf"tls\:127.0.0.1\:{port}\:trustRoots\={pem.parent}/trusted"
 
 
 def _named(name):

@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+from support.peers import peer, version_from
 from support.programs import has_written, need, twistd
 from support.targets import Target, echo, programs
 
@@ -30,7 +31,13 @@ def connect_proxy(server, port, home):
     return [need("connect-proxy"), "-S", f"127.0.0.1:{server.port}", "127.0.0.1", str(port)]
 
 
-@pytest.mark.parametrize("command", [plink, connect_proxy])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(plink, marks=peer("PuTTY's plink", version_from("plink", "-V"))),
+        pytest.param(connect_proxy, marks=peer("connect-proxy", version_from("connect-proxy", "-V"))),
+    ],
+)
 def test_nobody_is_asked_for_a_user_name(server, tmp_path, command):
     with Target(echo) as target:
         # A session of its own has no terminal to ask on.
