@@ -55,6 +55,9 @@ class Fault(enum.Enum):
     KEY_TWICE = "a key stands twice"
     LIMIT = "a limit is passed"
     METHOD = "the method was not offered"
+    SYNTAX = "the HTTP message is malformed"
+    TARGET = "the target is malformed"
+    BROWSER = "the request comes from a web page"
     TRUNCATED = "the datagram is too short"
 
 
