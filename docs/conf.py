@@ -1,8 +1,12 @@
 """Sphinx configuration."""
 
+import inspect
 import re
 import sys
 from pathlib import Path
+
+from sphinx.util.inspect import signature as sphinx_signature
+from sphinx.util.inspect import stringify_signature
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
@@ -28,11 +32,18 @@ html_theme = "furo"
 html_title = f"txsocksx-ext {release}"
 
 
-def name_interfaces(app, what, name, obj, options, signature, returned):
-    """An interface of zope.interface is no type to autodoc, which shows its repr."""
+def correct_signature(app, what, name, obj, options, signature, returned):
+    """Show how exceptions are made, and interfaces of zope.interface, of which autodoc shows the repr, by name."""
+    if what == "exception" and inspect.isfunction(obj.__init__):
+        # Their __new__ takes anything.
+        signature = stringify_signature(
+            sphinx_signature(obj.__init__, bound_method=True),
+            show_return_annotation=False,
+            unqualified_typehints=True,
+        )
     return tuple(text and re.sub(r"<InterfaceClass ([\w.]+)>", r"~\1", text) for text in (signature, returned))
 
 
 def setup(app):
-    """Register what is said above."""
-    app.connect("autodoc-process-signature", name_interfaces)
+    """Register the hook."""
+    app.connect("autodoc-process-signature", correct_signature)

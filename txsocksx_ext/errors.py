@@ -65,56 +65,56 @@ class ReplyError(SOCKS5Error):
 
 
 class GeneralServerFailure(ReplyError):
-    """01."""
+    """0x01: general SOCKS server failure (RFC 1928)."""
 
     row = codes.GENERAL_FAILURE
     message = "the proxy failed and did not say how: its own log may tell more"
 
 
 class ConnectionNotAllowed(ReplyError):
-    """02."""
+    """0x02: connection not allowed by ruleset (RFC 1928)."""
 
     row = codes.NOT_ALLOWED
     message = "the proxy's rules do not allow this target: ask who runs the proxy"
 
 
 class NetworkUnreachable(ReplyError):
-    """03."""
+    """0x03: network unreachable (RFC 1928)."""
 
     row = codes.NETWORK_UNREACHABLE
     message = "the proxy has no way to the target's network: check the proxy's own network"
 
 
 class HostUnreachable(ReplyError):
-    """04."""
+    """0x04: host unreachable (RFC 1928)."""
 
     row = codes.HOST_UNREACHABLE
     message = "the target was not found or cannot be reached: check its name"
 
 
 class ConnectionRefused(ReplyError):
-    """05."""
+    """0x05: connection refused (RFC 1928)."""
 
     row = codes.CONNECTION_REFUSED
     message = "the target refused the connection: check the port, and that the service runs"
 
 
 class TTLExpired(ReplyError):
-    """06."""
+    """0x06: TTL expired (RFC 1928)."""
 
     row = codes.TTL_EXPIRED
     message = "the target did not answer the proxy in time: try again later"
 
 
 class CommandNotSupported(ReplyError):
-    """07."""
+    """0x07: command not supported (RFC 1928)."""
 
     row = codes.COMMAND_NOT_SUPPORTED
     message = "the proxy does not know this command: only tor and proxies like it resolve names"
 
 
 class AddressTypeNotSupported(ReplyError):
-    """08."""
+    """0x08: address type not supported (RFC 1928)."""
 
     row = codes.ADDRESS_TYPE_NOT_SUPPORTED
     message = "the proxy cannot reach addresses of this type: try the name or another type"
@@ -141,69 +141,69 @@ class OnionServiceError(ReplyError):
 
 
 class OnionServiceNotFound(OnionServiceError):
-    """E0: there is no such service, as far as Tor's directories know."""
+    """0xE0: there is no such service, as far as Tor's directories know."""
 
     row = codes.ONION_SERVICE_NOT_FOUND
     message = "there is no such onion service: check the address, or ask its owner whether it moved"
 
 
 class OnionServiceNotReachable(OnionServiceError):
-    """E1: the service was found or may exist, and could not be reached."""
+    """0xE1: the service was found or may exist, and could not be reached."""
 
     row = codes.ONION_SERVICE_NOT_REACHABLE
     message = "the onion service could not be reached: it may be down, try again later"
 
 
 class OnionDescriptorNotFound(OnionServiceNotFound):
-    """Tor's F0."""
+    """Tor's 0xF0: no directory has the service's descriptor."""
 
     row = codes.DESCRIPTOR_NOT_FOUND
 
 
 class OnionAddressInvalid(OnionServiceNotFound):
-    """Tor's F6."""
+    """Tor's 0xF6: the address is not an onion service's."""
 
     row = codes.ONION_ADDRESS_INVALID
     message = "this is not an address that an onion service can have: check it for a typing error"
 
 
 class OnionDescriptorInvalid(OnionServiceNotReachable):
-    """Tor's F1."""
+    """Tor's 0xF1: the service's descriptor is invalid."""
 
     row = codes.DESCRIPTOR_INVALID
     message = "the onion service's descriptor cannot be used: its owner, or a newer tor, can mend that"
 
 
 class OnionIntroductionFailed(OnionServiceNotReachable):
-    """Tor's F2."""
+    """Tor's 0xF2: no introduction point led to the service."""
 
     row = codes.INTRODUCTION_FAILED
     message = "the onion service is known, and no introduction point leads to it: it is probably down"
 
 
 class OnionRendezvousFailed(OnionServiceNotReachable):
-    """Tor's F3."""
+    """Tor's 0xF3: the service did not come to the rendezvous."""
 
     row = codes.RENDEZVOUS_FAILED
     message = "the onion service is known, and did not come to the rendezvous: try again later"
 
 
 class OnionClientAuthRequired(OnionServiceNotReachable):
-    """Tor's F4."""
+    """Tor's 0xF4: the service needs a client authorization key."""
 
     row = codes.CLIENT_AUTHORIZATION_MISSING
     message = "the onion service asks for a client authorization key: get one from its owner, give it to tor"
 
 
 class OnionClientAuthWrong(OnionServiceNotReachable):
-    """Tor's F5."""
+    """Tor's 0xF5: the client authorization key is wrong."""
 
     row = codes.CLIENT_AUTHORIZATION_WRONG
     message = "the onion service does not accept tor's client authorization key: ask its owner for a new one"
 
 
 class OnionIntroductionTimedOut(OnionServiceNotReachable):
-    """Tor's F7."""
+    """Tor's 0xF7: the introduction timed out."""
 
     row = codes.INTRODUCTION_TIMED_OUT
     message = "the onion service is known, and its introduction points did not answer: try again later"
@@ -225,7 +225,7 @@ class TransportError(ReplyError):
 
 
 class TransportTemporaryFailure(TransportError):
-    """F0."""
+    """0xF0 of proposal 229: the transport's temporary failure."""
 
     row = codes.TRANSPORT_TEMPORARY_FAILURE
     message = "the transport failed this once: try again at once"
@@ -233,7 +233,7 @@ class TransportTemporaryFailure(TransportError):
 
 
 class TransportProtocolFailure(TransportError):
-    """F1."""
+    """0xF1 of proposal 229: the transport's protocol failure."""
 
     row = codes.TRANSPORT_PROTOCOL_FAILURE
     message = "the bridge does not speak this transport with these arguments: get another bridge line"
@@ -241,7 +241,7 @@ class TransportProtocolFailure(TransportError):
 
 
 class MissingArgument(TransportProtocolFailure, KeyError):
-    """An argument that the transport needs was not given: F1, since with these parameters it never will be."""
+    """An argument that the transport needs was not given: 0xF1, because these parameters never work."""
 
     message = "the transport needs an argument that was not given: see what its bridge lines have to hold"
 
@@ -250,7 +250,7 @@ class MissingArgument(TransportProtocolFailure, KeyError):
 
 
 class TransportInternalError(TransportError):
-    """F2."""
+    """0xF2 of proposal 229: the transport's internal error."""
 
     row = codes.TRANSPORT_INTERNAL_ERROR
     message = "the transport itself failed: let it restart, and try again after a pause"
@@ -268,7 +268,7 @@ class NoAcceptableMethod(SOCKS5Error):
 
 class AuthenticationFailed(SOCKS5Error):
     """
-    The proxy did not let us in (RFC 1929, or STATUS 01 of proposal 229).
+    The proxy did not let us in (RFC 1929, or STATUS 0x01 of proposal 229).
 
     :ivar status: the STATUS byte; ``None`` where the proxy sent none.
     :ivar pairs: the pairs of the answer.
@@ -284,7 +284,7 @@ class AuthenticationFailed(SOCKS5Error):
 
 class InvalidArguments(AuthenticationFailed):
     """
-    STATUS 02: the pairs are not what the proxy takes.
+    STATUS 0x02: the proxy does not accept the pairs.
 
     A server that raises it names the key in `message`, never its value: the
     client gets that text in an ``ERROR`` pair.

@@ -1,4 +1,4 @@
-"""Tables that are made of the code's own tables, so that they cannot go stale."""
+"""Tables that are generated from the code's own tables, so that they cannot go stale."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def other_failures() -> str:
     return table(["Exception", "What happened, and what to do", "Answered with"], rows, "28 56 16")
 
 
-def failures_of_ways_out() -> str:
-    """What a server answers to errors of Twisted's and of the system."""
+def failures_of_routes() -> str:
+    """Return what a server answers to errors of Twisted and of the system."""
     rows = [[f"``{cls.__module__}.{cls.__name__}``", str(row)] for cls, row in failures._BY_CLASS.items()]
     rows += [
         [f"``{errno.errorcode[number]}`` ({os.strerror(number).lower()})", str(row)]
@@ -189,7 +189,7 @@ def setup(app):
         failing_replies,
         reply_codes,
         other_failures,
-        failures_of_ways_out,
+        failures_of_routes,
         server_options,
         limits,
         protected_networks,
