@@ -35,10 +35,12 @@ from txsocksx_ext import Limits, Route, RouteTable, SOCKS5ExtFactory
 from txsocksx_ext.client.methods import ClientMethods
 from txsocksx_ext.context import Session
 from txsocksx_ext.errors import InvalidArguments
+from txsocksx_ext.protocol.codes import Command
+from txsocksx_ext.protocol.messages import Address, Request, UsernamePassword
 from txsocksx_ext.route.direct import DirectRoute
 from txsocksx_ext.route.refuse import RefuseRoute
 from txsocksx_ext.route.socks import SOCKSRoute
-from txsocksx_ext.server.access_log import SessionLog
+from txsocksx_ext.server.access_log import AccessLog
 from txsocksx_ext.server.auth import portal_for
 from txsocksx_ext.server.text_log import TextLog
 
@@ -416,8 +418,8 @@ ARGUMENTS = b"cert=of-the-bridge;iat-mode=0"
     ("said", "user"),
     [
         (GREET_LOGIN + login(ARGUMENTS, b"\0"), ""),
-        (GREET_LOGIN + login(b"alice", b"secret"), " user='alice'"),
-        (GREET_EXTENDED + pairs((b"USERNAME", b"a=b")), " user='a=b'"),
+        (GREET_LOGIN + login(b"alice", b"secret"), "alice"),
+        (GREET_EXTENDED + pairs((b"USERNAME", b"a=b")), "a=b"),
         (GREET_EXTENDED + pairs((b"pt.cert", b"of-the-bridge")), ""),
     ],
     ids=["arguments", "a name", "a name in a pair", "arguments in pairs"],
@@ -433,6 +435,7 @@ async def test_arguments_of_a_transport_are_no_user_name(events, said, user):
         client.close()
         event = await only_end(server, events)
     assert event["user"] == user
+    assert ("user=" in text(event)) is bool(user)
     assert "of-the-bridge" not in everything(events)
 
 
@@ -446,7 +449,8 @@ async def test_a_name_that_a_portal_knows_is_shown_whatever_it_looks_like(events
         await client.read_to_end()
         client.close()
         event = await only_end(server, events)
-    assert event["user"] == " user='a=b'"
+    assert event["user"] == "a=b"
+    assert " user='a=b' method=" in text(event)
 
 
 async def test_with_log_targets_a_line_is_still_one_line(events):
@@ -464,11 +468,21 @@ async def test_with_log_targets_a_line_is_still_one_line(events):
 
 
 @pytest.mark.parametrize("words", ["as usual", "odd {words}", "odd}", "in two\nlines"])
-def test_a_line_reads_in_twistds_log_as_in_twisteds(events, words):
+@pytest.mark.parametrize(
+    ("request_", "user"),
+    [
+        (None, None),
+        (Request(Command.CONNECT, Address.of("{peer}.example", 80)), None),
+        (Request(Command.RESOLVE, Address.of("2001:db8::1", 0)), b"al'ice\n{up}\xff"),
+        (None, b"alice"),
+    ],
+)
+def test_a_line_reads_in_twistds_log_as_in_twisteds(events, words, request_, user):
     session = Session(IPv4Address("TCP", "192.0.2.1", 1), RouteTable((), RefuseRoute()))
-    session.end = words
+    session.end, session.request = words, request_
+    session.credentials = user and UsernamePassword(user, b"")
     session.seconds = 0.5
-    SessionLog(with_targets=False).ended(session)
+    AccessLog(with_targets=True).ended(session)
     (event,) = ends(events)
     ours, twisteds = io.StringIO(), io.StringIO()
     clock = MemoryReactorClock()
@@ -476,6 +490,7 @@ def test_a_line_reads_in_twistds_log_as_in_twisteds(events, words):
     clock.advance(0)
     textFileLogObserver(twisteds)(event)
     assert f"end={words.splitlines()[0]}" in ours.getvalue()
+    assert (" user=" in ours.getvalue()) is bool(user)
     assert ours.getvalue() == twisteds.getvalue()
 
 
@@ -494,7 +509,7 @@ async def test_a_fault_is_logged_with_its_words_only_with_log_targets(events):
 @pytest.mark.logs_errors
 def test_a_line_that_cannot_be_written_costs_the_others_nothing(events):
     clock = Clock()
-    log = SessionLog(with_targets=False, clock=clock)
+    log = AccessLog(with_targets=False, clock=clock)
     for code in (0, "of a program: " + NAME, 5):
         session = Session(IPv4Address("TCP", "127.0.0.1", 1), RouteTable((), RefuseRoute()))
         session.reply_code = code

@@ -10,11 +10,15 @@ import time
 import pytest
 from examples.raw_peers import GREET_ANONYMOUS, request, settles
 from twisted.application.service import Application, MultiService
+from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, textFileLogObserver
+from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher, globalLogPublisher, textFileLogObserver
 from twisted.python.failure import Failure
 
-from txsocksx_ext.server.access_log import PLAIN_LINES
+from txsocksx_ext.context import Session
+from txsocksx_ext.policy.table import RouteTable
+from txsocksx_ext.route.refuse import RefuseRoute
+from txsocksx_ext.server.access_log import AccessLog
 from txsocksx_ext.server.log_file import LogFile
 from txsocksx_ext.server.text_log import LoggingService, TextLog, text_log
 
@@ -43,17 +47,18 @@ class Both:
         return self.written == self.expected.getvalue()
 
 
-def line(text, when=1_790_000_000.25):
-    """The event of a connection's line."""
-    return {
-        "log_logger": PLAIN_LINES,
-        "log_level": LogLevel.info,
-        "log_namespace": PLAIN_LINES.namespace,
-        "log_source": None,
-        "log_time": when,
-        "log_format": text,
-        "end": "done",
-    }
+def line(end, when=1_790_000_000.25):
+    """The event of a connection's end."""
+    events = []
+    globalLogPublisher.addObserver(events.append)
+    try:
+        session = Session(IPv4Address("TCP", "192.0.2.1", 1), RouteTable((), RefuseRoute()))
+        session.end = end
+        AccessLog(with_targets=False).ended(session)
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    (event,) = events
+    return {**event, "log_time": when}
 
 
 def failure():
@@ -176,7 +181,7 @@ def test_a_character_that_the_file_has_not_costs_no_line():
         log(line(words))
     clock.advance(0)
     text = raw.getvalue().decode("ascii")
-    assert [written.rpartition(" ")[2] for written in text.splitlines()] == ["before", r"\xe9\u2603", "after"]
+    assert [written.rpartition("end=")[2] for written in text.splitlines()] == ["before", r"\xe9\u2603", "after"]
 
 
 def test_what_comes_while_it_is_written_is_written_later():
@@ -193,7 +198,7 @@ def test_what_comes_while_it_is_written_is_written_later():
     log(line("first"))
     clock.advance(0)
     clock.advance(0)
-    assert [written.rpartition(" ")[2] for written in file.getvalue().splitlines()] == ["first", "second"]
+    assert [written.rpartition("end=")[2] for written in file.getvalue().splitlines()] == ["first", "second"]
 
 
 def test_an_event_without_a_namespace_is_written_as_twisted_writes_it():

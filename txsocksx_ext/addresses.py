@@ -17,6 +17,12 @@ from .protocol.messages import Address
 IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
+
+def host_and_port(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 PROTECTED_NETWORKS: tuple[IPNetwork, ...] = tuple(
     map(
         ipaddress.ip_network,

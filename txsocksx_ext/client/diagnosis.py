@@ -19,6 +19,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from ..addresses import host_and_port
 from ..errors import NoAcceptableMethod, ProtocolViolation
 from ..protocol.codes import Method
 from ..protocol.decoding import Fault, MalformedMessage
@@ -87,7 +88,7 @@ def name_proxy(error: Any, endpoint: IStreamClientEndpoint) -> None:
 
 def refused_error(address: IPv4Address | IPv6Address) -> ConnectionRefusedError:
     """Return the exception for a proxy at a port of this machine where nothing listens."""
-    return ConnectionRefusedError(_with_place("", _host_and_port(address.host, address.port)))
+    return ConnectionRefusedError(_with_place("", host_and_port(address.host, address.port)))
 
 
 def _with_place(said: str, place: str) -> str:
@@ -107,8 +108,4 @@ def _place_of(endpoint: Any) -> str | None:
         host = endpoint._host
     else:
         return None
-    return _host_and_port(host, endpoint._port)
-
-
-def _host_and_port(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host_and_port(host, endpoint._port)

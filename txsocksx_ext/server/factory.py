@@ -31,7 +31,7 @@ from ..protocol.pairs import SERVER_KEYS, Pairs
 from ..protocol.socks5 import DEFAULT_PREFERENCE
 from ..route.base import IRoute
 from ..route.direct import DirectRoute
-from .access_log import SessionLog
+from .access_log import AccessLog
 from .auth import CheckersFailed, ISOCKSUser, SOCKSCredentials
 from .commands import COMMANDS
 from .connection import Command, SOCKS5ExtProtocol
@@ -120,7 +120,7 @@ class SOCKS5ExtFactory(Factory):
         self._policy = RouteTable((), DirectRoute(reactor)) if policy is None else policy
         self.limits = Limits() if limits is None else limits
         self.clock = clock_of(reactor)
-        self.log = SessionLog(log_targets, reactor)
+        self.log = AccessLog(log_targets, reactor)
         self.deadlines = Deadlines(self.clock)
         self.connections: set[SOCKS5ExtProtocol] = set()
         self._done = Counters()
@@ -312,7 +312,7 @@ class SOCKS5ExtFactory(Factory):
                 self.log.unexpected(Failure(), session)
         if not self.connections:
             self.deadlines.rest()
-            self.log.write()
+            self.log.flush()
             self._draining.emptied()
 
     def _forget_outlived(self, connection: SOCKS5ExtProtocol) -> None:

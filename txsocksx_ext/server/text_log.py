@@ -1,9 +1,8 @@
 """
-The log that twistd writes, at a price that one line for each connection can have.
+An observer that writes twistd's log as text, fast enough for one line per connection.
 
 Twisted's own observer asks for the time zone, formats the time and writes to
-the file for every event. That was a quarter of the instructions that a short
-connection took.
+the file for every event: a quarter of the instructions of a short connection.
 """
 
 from __future__ import annotations
@@ -19,38 +18,39 @@ from twisted.python.components import Componentized
 from zope.interface import implementer
 
 from ..net.signals import on_signals
-from .access_log import PLAIN_LINES
+from .access_log import CONNECTION_FORMATS, NAMESPACE, connection_line
 from .log_file import LogFile
 
 
 @implementer(ILogObserver)
 class TextLog:
     """
-    Writes what Twisted's ``textFileLogObserver`` writes, to the letter.
+    Write exactly what Twisted's ``textFileLogObserver`` writes.
 
-    While the reactor runs, the lines of connections that come in one turn are
-    written at its end, all at once; any other event with what has come until then.
+    While the reactor runs, the lines of connections are collected, and written at
+    the end of the reactor's turn. Any other event is written at once, after the
+    lines collected so far.
 
-    :param file: a file for text, or a `LogFile`.
+    :param file: a text file or a `LogFile`.
     """
 
     def __init__(self, file: IO[str] | LogFile, reactor: Any) -> None:
         self._file = file
         self._reactor = reactor
         self._waiting: list[str] = []
-        # The last second in which a connection's line was written, and how its lines begin.
+        # The time of the last connection's line, in whole seconds, and the beginning of such a line.
         self._second = -1.0
-        self._begin = ""
+        self._prefix = ""
 
     def __call__(self, event: LogEvent) -> None:
-        """Take an event."""
+        """Write an event. See `ILogObserver`."""
         waiting = self._waiting
-        if event.get("log_logger") is PLAIN_LINES:
-            # Times are written in whole seconds.
+        if event.get("log_format") in CONNECTION_FORMATS:
             second = event["log_time"] // 1
             if second != self._second:
-                self._second, self._begin = second, f"{formatTime(second)} [{PLAIN_LINES.namespace}#info] "
-            waiting.append(f"{self._begin}{event['log_format']}\n")
+                self._second, self._prefix = second, f"{formatTime(second)} [{NAMESPACE}#info] "
+            text = connection_line(event).replace("\n", "\n\t")
+            waiting.append(f"{self._prefix}{text}\n")
             if self._reactor.running:
                 if len(waiting) == 1:
                     self._reactor.callLater(0, self.flush)
@@ -63,8 +63,8 @@ class TextLog:
         self.flush()
 
     def flush(self) -> None:
-        """Write what waits. Of a line that the file's encoding cannot hold, escapes are written."""
-        # The list stays the same: a thread, or a signal's handler, may be about to add to it.
+        """Write the collected lines. Characters that the file's encoding lacks are written as escapes."""
+        # Keep the list object: a thread or a signal handler may be about to append to it.
         waiting = self._waiting
         lines = waiting[:]
         del waiting[: len(lines)]
@@ -86,19 +86,19 @@ class TextLog:
 
 def text_log(options: Mapping[str, Any], reactor: Any) -> TextLog | None:
     """
-    Return the log that twistd's options ask for. SIGUSR1 begins its file anew.
+    Return the text log that twistd's options ask for, and have SIGUSR1 reopen or rotate its file.
 
-    :param options: those of ``twistd`` itself.
-    :returns: ``None`` where they ask for another one than text.
+    :param options: the options of ``twistd`` itself.
+    :returns: ``None`` if the options ask for another kind of log.
     :raises OSError: the file cannot be opened.
     """
     name, in_foreground = options.get("logfile"), options.get("nodaemon")
     if "nodaemon" not in options or options.get("logger") or options.get("syslog"):
         return None
-    if options.get("debug"):  # what was asked for besides cannot be seen any more
+    if options.get("debug"):  # --debug hides the other options
         return None
     if name == "-" or (in_foreground and not name):
-        # A daemon has none: twistd will say so.
+        # A daemon has no standard output; twistd reports that.
         return TextLog(sys.stdout, reactor) if in_foreground else None
     file = LogFile(name or "twistd.log")
     if not signal.getsignal(signal.SIGUSR1):
@@ -108,25 +108,25 @@ def text_log(options: Mapping[str, Any], reactor: Any) -> TextLog | None:
 
 class LoggingService(Service):
     """
-    A service of twistd's that has its log written by a `TextLog`.
+    A twistd service whose log is written by a `TextLog`.
 
-    :ivar twistd_options: those of the program; ``None`` where there are none, and
-        so the log is somebody else's business.
+    :ivar twistd_options: the options of ``twistd``; ``None`` outside twistd, where
+        the program decides about its log.
     """
 
     twistd_options: Mapping[str, Any] | None = None
 
     def on_another_signal(self, reactor: Any, act: Callable[[], object]) -> None:
         """
-        From now on, have SIGINT and SIGTERM do this, where a command runs the service: its process ends with it.
+        Have SIGINT and SIGTERM call `act` from now on, if a command runs the service.
 
-        Twisted's own handlers would stop once more a reactor that stops: an error, and it goes on to wait.
+        Twisted's own handlers would call ``reactor.stop()`` again, which is an error while the reactor stops.
         """
         if self.twistd_options is not None:
             on_signals(reactor, act, signal.SIGINT, signal.SIGTERM)
 
     def setServiceParent(self, parent: Any) -> None:
-        """See `IService`. Twistd takes an application's own observer, if it has one when it starts to log."""
+        """See `IService`. Twistd uses the observer that the application has when logging begins."""
         is_application = isinstance(parent, Componentized)
         if self.twistd_options is not None and is_application and parent.getComponent(ILogObserver) is None:
             from twisted.internet import reactor

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
 
+from ..addresses import host_and_port
 from ..errors import ReplyError
 from ..protocol.codes import Dialect
 from .events import DescriptorEvent, StreamEvent
@@ -187,8 +188,7 @@ class StreamRecord:
 
 def key_of_source(source: str, source_port: int, host: str, port: int) -> StreamKey:
     """Return the key of a stream over TCP: our own address of the connection to tor, and the target."""
-    shown = f"[{source}]" if ":" in source else source
-    return ("source", f"{shown}:{source_port}", _target(host, port))
+    return ("source", host_and_port(source, source_port), _target(host, port))
 
 
 def key_of_target(token: bytes | None, host: str, port: int) -> StreamKey:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from ..addresses import host_and_port
 from ..checks import check_type
 
 Fields = tuple[tuple[str, str], ...]
@@ -51,12 +52,12 @@ def format_address(host: str, port: int) -> str:
     :raises ValueError: `host` is no IP address, or the port is not 1 to 65535.
     """
     try:
-        literal = ipaddress.ip_address(host)
+        ipaddress.ip_address(host)
     except ValueError:
         raise ValueError("the host is no IP address") from None
     if not 0 < port <= 0xFFFF:
         raise ValueError("a port is a number from 1 to 65535")
-    return f"[{host}]:{port}" if literal.version == 6 else f"{host}:{port}"
+    return host_and_port(host, port)
 
 
 def parse_address(text: str) -> tuple[str, int]:

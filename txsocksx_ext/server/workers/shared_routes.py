@@ -1,11 +1,10 @@
 """
-Routes of which a server has one, however many workers: run in one process, reached from the others.
+Routes that run once, in the supervisor, and that workers reach over a private unix socket.
 
-Between the two ends is a unix socket that only this user may open, and on it this
-package's own protocol: method 97 carries the client's pairs, and what the route
-has to know of the client besides. A worker asks for the codes that its client
-understands, so that each failure reaches the client as it would have from the
-route itself.
+The protocol on that socket is SOCKS5 with method 0x97, whose pairs carry the
+client's own pairs and what else the route has to know of the client. A worker
+asks for the reply codes that its client understands, so that each failure reaches
+the client as it would without workers.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from ...protocol.codes import Method
 from ...protocol.pairs import MAX_FIELD_LENGTH, OPTIONAL_MARK, SERVER_KEYS, TOR_ERRORS, PairLimits, Pairs
 from ...route.base import IRoute
 from ...route.socks import SOCKSRoute
-from ..access_log import SessionLog
+from ..access_log import AccessLog
 from ..auth import SOCKSUser
 from ..factory import SOCKS5ExtFactory
 from ..limits import Limits
@@ -35,18 +34,18 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CLIENT = "worker.client"
-"""The key of the pair that says who the worker's client is."""
+"""The key of the pair that describes the worker's client."""
 
 ANSWERED_BEFORE = 1.0
-"""Seconds by which the route's time ends before the worker's, so that the route can say what that means."""
+"""Seconds by which the route's timeout is shorter than the worker's, so that the route can explain it."""
 
 
 class SharedRouteFactory(SOCKS5ExtFactory):
     """
-    Lets workers use one route.
+    Serves workers that use one route.
 
-    :param route: the route; its ``service`` runs here.
-    :param limits: those of the server.
+    :param route: the route; its ``service`` runs in this process.
+    :param limits: the server's limits for its clients.
     """
 
     keys = frozenset({CLIENT})
@@ -54,14 +53,14 @@ class SharedRouteFactory(SOCKS5ExtFactory):
     def __init__(self, reactor: Any, route: IRoute, limits: Limits, log_targets: bool = False) -> None:
         super().__init__(reactor, policy=RouteTable((), route), limits=_limits_for_workers(limits))
         self._route = route
-        self.log = _FailureLog(log_targets)
+        self.log = _FailuresOnly(log_targets)
 
     def methods(self, session: Session) -> Sequence[Method]:
-        """Workers say who their client is, or nothing at all."""
+        """Return 0x97 alone: workers always describe their client."""
         return (Method.EXTENDED,)
 
     def authenticate(self, session: Session) -> None:
-        """Make the session what it is in the worker."""
+        """Give the session the attributes that it has in the worker."""
         client = json.loads(session.pairs[CLIENT])
         session.pairs = Pairs((key, value) for key, value in session.pairs.items() if key != CLIENT)
         session.peer = _peer_of(*client["peer"])
@@ -72,12 +71,12 @@ class SharedRouteFactory(SOCKS5ExtFactory):
             session.avatar = SOCKSUser(session.credentials.username if session.credentials else b"")
 
     def route(self, session: Session) -> IRoute:
-        """The worker's rules have decided."""
+        """Return the one route: the worker's rules have decided."""
         return self._route
 
 
 def _limits_for_workers(limits: Limits) -> Limits:
-    """As much room as the server gives its clients, and some for what the worker adds."""
+    """Return the server's limits for its clients, with room for what the worker adds."""
     pairs = PairLimits(
         pairs=min(limits.pairs.pairs + 2, MAX_FIELD_LENGTH),
         key_bytes=limits.pairs.key_bytes + len(OPTIONAL_MARK),
@@ -89,8 +88,8 @@ def _limits_for_workers(limits: Limits) -> Limits:
     return Limits(handshake_timeout=limits.handshake_timeout, connect_timeout=earlier, pairs=pairs)
 
 
-class _FailureLog(SessionLog):
-    """Leaves the line of a connection to its worker, and adds to it why the route failed: the worker sees a code."""
+class _FailuresOnly(AccessLog):
+    """Logs why the route failed, of which the worker sees only a code; the worker logs each connection."""
 
     def ended(self, session: Session) -> None:
         if session.reply_code:
@@ -99,11 +98,11 @@ class _FailureLog(SessionLog):
 
 class SharedRoute(SOCKSRoute):
     """
-    A worker's way to a route that runs in the supervising process.
+    A worker's route to a route that runs in the supervisor.
 
-    :param path: of the unix socket.
-    :param name: the route's own.
-    :param keys: that the route honours.
+    :param path: the path of the unix socket.
+    :param name: the route's name.
+    :param keys: the keys that the route honours.
     :param uses_credentials: as in `IRoute`.
     """
 
@@ -114,37 +113,36 @@ class SharedRoute(SOCKSRoute):
         self.uses_credentials = uses_credentials
 
     def methods_for(self, session: Session) -> ClientMethods:
-        """Return the client's pairs, who it is, and which codes it understands."""
+        """Return pairs: the client's own, its description, and which codes it understands."""
         pairs = {
             (key if key in session.required_keys else OPTIONAL_MARK + key): value
             for key, value in session.pairs.items()
             if key not in SERVER_KEYS
         }
         pairs[TOR_ERRORS] = session.pairs.get(TOR_ERRORS, b"229") if Method.EXTENDED in session.offered else b"none"
-        pairs[CLIENT] = json.dumps(_who(session)).encode("ascii")
+        pairs[CLIENT] = json.dumps(_description_of(session)).encode("ascii")
         return ClientMethods(pairs=Pairs(pairs))
 
 
-def _who(session: Session) -> dict[str, Any]:
-    credentials = session.credentials
+def _description_of(session: Session) -> dict[str, Any]:
+    credentials, peer = session.credentials, session.peer
     is_known = session.avatar is not None
-    said = None
+    encoded = None
     if credentials is not None:
-        # A password that was checked has done its work.
+        # The route does not need a password that was verified.
         password = b"" if is_known else credentials.password
-        said = [b64encode(part).decode("ascii") for part in (credentials.username, password)]
-    return {"peer": _name_of(session.peer), "method": session.method, "credentials": said, "is_known": is_known}
+        encoded = [b64encode(part).decode("ascii") for part in (credentials.username, password)]
+    host_and_port = [peer.host, peer.port] if isinstance(peer, (IPv4Address, IPv6Address)) else []
+    return {
+        "peer": [type(peer).__name__, *host_and_port],
+        "method": session.method,
+        "credentials": encoded,
+        "is_known": is_known,
+    }
 
 
-def _name_of(peer: IAddress) -> list[Any]:
-    if isinstance(peer, (IPv4Address, IPv6Address)):
-        return [type(peer).__name__, peer.host, peer.port]
-    return [type(peer).__name__]
-
-
-def _peer_of(kind: str, *parts: Any) -> IAddress:
-    if kind == IPv4Address.__name__:
-        return IPv4Address("TCP", *parts)
-    if kind == IPv6Address.__name__:
-        return IPv6Address("TCP", *parts)
+def _peer_of(kind: str, *host_and_port: Any) -> IAddress:
+    for address in (IPv4Address, IPv6Address):
+        if kind == address.__name__:
+            return address("TCP", *host_and_port)
     return UNIXAddress(None)
