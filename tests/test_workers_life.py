@@ -11,20 +11,21 @@ from types import SimpleNamespace
 
 import pytest
 from argon2 import PasswordHasher
-from examples.raw_peers import GREET_LOGIN, ReactorWith, login, request
+from examples.raw_peers import GREET_LOGIN, ReactorWith, login, pause, request, until
 from support.programs import free_port
 from support.targets import Target, echo, read_exactly, read_to_end
 from support.workers import SUCCEEDED, all_serve, is_alive, is_refused, opened, served_by, settles, streams, workers_of
+from twisted.internet import reactor
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.testing import StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 
-from txsocksx_ext import SOCKS5ExtFactory
+from txsocksx_ext import Limits, SOCKS5ExtFactory
 from txsocksx_ext.server.settings import ServerSettings
 from txsocksx_ext.server.workers import process
-from txsocksx_ext.server.workers.process import Ports
-from txsocksx_ext.server.workers.slots import LIVES_LONG, Slot
+from txsocksx_ext.server.workers.process import InheritedPorts
+from txsocksx_ext.server.workers.slots import STABLE_AFTER, Slot
 from txsocksx_ext.tor.isolation import TOKENS
 
 # Load.
@@ -196,8 +197,7 @@ class Place:
         self.has_room = True
         self.starts = []
         self.heard = []
-        self.changes = 0
-        self.slot = Slot(self.clock, 0, self._spawn, self._changed)
+        self.slot = Slot(self.clock, 0, self._spawn)
         self.slot.start()
 
     def _spawn(self, slot, process):
@@ -206,18 +206,13 @@ class Place:
             raise BlockingIOError(11, "Resource temporarily unavailable")
         process.transport = self
 
-    def _changed(self):
-        self.changes += 1
-
     def writeToChild(self, descriptor, data):
         self.heard.append(data)
 
 
 def test_a_worker_for_which_the_system_has_no_room_is_tried_again_after_growing_pauses():
     place = Place()
-    place.slot.process.childDataReceived(1, b"ready null\n")
-    assert place.slot.is_ready
-    place.clock.advance(LIVES_LONG)
+    place.clock.advance(STABLE_AFTER)
     place.has_room = False
     killed = place.slot.process
     killed.processExited(Failure(RuntimeError("killed")))
@@ -228,8 +223,7 @@ def test_a_worker_for_which_the_system_has_no_room_is_tried_again_after_growing_
     assert place.slot.process is None
     place.has_room = True
     place.clock.advance(2.0)
-    place.slot.process.childDataReceived(1, b"ready null\n")
-    assert place.slot.is_ready
+    assert place.slot.process is not None
     place.slot.stop()
     assert place.heard == [b"stop null\n"]
     assert place.clock.getDelayedCalls() == []
@@ -245,14 +239,6 @@ def test_a_slot_stops_whose_worker_could_not_start():
     assert place.clock.getDelayedCalls() == []
 
 
-def test_a_worker_that_gets_ready_as_it_stops_takes_nothing():
-    place = Place()
-    place.slot.stop()
-    place.slot.process.childDataReceived(1, b"ready null\n")
-    assert not place.slot.is_ready
-    assert place.changes == 0
-
-
 def test_what_a_library_prints_is_logged_and_harms_nothing():
     place, events = Place(), []
     globalLogPublisher.addObserver(events.append)
@@ -260,22 +246,59 @@ def test_what_a_library_prints_is_logged_and_harms_nothing():
         place.slot.process.childDataReceived(1, b"\nlibrary: " + b"x" * 10_000 + b"\nready null\n")
     finally:
         globalLogPublisher.removeObserver(events.append)
-    assert place.slot.is_ready
+    assert [event["worker"] for event in events if "pid" in event] == [1]
     lines = [event["line"] for event in events if "line" in event]
     assert any(line.startswith("library: x") for line in lines)
     assert max(map(len, lines)) < 1000
 
 
-async def test_a_worker_that_has_stopped_listening_takes_nothing():
-    reactor = MemoryReactorClock()
-    descriptors = [os.open(os.devnull, os.O_RDONLY) for _ in range(2)]
-    listener = {"description": "tcp:0:interface=127.0.0.1", "family": socket.AF_INET, "descriptors": descriptors}
-    ports = Ports(reactor, SOCKS5ExtFactory(reactor), 0, [listener])
-    ports.startService()
-    await ports.stopService()
-    # The number may be a stream's by now.
-    ports.take(1)
-    assert [descriptor for descriptor, *_ in reactor.adoptedPorts] == descriptors[:1]
+def listener_on(*sockets):
+    """What a supervisor says of a listener."""
+    descriptors = [each.fileno() if isinstance(each, socket.socket) else each for each in sockets]
+    return {"description": "tcp:0:interface=127.0.0.1", "family": socket.AF_INET, "descriptors": descriptors}
+
+
+def listening_socket():
+    opened = socket.create_server(("127.0.0.1", 0))
+    opened.setblocking(False)
+    return opened
+
+
+@contextlib.asynccontextmanager
+async def inherited_ports(monkeypatch, limits=None):
+    """The ports of worker 0, and the address of the socket of worker 1, from which nobody else accepts."""
+    monkeypatch.setattr(process, "SPARE_PERIOD", 0.01)
+    factory = SOCKS5ExtFactory(reactor, limits=limits)
+    with listening_socket() as own, listening_socket() as other:
+        ports = InheritedPorts(reactor, factory, 0, [listener_on(os.dup(own.fileno()), os.dup(other.fileno()))])
+        ports.startService()
+        try:
+            yield factory, own.getsockname(), other.getsockname()
+        finally:
+            await ports.stopService()
+            await factory.drain(0)
+
+
+async def test_a_worker_accepts_what_waits_for_another(monkeypatch):
+    async with inherited_ports(monkeypatch) as (factory, _, other):
+        with socket.create_connection(other):
+            await until(lambda: len(factory.connections) == 1)
+        await until(lambda: not factory.connections)
+
+
+async def test_a_worker_that_is_full_leaves_connections_to_the_others(monkeypatch):
+    async with inherited_ports(monkeypatch, Limits(max_connections=1)) as (factory, own, other):
+        with socket.create_connection(own) as first:
+            await until(lambda: len(factory.connections) == 1)
+            with socket.create_connection(other) as second:
+                first_connection = set(factory.connections)
+                await pause(0.1)
+                assert factory.connections == first_connection
+                second.setblocking(False)
+                with pytest.raises(BlockingIOError):  # it is still open, and waits
+                    second.recv(1)
+                first.close()
+                await until(lambda: factory.connections and factory.connections != first_connection)
 
 
 class Stoppable(ReactorWith):
@@ -322,10 +345,7 @@ async def worker_with(monkeypatch, *descriptors_of_listeners):
     worker, answers = process.Worker(stoppable), Answers()
     answers.protocol = worker
     worker.makeConnection(answers)
-    listeners = [
-        {"description": "tcp:0:interface=127.0.0.1", "family": socket.AF_INET, "descriptors": descriptors}
-        for descriptors in descriptors_of_listeners
-    ]
+    listeners = [listener_on(*descriptors) for descriptors in descriptors_of_listeners]
     message = {"slot": 0, "settings": ServerSettings().as_message(), "secret": "00", "drain": 0}
     message |= {"listeners": listeners, "routes": {}, "files": [], "folder": ""}
     worker.lineReceived(b"start " + json.dumps(message).encode())
@@ -350,14 +370,13 @@ async def test_a_worker_that_cannot_listen_says_so_and_ends(monkeypatch, logged_
 
 
 @pytest.mark.logs_errors
-async def test_a_worker_that_cannot_listen_for_another_says_so_and_serves_on(monkeypatch, logged_errors):
+async def test_a_worker_that_cannot_accept_for_another_says_so_and_serves_on(monkeypatch, logged_errors):
     descriptors = [of_a_socket(), of_no_socket()]
     async with worker_with(monkeypatch, descriptors) as (worker, stoppable, answers):
-        worker.lineReceived(b"take 1")
         assert answers.words == [b"ready"]
         assert (worker.status, stoppable.stops) == (0, 0)
         (event,) = logged_errors
-        assert (event["other"], event["error"].partition(":")[0]) == (2, "ListenerFailed")
+        assert "Socket operation on non-socket" in event["error"]
 
 
 # Ends.

@@ -18,7 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from txsocksx_ext.net import poller
 from txsocksx_ext.net.listening import ACCEPTS_IN_A_TURN
 from txsocksx_ext.net.poller import poller_of
-from txsocksx_ext.server.workers.sockets import ACCEPTS_AT_ONCE, AdoptingEndpoint, kind_that_cannot_be_shared
+from txsocksx_ext.server.workers.sockets import ACCEPTS_AT_ONCE, InheritedListener, kind_that_cannot_be_shared
 
 STARTED_BY_SYSTEMD = """
 import os, socket, sys
@@ -133,7 +133,7 @@ async def test_of_a_socket_that_all_share_only_a_few_are_taken_at_a_time(monkeyp
         shared.setblocking(False)
         for _ in range(ACCEPTS_IN_A_TURN + 1):
             stack.enter_context(socket.create_connection(shared.getsockname()))
-        port = await AdoptingEndpoint(reactor, description, socket.AF_INET).listen(factory, shared.fileno())
+        port = await InheritedListener(reactor, description, socket.AF_INET).listen(factory, shared.fileno())
         poller_of(reactor).doRead()
         assert factory.built == most
         await until(lambda: factory.built == ACCEPTS_IN_A_TURN + 1)

@@ -19,7 +19,7 @@ from .protocol.pairs import MAX_FIELD_LENGTH, PairLimits
 from .route import plugin_route_kinds
 from .server import Limits
 from .server.listeners import check_listener
-from .server.memory import keep_what_is_loaded
+from .server.memory import freeze_gc
 from .server.service import SOCKS5ExtService, may_be_sniffed, port_of
 from .server.settings import ServerSettings
 from .server.start_failures import reason_of, report_start_failures
@@ -283,7 +283,7 @@ def makeService(options: Options) -> IService:
     """Give twistd the service that the options describe."""
     from twisted.internet import reactor
 
-    keep_what_is_loaded(reactor)
+    freeze_gc(reactor)
     if options.parent is not None:
         report_start_failures(options.parent)
         options.service.twistd_options = options.parent

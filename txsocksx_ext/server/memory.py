@@ -1,5 +1,5 @@
 """
-What a server's process does with its memory.
+The garbage collector in processes that only serve.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ import gc
 from typing import Any
 
 
-def keep_what_is_loaded(reactor: Any) -> None:
+def freeze_gc(reactor: Any) -> None:
     """
-    Have the collector of garbage leave alone what is there when the reactor begins to run.
+    Have the garbage collector ignore all objects that exist when the reactor starts.
 
-    Connections that come and go make it look through everything again and
-    again, and by far the most of that is code. For processes that are a server
-    and nothing else.
+    Connections that come and go trigger it again and again, and most of what it
+    would traverse is code.
     """
     reactor.callWhenRunning(_freeze)
 

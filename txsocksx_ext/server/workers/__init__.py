@@ -1,5 +1,5 @@
 """
-Several processes that serve from the same listeners, and one that supervises them.
+``--workers``: several processes that serve the same listeners, and their supervisor.
 """
 
 from .supervisor import WorkersService

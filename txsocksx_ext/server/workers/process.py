@@ -1,8 +1,8 @@
 """
-A worker: a process that serves from sockets which another one opened, and does as that one says.
+A worker process: it serves connections from inherited sockets, as its supervisor tells it.
 
-It reads commands from standard input and answers on standard output, a line each:
-a word, and JSON. When standard input ends, its supervisor is dead.
+Commands come on standard input and answers go to standard output, one per line:
+a word and JSON. The end of standard input means that the supervisor is dead.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import sys
@@ -18,10 +19,10 @@ from dataclasses import astuple, replace
 from typing import Any
 
 from twisted.application.internet import TimerService
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred, succeed
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
-from twisted.logger import ILogObserver, LogEvent, Logger, globalLogBeginner
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsJSON, globalLogBeginner
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -29,16 +30,21 @@ from zope.interface import implementer
 from ...net.signals import on_signals
 from ...tor.isolation import TOKENS
 from ..factory import SOCKS5ExtFactory
-from ..memory import keep_what_is_loaded
+from ..memory import freeze_gc
 from ..service import SOCKS5ExtService
 from ..settings import ServerSettings
 from ..stats import Counters
-from .events import event_to_text, is_about_ports
 from .shared_routes import SharedRoute
-from .sockets import AdoptingEndpoint
+from .sockets import InheritedListener
 
-COUNTERS_EVERY = 1.0
-"""Seconds between two reports of the counters: what a worker that is killed has not reported is not counted."""
+REPORT_PERIOD = 1.0
+"""Seconds between two reports of the counters. What a killed worker has not reported is not counted."""
+
+SPARE_PERIOD = 0.25
+"""Seconds between two looks at the sockets of other workers."""
+
+_PLAIN = (str, int, float, type(None))
+_IN_EVERY_EVENT = frozenset({"log_level", "log_logger", "log_source"})
 
 _log = Logger(namespace="txsocksx_ext.server")
 
@@ -46,9 +52,9 @@ _log = Logger(namespace="txsocksx_ext.server")
 @implementer(ILogObserver)
 class Worker(LineOnlyReceiver):
     """
-    Speaks with the supervisor.
+    The worker's end of the connection to its supervisor.
 
-    :ivar status: of the process, at its end.
+    :ivar status: the exit status of the process.
     """
 
     delimiter = b"\n"
@@ -58,16 +64,16 @@ class Worker(LineOnlyReceiver):
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._serving: Serving | None = None
+        self._service: WorkerService | None = None
         self._is_stopping = False
-        self._gone: Deferred[None] = Deferred()
+        self._disconnected: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
         globalLogBeginner.beginLoggingTo([self], redirectStandardIO=False)
-        self._reactor.addSystemEventTrigger("before", "shutdown", self._end)
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
 
     def lineReceived(self, line: bytes) -> None:
-        """Do what the supervisor says."""
+        """Run a command of the supervisor."""
         word, _, rest = line.partition(b" ")
         try:
             self._COMMANDS[word](self, json.loads(rest))
@@ -75,121 +81,116 @@ class Worker(LineOnlyReceiver):
             self._fail(Failure())
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        # Asked to stop, we closed it; else the supervisor is dead.
-        if self._serving is not None and not self._is_stopping:
-            self._serving.clear_up()
-        self._gone.callback(None)
+        # We closed the connection if we are stopping; otherwise the supervisor is dead.
+        if self._service is not None and not self._is_stopping:
+            self._service.remove_files()
+        self._disconnected.callback(None)
         self.stop()
 
-    def say(self, word: str, text: str = "null") -> None:
-        """Tell the supervisor something, while it is there."""
-        if not self._gone.called:
+    def send(self, word: str, text: str = "null") -> None:
+        """Send an answer, unless the supervisor is dead."""
+        if not self._disconnected.called:
             self.sendLine(f"{word} {text}".encode("utf-8", "backslashreplace"))
 
     def _start(self, message: dict[str, Any]) -> None:
-        self._serving = Serving(self._reactor, message, self.say)
-        self._serving.startService()
-        self._serving.ports.listening.addCallbacks(lambda _: self.say("ready"), self._fail)
+        self._service = WorkerService(self._reactor, message, self.send)
+        self._service.startService()
+        self._service.listening.addCallbacks(lambda _: self.send("ready"), self._fail)
 
     def _fail(self, failure: Failure) -> None:
-        """End, and have another worker try."""
-        _log.error("a worker failed: {error}", error=_words_of(failure))
+        """Exit, so that the supervisor starts another worker."""
+        error = f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
+        _log.error("a worker failed: {error}", error=error)
         self.status = 1
         self.stop()
 
-    def _take(self, slot: int) -> None:
-        if self._serving is not None:
-            # No reason to end what this worker serves: the other one's next process is on its way.
-            self._serving.ports.take(slot).addErrback(
-                lambda failure: _log.error(
-                    "nothing is accepted for worker {other} now: {error}", other=slot + 1, error=_words_of(failure)
-                )
-            )
-
-    def _leave(self, slot: int) -> None:
-        if self._serving is not None:
-            self._serving.ports.leave(slot)
-
     def stop(self, _: object = None) -> None:
-        """End, in order."""
+        """Stop listening, drain, and exit."""
         if not self._is_stopping:
             self._is_stopping = True
             self._reactor.stop()
 
-    def _hurry(self, _: object) -> None:
-        """Have nobody end by himself any more."""
-        if self._serving is not None:
-            self._serving.factory.abort_all()
+    def _abort(self, _: object) -> None:
+        """Abort the connections that drain."""
+        if self._service is not None:
+            self._service.factory.abort_all()
 
-    def _end(self) -> Deferred[None]:
-        """Before the reactor stops."""
-        return Deferred.fromCoroutine(self._finish())
+    def _shut_down(self) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._drain())
 
-    async def _finish(self) -> None:
-        self.say("leaving")
-        if self._serving is not None:
-            await self._serving.stopService()
-        if not self._gone.called:
-            # Fires when all that was said is written.
+    async def _drain(self) -> None:
+        self.send("leaving")
+        if self._service is not None:
+            await self._service.stopService()
+        if not self._disconnected.called:
+            # Fires when everything is written.
             self.transport.loseConnection()
-            await self._gone
+            await self._disconnected
 
     def __call__(self, event: LogEvent) -> None:
-        """Send an event to the one log."""
-        if not is_about_ports(event):
-            self.say("event", event_to_text(event))
+        """Send an event to the supervisor, which logs the events of all workers. See `ILogObserver`."""
+        # The supervisor itself logs Twisted's lines about ports, once for all workers.
+        if event.get("log_namespace") != "log_legacy" or event.get("isError"):
+            self.send("event", _as_json(event))
 
-    _COMMANDS: Mapping[bytes, Callable[[Any, Any], None]] = {
-        b"start": _start,
-        b"take": _take,
-        b"leave": _leave,
-        b"stop": stop,
-        b"hurry": _hurry,
-    }
+    _COMMANDS: Mapping[bytes, Callable[[Any, Any], None]] = {b"start": _start, b"stop": stop, b"abort": _abort}
 
 
-def _first_failure(failure: Failure) -> Failure:
-    assert isinstance(failure.value, FirstError)
-    return failure.value.subFailure
-
-
-def _words_of(failure: Failure) -> str:
-    return f"{type(failure.value).__name__}: {failure.getErrorMessage()}"
-
-
-class Serving(SOCKS5ExtService):
+def _as_json(event: LogEvent) -> str:
     """
-    What a worker does.
+    Return an event as one line of JSON.
 
-    :param message: what the supervisor says at the start.
-    :param say: tells the supervisor something.
-    :ivar ports: what it accepts from.
+    Twisted's own function takes as long as the rest of a connection's work, so only
+    events that hold more than strings and numbers are left to it.
+    """
+    plain = {key: value for key, value in event.items() if isinstance(value, _PLAIN)}
+    if event.keys() - plain.keys() - _IN_EVERY_EVENT:
+        return eventAsJSON(event)
+    level = event.get("log_level", LogLevel.info)
+    return json.dumps({**plain, "log_level": level.name, "log_source": None})
+
+
+class WorkerService(SOCKS5ExtService):
+    """
+    The service of a worker.
+
+    :param message: the settings and the inherited sockets, from the supervisor.
+    :param send: sends an answer to the supervisor.
+    :ivar listening: once the service runs, fires when the worker accepts from all
+        of its own sockets, or fails as the first that cannot be listened on.
     """
 
-    def __init__(self, reactor: Any, message: dict[str, Any], say: Callable[[str, str], None]) -> None:
+    listening: Deferred[None]
+
+    def __init__(self, reactor: Any, message: dict[str, Any], send: Callable[[str, str], None]) -> None:
         TOKENS.secret = bytes.fromhex(message["secret"])
-        routes = {description: SharedRoute(reactor, **way) for description, way in message["routes"].items()}
+        routes = {description: SharedRoute(reactor, **spec) for description, spec in message["routes"].items()}
         factory = ServerSettings.from_message(message["settings"]).make_factory(reactor, routes)
         super().__init__(reactor, factory, (), message["drain"])
-        self._say = say
+        self._send = send
         self._reported = Counters()
         self._files: list[tuple[str, int]] = message["files"]
         self._folder: str = message["folder"]
-        self.ports = Ports(reactor, factory, message["slot"], message["listeners"])
-        self.ports.setServiceParent(self)
-        reporting = TimerService(COUNTERS_EVERY, self.report)
-        reporting.clock = reactor
-        reporting.setServiceParent(self)
+        self._ports = InheritedPorts(reactor, factory, message["slot"], message["listeners"])
+        self._ports.setServiceParent(self)
+        timer = TimerService(REPORT_PERIOD, self.report)
+        timer.clock = reactor
+        timer.setServiceParent(self)
+
+    def startService(self) -> None:
+        """Serve. See `listening`."""
+        super().startService()
+        self.listening = self._ports.listening
 
     def report(self) -> None:
-        """Tell the supervisor the counters, if they have changed."""
+        """Send the counters if they have changed."""
         counters = self.factory.counters
         if counters != self._reported:
             self._reported = replace(counters)
-            self._say("counters", json.dumps(astuple(counters)))
+            self._send("counters", json.dumps(astuple(counters)))
 
-    def clear_up(self) -> None:
-        """Remove the files of a supervisor that died, unless another one has put its own in their place."""
+    def remove_files(self) -> None:
+        """Remove the files of a dead supervisor, unless another one has replaced them with its own."""
         for path, inode in self._files:
             with contextlib.suppress(OSError):
                 if os.lstat(path).st_ino == inode:
@@ -198,85 +199,95 @@ class Serving(SOCKS5ExtService):
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-class Ports(Service):
+class InheritedPorts(MultiService):
     """
-    Accepts from the sockets of this worker, and from those of workers that are away.
+    Accepts connections from the sockets of this worker, and spare ones from those of the other workers.
+
+    The system spreads connections over the sockets of all workers. Each worker also
+    looks at the sockets of the others every `SPARE_PERIOD`, and accepts what waits
+    there: that of a worker that has died, is draining or hangs.
 
     :param slot: this worker's number, from 0.
-    :param listeners: of each its description, the family of its sockets, and
-        their descriptors: one for each slot, or a single one for all.
-    :ivar listening: fires when this worker accepts from all that is its own, or
-        fails as the first ``listen`` that failed; there once the service runs.
+    :param listeners: for each listener its description, the family of its sockets,
+        and their descriptors: one for each slot, or one that all workers share.
+    :ivar listening: see `WorkerService`.
     """
 
     listening: Deferred[None]
 
     def __init__(self, reactor: Any, factory: SOCKS5ExtFactory, slot: int, listeners: list[dict[str, Any]]) -> None:
+        super().__init__()
         self._factory = factory
         self._slot = slot
         self._listeners = [
-            (AdoptingEndpoint(reactor, each["description"], each["family"]), each["descriptors"]) for each in listeners
+            (InheritedListener(reactor, each["description"], each["family"]), each["descriptors"]) for each in listeners
         ]
-        self._open: dict[int, list[IListeningPort]] = {}
+        self._open: list[IListeningPort] = []
+        self._spare: dict[int, Any] = {}
+        self._spare_poll = select.epoll()
+        timer = TimerService(SPARE_PERIOD, self.accept_spare)
+        timer.clock = reactor
+        timer.setServiceParent(self)
 
     def startService(self) -> None:
-        """Accept from this worker's own sockets, and from those that are for all."""
+        """Listen."""
+        own = []
+        for listener, descriptors in self._listeners:
+            for slot, descriptor in enumerate(descriptors):
+                if slot == self._slot or len(descriptors) == 1:
+                    own.append(listener.listen(self._factory, descriptor).addCallback(self._open.append))
+                else:
+                    listener.listen(self._factory, descriptor, is_spare=True).addCallbacks(self._add_spare, _log_spare)
+        listening: Deferred[Any] = gatherResults(own, consumeErrors=True)
+        self.listening = listening.addCallbacks(lambda _: None, _first_failure)
         super().startService()
-        self.listening = self.take(self._slot)
+
+    def _add_spare(self, port: Any) -> None:
+        self._open.append(port)
+        self._spare[port.fileno()] = port
+        self._spare_poll.register(port.fileno(), select.EPOLLIN)
+
+    def accept_spare(self) -> None:
+        """Accept the connections that wait for other workers."""
+        if len(self._factory.connections) < self._factory.limits.max_connections:
+            for descriptor, _ in self._spare_poll.poll(0):
+                self._spare[descriptor].doRead()
 
     def stopService(self) -> Deferred[None]:
-        """Accept no more, and let go of the sockets: connections are refused when no process has them."""
-        super().stopService()
+        """Close the sockets here: connections are refused once no process has them any more."""
+        self._spare_poll.close()
+        stopped: Deferred[None] = super().stopService()
         for _, descriptors in self._listeners:
             for each in descriptors:
                 os.close(each)
-        return Deferred.fromCoroutine(self._close(list(self._open)))
+        return stopped.addCallback(lambda _: Deferred.fromCoroutine(self._close()))
 
-    def take(self, slot: int) -> Deferred[None]:
-        """
-        Accept from the sockets of a slot, unless it has stopped: the descriptors may be others' by then.
+    async def _close(self) -> None:
+        while self._open:
+            await maybeDeferred(self._open.pop().stopListening)
 
-        :returns: fires when it accepts from all of them, and fails as the first
-            ``listen`` that failed.
-        """
-        if slot in self._open or not self.running:
-            return succeed(None)
-        ports = self._open[slot] = []
-        beginning = []
-        for endpoint, descriptors in self._listeners:
-            is_for_all = len(descriptors) == 1
-            if not is_for_all or slot == self._slot:
-                descriptor = descriptors[0 if is_for_all else slot]
-                beginning.append(endpoint.listen(self._factory, descriptor).addCallback(ports.append))
-        began: Deferred[Any] = gatherResults(beginning, consumeErrors=True)
-        return began.addCallbacks(lambda _: None, self._took_in_vain, errbackArgs=(slot,))
 
-    def _took_in_vain(self, failure: Failure, slot: int) -> Failure:
-        """So that it can be taken again."""
-        self.leave(slot)
-        return _first_failure(failure)
+def _log_spare(failure: Failure) -> None:
+    _log.error("cannot accept for another worker: {error}", error=failure.getErrorMessage())
 
-    def leave(self, slot: int) -> None:
-        """Leave the sockets of a slot to its own worker, which is back."""
-        Deferred.fromCoroutine(self._close([slot]))
 
-    async def _close(self, slots: list[int]) -> None:
-        for port in [port for slot in slots for port in self._open.pop(slot, ())]:
-            await maybeDeferred(port.stopListening)
+def _first_failure(failure: Failure) -> Failure:
+    assert isinstance(failure.value, FirstError)
+    return failure.value.subFailure
 
 
 def main() -> int:
-    """Work until the supervisor says stop, in the reactor that is installed; the status of the process."""
+    """Serve in the installed reactor until the supervisor says stop. Return the exit status."""
     from twisted.internet import reactor as installed
     from twisted.internet import stdio
 
     reactor: Any = installed
-    # What a library prints must not stand among our answers.
+    # What a library prints must not mix with the answers.
     sys.stdout = sys.stderr
     worker = Worker(reactor)
     stdio.StandardIO(worker)
-    # Not Twisted's: it may come besides the supervisor's word, and twice.
+    # Not Twisted's handler: SIGTERM may arrive besides the command, and twice.
     on_signals(reactor, worker.stop, signal.SIGTERM)
-    keep_what_is_loaded(reactor)
+    freeze_gc(reactor)
     reactor.run(installSignalHandlers=False)
     return worker.status

@@ -1,9 +1,9 @@
 """
-Listening sockets: opened by one process, accepted from by others.
+Listening sockets that the supervisor opens and workers inherit.
 
-Endpoint strings stay what opens and uses them. An endpoint asks its reactor to
-listen, and is given one that opens sockets and does not accept, or one that
-accepts from sockets that are open.
+Both use Twisted's endpoint strings. The supervisor passes the endpoint a reactor
+that opens sockets without accepting; a worker passes one that accepts from
+inherited sockets.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from twisted.internet import unix
+from twisted.internet import tcp, unix
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import serverFromString
@@ -39,15 +39,15 @@ SHAREABLE_KINDS = ("tcp", "tcp6", "unix", "ssl", "systemd")
 """Also behind ``haproxy:``."""
 
 ACCEPTS_AT_ONCE = 8
-"""Connections that a worker takes at a time from a socket that all share."""
+"""Connections that a worker accepts in one turn from a socket that all workers share."""
 
 
 def kind_that_cannot_be_shared(description: str) -> str | None:
     """
-    Return the kind of listener in a description if workers cannot share it, else ``None``.
+    Return the kind of a listener if workers cannot share it, else ``None``.
 
-    Sharing needs the kind to leave the socket to the reactor, which is known of
-    Twisted's own kinds alone.
+    Workers can share a kind whose endpoint leaves the socket to the reactor; only
+    Twisted's own kinds are known to do so.
     """
     kind = what_listens(description)[0][0]
     return None if kind in SHAREABLE_KINDS else kind
@@ -63,9 +63,9 @@ class SharedListener:
     """
     The open sockets of one listener.
 
-    :ivar description: what a worker makes its endpoint of.
-    :ivar sockets: of TCP one for each worker, over which the system spreads
-        connections; of any other kind a single one, from which all accept.
+    :ivar description: the endpoint string.
+    :ivar sockets: one for each worker on TCP, over which the system spreads
+        connections (SO_REUSEPORT); a single one, shared by all, for other kinds.
     :ivar where: the address, for the log.
     :ivar path: the file of a unix socket, or ``""``.
     """
@@ -87,7 +87,7 @@ class SharedListener:
         return [(path, os.lstat(path).st_ino) for path in paths if os.path.lexists(path)]
 
     def close(self) -> Deferred[None]:
-        """Close the sockets here: connections are refused when the workers have closed theirs too."""
+        """Close the sockets here: connections are refused once the workers have closed theirs too."""
         if self._port is not None:
             closing: Deferred[None] = self._port.stopListening()
             return closing
@@ -98,15 +98,15 @@ class SharedListener:
 
 def open_listener(reactor: Any, description: str, workers: int) -> SharedListener:
     """
-    Open the sockets that a description asks for.
+    Open the sockets of a listener.
 
-    :param description: a Twisted server endpoint string of a kind that can be shared.
-    :raises ListenerFailed: the system does not allow it.
+    :param description: a Twisted server endpoint string of a kind that workers can share.
+    :raises ListenerFailed: a socket cannot be opened.
     """
     opening = _OpeningReactor(reactor, workers)
     failures: list[Any] = []
     _, inner = split_wrapper(description)
-    serverFromString(opening, with_backlog(inner)).listen(_Nobody()).addErrback(failures.append)
+    serverFromString(opening, with_backlog(inner)).listen(_NoConnections()).addErrback(failures.append)
     for failure in failures:
         raise ListenerFailed(description, failure.value)
     assert opening.opened is not None
@@ -115,7 +115,7 @@ def open_listener(reactor: Any, description: str, workers: int) -> SharedListene
 
 
 class _OpeningReactor:
-    """Opens sockets where it is asked to listen, and accepts nothing."""
+    """A reactor whose ``listen…`` methods open sockets and accept nothing."""
 
     def __init__(self, reactor: Any, workers: int) -> None:
         self._reactor = reactor
@@ -133,7 +133,7 @@ class _OpeningReactor:
             for _ in range(self._workers):
                 sockets.append(_bound(family, interface, port, is_first=not sockets))
                 port = sockets[0].getsockname()[1]
-            # Connections are spread over those that listen: first all are there.
+            # Listen last: connections are spread over the sockets that listen.
             for each in sockets:
                 each.listen(backlog)
         except OSError as error:
@@ -145,13 +145,13 @@ class _OpeningReactor:
     def listenSSL(
         self, port: int, factory: Any, contextFactory: Any, backlog: int = BACKLOG, interface: str = ""
     ) -> SharedListener:
-        """See `IReactorSSL`: the workers do TLS."""
+        """See `IReactorSSL`. The workers do TLS."""
         return self.listenTCP(port, factory, backlog, interface)
 
     def listenUNIX(
         self, address: str, factory: Any, backlog: int = BACKLOG, mode: int = 0o666, wantPID: bool = False
     ) -> SharedListener:
-        """See `IReactorUNIX`: Twisted's own port keeps the file, and its lock."""
+        """See `IReactorUNIX`. Twisted's port here owns the file and its lock."""
         path = os.path.abspath(address)
         port = _UnreadPort(path.encode(), factory, backlog, mode, self._reactor, wantPID)
         port.startListening()
@@ -160,9 +160,9 @@ class _OpeningReactor:
         return kept
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: Any) -> SharedListener:
-        """See `IReactorSocket`: the endpoint closes the descriptor that it gives."""
+        """See `IReactorSocket`. The endpoint closes the descriptor that it passes."""
         adopted = socket.socket(fileno=os.dup(fileDescriptor))
-        return self._keep([adopted], "a socket of systemd's")
+        return self._keep([adopted], "a socket from systemd")
 
     def _keep(self, sockets: list[socket.socket], where: str) -> SharedListener:
         for each in sockets:
@@ -172,7 +172,7 @@ class _OpeningReactor:
 
 
 def _bound(family: int, interface: str, port: int, *, is_first: bool) -> socket.socket:
-    """Return a socket that is bound, so that further ones can be bound to the same port."""
+    """Return a bound socket; more sockets can be bound to its port."""
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         made.setblocking(False)
@@ -180,7 +180,8 @@ def _bound(family: int, interface: str, port: int, *, is_first: bool) -> socket.
         if not is_first:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind((interface, port))
-        # Of the first only now: so a port that another server uses is refused, even if that one would share it.
+        # Set it on the first socket only after bind(), so that a port of another server is refused even if that
+        # server would share it.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except BaseException:
         made.close()
@@ -188,22 +189,22 @@ def _bound(family: int, interface: str, port: int, *, is_first: bool) -> socket.
     return made
 
 
-class _Nobody(Factory):
-    """Serves nothing, since nothing is accepted for it."""
+class _NoConnections(Factory):
+    """A factory for a port from which nothing is accepted."""
 
     noisy = False
 
 
 class _UnreadPort(unix.Port):
-    """Listens, and leaves it to others to accept."""
+    """A unix port that listens but accepts nothing: workers accept from its socket."""
 
     def startReading(self) -> None:
-        """Do not: what is read here is a connection that is accepted here."""
+        """Do nothing: reading a port accepts its connections."""
 
 
-class AdoptingEndpoint:
+class InheritedListener:
     """
-    A worker's endpoint: what a description asks for, on sockets that are open already.
+    A worker's listener: the endpoint of a description, on sockets that the supervisor has opened.
 
     :param description: a Twisted server endpoint string.
     :param family: the address family of the sockets.
@@ -212,22 +213,29 @@ class AdoptingEndpoint:
     def __init__(self, reactor: Any, description: str, family: int) -> None:
         self._adopting = _AdoptingReactor(reactor, family)
         accepts_in_a_turn = ACCEPTS_IN_A_TURN
-        if what_listens(description)[0][0] == "systemd":  # which numbers sockets that only the supervising process has
+        if what_listens(description)[0][0] == "systemd":
+            # Its index counts sockets that only the supervisor has inherited.
             description = f"{WRAPPER}:tcp:0" if split_wrapper(description)[0] else "tcp:0"
             accepts_in_a_turn = ACCEPTS_AT_ONCE
         self._endpoint = listener_endpoint(self._adopting, description, accepts_in_a_turn)
 
-    def listen(self, factory: IProtocolFactory, descriptor: int) -> Deferred[IListeningPort]:
-        """Accept from the socket `descriptor`, of which the port makes a copy."""
-        self._adopting.descriptor = descriptor
+    def listen(self, factory: IProtocolFactory, descriptor: int, *, is_spare: bool = False) -> Deferred[IListeningPort]:
+        """
+        Accept from a socket.
+
+        :param descriptor: the socket's; the port duplicates it.
+        :param is_spare: whether the port accepts only when its ``doRead`` is called.
+        """
+        self._adopting.descriptor, self._adopting.is_spare = descriptor, is_spare
         listening: Deferred[IListeningPort] = self._endpoint.listen(factory)
         return listening
 
 
 class _AdoptingReactor:
-    """Accepts from a socket that is open, where it is asked to open one."""
+    """A reactor whose ``listen…`` methods accept from a socket that is open already."""
 
     descriptor = -1
+    is_spare = False
 
     def __init__(self, reactor: Any, family: int) -> None:
         self._reactor = reactor
@@ -238,8 +246,12 @@ class _AdoptingReactor:
 
     def listenTCP(self, port: int, factory: Any, backlog: int = BACKLOG, interface: str = "") -> Any:
         """See `IReactorTCP`."""
-        if self._family == socket.AF_UNIX:  # one of systemd's
+        if self._family == socket.AF_UNIX:  # of a systemd: listener
             return self.listenUNIX("", factory, backlog)
+        if self.is_spare:
+            spare = _SparePort._fromListeningDescriptor(self._reactor, self.descriptor, self._family, factory)
+            spare.startListening()
+            return spare
         return self._reactor.adoptStreamPort(self.descriptor, self._family, factory)
 
     def listenSSL(
@@ -257,18 +269,29 @@ class _AdoptingReactor:
         return port
 
 
-class _AdoptedUNIXPort(unix.Port):
-    """Accepts from a socket whose file is not ours to change or remove."""
+class _SparePort(tcp.Port):
+    """A port that accepts only when its ``doRead`` is called."""
 
-    # As Twisted's TCP port has it of a socket that it was given: to shut it down would end it for all who have it.
+    def startReading(self) -> None:
+        """Do nothing: the reactor would accept at once."""
+
+
+class _AdoptedUNIXPort(unix.Port):
+    """
+    A port that accepts from an inherited unix socket and leaves its file alone.
+
+    Twisted's ``adoptStreamPort`` would change the file's mode, and remove it at the end.
+    """
+
+    # As Twisted's own adopted TCP port: shutting the socket down would end it for all processes that have it.
     _shouldShutdown = False
 
     def __init__(self, descriptor: int, factory: Any, backlog: int, reactor: Any) -> None:
-        # A name that is no file's: Twisted would set its mode, and remove it at the end.
+        # An abstract name, so that Twisted looks for no file.
         super().__init__(b"\0adopted", factory, backlog, reactor=reactor)
         self._preexistingSocket = socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
 
     def doRead(self) -> None:
-        """Accept a few: of a burst, the other workers shall have their part."""
+        """Accept a few connections, and leave the others of a burst to the other workers."""
         self.numberAccepts = ACCEPTS_AT_ONCE
         super().doRead()

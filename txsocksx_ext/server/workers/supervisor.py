@@ -1,5 +1,5 @@
 """
-The process that supervises workers: it owns the listening sockets, and what there must be one of.
+The supervisor of the workers: it owns the listening sockets, and the routes of which there is only one.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from .shared_routes import SharedRouteFactory
 from .slots import Slot, WorkerProcess, worker_command
 from .sockets import SharedListener, open_listener
 
-END_WITHIN = 10.0
-"""Seconds beyond the time to drain; then workers are killed."""
+KILL_AFTER = 10.0
+"""Seconds beyond the time to drain after which workers are killed."""
 
 FIRST_DESCRIPTOR = 3
-"""The number of the first listening socket in a worker: before it are its standard streams."""
+"""The number of the first listening socket in a worker, after its standard streams."""
 
 _log = Logger(namespace="txsocksx_ext.server")
 
 
 class WorkersService(LoggingService):
     """
-    Listens, and has several processes serve.
+    A server of several processes.
 
-    Each worker accepts from sockets of its own, which stay open here: when it
-    dies, another accepts from them until the next one is ready.
+    The listening sockets stay open here when a worker dies, and the other workers
+    accept from them until its successor is ready.
 
-    :param reactor: to listen and to start processes with.
-    :param settings: those of each worker.
-    :param listeners: Twisted server endpoint strings, of kinds that can be shared.
-    :param workers: how many.
-    :param drain: how many seconds open streams have to end by themselves.
+    :param reactor: listens and starts processes.
+    :param settings: the settings of each worker.
+    :param listeners: Twisted server endpoint strings, of kinds that workers can share.
+    :param workers: the number of workers.
+    :param drain: seconds that open streams have to end by themselves.
     """
 
     def __init__(
@@ -54,27 +54,26 @@ class WorkersService(LoggingService):
         self._settings = settings
         self._descriptions = list(listeners)
         self._drain = drain
-        # Files in the settings are named as seen from here; a daemon may go elsewhere.
+        # Paths in the settings are relative to this folder; a daemon changes its own.
         self._working_folder = os.getcwd()
         self._routes = MultiService()
         self._shared_routes = dict(settings.routes_run_once(reactor))
         for route in self._shared_routes.values():
             assert route.service is not None
             route.service.setServiceParent(self._routes)
-        self._slots = [Slot(reactor, number, self._spawn, self._changed) for number in range(workers)]
+        self._slots = [Slot(reactor, number, self._spawn) for number in range(workers)]
         self._listeners: list[SharedListener] = []
-        self._taken_by: dict[Slot, WorkerProcess] = {}
         self._folder = ""
-        self._ways: dict[str, dict[str, Any]] = {}
-        self._doors: list[Any] = []
+        self._route_specs: dict[str, dict[str, Any]] = {}
+        self._route_ports: list[tuple[Any, SharedRouteFactory]] = []
 
     @property
     def counters(self) -> Counters:
-        """What all workers have done."""
+        """The sum of the counters of all workers."""
         return Counters.sum_of(slot.counters for slot in self._slots)
 
     def privilegedStartService(self) -> None:
-        """Listen, as long as the process may open any port."""
+        """Listen while the process still has its privileges."""
         super().privilegedStartService()
         self._listen()
 
@@ -85,15 +84,15 @@ class WorkersService(LoggingService):
             _log.info("{workers} workers, starting on {where}", workers=len(self._slots), where=opened.where)
 
     def startService(self) -> None:
-        """Start the routes of which there is one, and the workers."""
+        """Start the shared routes, then the workers."""
         super().startService()
-        if not self._listeners:  # twist starts services only so
+        if not self._listeners:  # twist does not call privilegedStartService()
             self._listen()
         self._routes.startService()
         if self._shared_routes:
             self._folder = tempfile.mkdtemp(prefix="socks5ext-")
         for description, route in self._shared_routes.items():
-            self._ways[description] = self._open_door(route)
+            self._route_specs[description] = self._listen_for(route)
         for slot in self._slots:
             slot.start()
 
@@ -103,17 +102,17 @@ class WorkersService(LoggingService):
         for listener in self._listeners:
             await listener.close()
         self._listeners = []
-        ending = DeferredList([each for slot in self._slots for each in slot.ended()])
-        deadline = clock_of(self._reactor).callLater(self._drain + END_WITHIN, self._kill_all)
+        ending = DeferredList([each for slot in self._slots for each in slot.when_ended()])
+        deadline = clock_of(self._reactor).callLater(self._drain + KILL_AFTER, self._kill_all)
         await ending
         if deadline.active():
             deadline.cancel()
         self.counters.write_to_log()
-        # The streams that drained needed their routes.
-        for port, factory in self._doors:
+        # Only now: draining streams need their routes.
+        for port, factory in self._route_ports:
             await maybeDeferred(port.stopListening)
             await factory.drain(0)
-        self._doors = []
+        self._route_ports = []
         await maybeDeferred(self._routes.stopService)
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -122,29 +121,29 @@ class WorkersService(LoggingService):
         """
         Stop listening, let the workers drain, then stop the routes.
 
-        Where a command runs it, another SIGINT or SIGTERM ends the draining.
+        If a command runs the service, another SIGINT or SIGTERM ends the draining.
 
-        :returns: fires when no worker is left, and nothing runs.
+        :returns: fires when all workers and routes have ended.
         """
-        self.on_another_signal(self._reactor, self._hurry_all)
+        self.on_another_signal(self._reactor, self._abort_all)
         super().stopService()
         return Deferred.fromCoroutine(self._stop_all())
 
-    def _hurry_all(self) -> None:
+    def _abort_all(self) -> None:
         for slot in self._slots:
-            slot.hurry()
+            slot.abort()
 
     def _kill_all(self) -> None:
         for slot in self._slots:
             slot.kill()
 
-    def _open_door(self, route: IRoute) -> dict[str, Any]:
-        """Listen for workers that need a route; what they have to know of it."""
-        path = os.path.join(self._folder, f"route-{len(self._doors)}")
+    def _listen_for(self, route: IRoute) -> dict[str, Any]:
+        """Listen for workers that use a shared route; return the arguments of their `SharedRoute`."""
+        path = os.path.join(self._folder, f"route-{len(self._route_ports)}")
         factory = SharedRouteFactory(self._reactor, route, self._settings.limits, self._settings.log_targets)
-        # The folder is this user's alone.
+        # mkdtemp() has made the folder private.
         port = self._reactor.listenUNIX(path, factory, backlog=4096, mode=0o600)
-        self._doors.append((port, factory))
+        self._route_ports.append((port, factory))
         return {
             "path": path,
             "name": getattr(route, "name", ""),
@@ -164,10 +163,10 @@ class WorkersService(LoggingService):
             path=self._working_folder,
             childFDs={**streams, **dict(enumerate(sockets, FIRST_DESCRIPTOR))},
         )
-        process.say("start", self._message(slot.number))
+        process.send("start", self._message(slot.number))
 
     def _message(self, slot: int) -> dict[str, Any]:
-        """Return all that a worker has to know. It goes through a pipe, since others can see a command line."""
+        """Return what a worker has to know. A pipe carries it, because other users can read a command line."""
         descriptor = FIRST_DESCRIPTOR
         listeners = []
         for each in self._listeners:
@@ -181,22 +180,7 @@ class WorkersService(LoggingService):
             "secret": TOKENS.secret.hex(),
             "drain": self._drain,
             "listeners": listeners,
-            "routes": self._ways,
+            "routes": self._route_specs,
             "files": [file for listener in self._listeners for file in listener.files()],
             "folder": self._folder,
         }
-
-    def _changed(self) -> None:
-        """Have each slot's sockets accepted from: by its own worker, or by another while that one is away."""
-        ready = [each for each in self._slots if each.is_ready]
-        for each in self._slots:
-            deputy = self._taken_by.get(each)
-            if each.is_ready:
-                if deputy is not None:
-                    deputy.say("leave", each.number)
-                    del self._taken_by[each]
-            elif ready and (deputy is None or all(deputy is not other.process for other in ready)):
-                chosen = ready[each.number % len(ready)].process
-                assert chosen is not None
-                chosen.say("take", each.number)
-                self._taken_by[each] = chosen
