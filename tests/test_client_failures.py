@@ -251,5 +251,6 @@ def test_a_proxy_that_leaves_in_the_middle(methods, state, length, ending, cause
 def test_a_proxy_that_is_not_there():
     refused = ConnectionRefusedError()
     tried = attempt(FakeProxy(failure=refused))
-    assert tried.outcome is refused
+    assert type(tried.outcome) is errors.ProxyRefused
+    assert tried.outcome.__cause__ is refused
     assert tried.has_left_nothing

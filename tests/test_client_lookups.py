@@ -15,6 +15,7 @@ from txsocksx_ext.errors import (
     HostUnreachable,
     ProtocolViolation,
     ProxyClosed,
+    ProxyRefused,
 )
 from txsocksx_ext.protocol.codes import Command
 from txsocksx_ext.protocol.messages import Address
@@ -74,7 +75,7 @@ def test_a_look_up_that_found_nothing_has_failed():
 def test_look_ups_fail_as_connections_do():
     assert type(look_up(FakeProxy(code=8), resolve_ptr, "192.0.2.9")) is AddressTypeNotSupported
     assert type(look_up(FakeProxy(stop_at=State.REPLY), resolve, "target.example")) is ProxyClosed
-    assert type(look_up(FakeProxy(failure=ConnectionRefusedError()), resolve, "a.example")) is ConnectionRefusedError
+    assert type(look_up(FakeProxy(failure=ConnectionRefusedError()), resolve, "a.example")) is ProxyRefused
 
 
 def test_look_ups_have_a_deadline_and_can_be_cancelled():

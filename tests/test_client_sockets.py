@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
 from txsocksx_ext import SOCKS5ClientEndpoint, SOCKS5ExtClientFactory, SOCKS5ExtFactory
-from txsocksx_ext.errors import ConnectionRefused, HandshakeTimeout, OnionServiceNotFound, SOCKS5Error
+from txsocksx_ext.errors import ConnectionRefused, HandshakeTimeout, OnionServiceNotFound, ProxyRefused
 from txsocksx_ext.protocol.messages import Address, Reply
 from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.testing import Ending, FakeProxy, HalfCloseRecorder, Recorder
@@ -178,12 +178,13 @@ async def test_a_protocol_given_ready_made():
 
 
 @on_each_way
-async def test_a_proxy_that_is_not_there_is_twisteds_own_error():
+async def test_a_proxy_that_is_not_there_is_also_twisteds_error():
     async with listening(FakeProxy()) as address:
         pass
     error = await failure_of(SOCKS5ClientEndpoint("target.example", 443, way_to(address)).connect(Counting()))
-    assert type(error) is ConnectionRefusedError
-    assert not isinstance(error, SOCKS5Error)
+    assert type(error) is ProxyRefused
+    assert isinstance(error, ConnectionRefusedError)
+    assert f"127.0.0.1:{address.port}" in str(error)
 
 
 @on_each_way

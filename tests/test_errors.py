@@ -3,10 +3,20 @@ import traceback
 
 import pytest
 import txtorcon.socks
-from twisted.internet.error import ConnectError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionRefusedError,
+    DNSLookupError,
+    NoRouteError,
+    TCPTimedOutError,
+    TimeoutError,
+    UnknownHostError,
+    getConnectError,
+)
 
 from txsocksx_ext import errors
-from txsocksx_ext.errors import Retry, authentication_error, reply_class, reply_error
+from txsocksx_ext.errors import Retry
+from txsocksx_ext.failures import authentication_error, proxy_unreachable, reply_class, reply_error
 from txsocksx_ext.protocol.codes import Dialect, Method
 from txsocksx_ext.protocol.pairs import Pairs
 
@@ -41,9 +51,9 @@ TOR_OWN = {
     0xF1: (errors.OnionDescriptorInvalid, errors.OnionServiceNotReachable),
     0xF2: (errors.OnionIntroductionFailed, errors.OnionServiceNotReachable),
     0xF3: (errors.OnionRendezvousFailed, errors.OnionServiceNotReachable),
-    0xF4: (errors.OnionClientAuthRequired, errors.OnionServiceNotReachable),
-    0xF5: (errors.OnionClientAuthWrong, errors.OnionServiceNotReachable),
-    0xF6: (errors.OnionAddressInvalid, errors.OnionServiceNotFound),
+    0xF4: (errors.OnionClientAuthRequired, errors.OnionServiceError),
+    0xF5: (errors.OnionClientAuthWrong, errors.OnionServiceError),
+    0xF6: (errors.OnionAddressInvalid, errors.OnionServiceError),
     0xF7: (errors.OnionIntroductionTimedOut, errors.OnionServiceNotReachable),
 }
 CLASSES = {
@@ -52,12 +62,100 @@ CLASSES = {
     TOR: RFC_1928 | ONION | TOR_OWN,
 }
 
+# What handlers of direct connections catch, and whether it is worth a retry.
+NOW, LATER, NEVER = Retry.NOW, Retry.LATER, Retry.NEVER
+TWISTED = {
+    errors.GeneralServerFailure: (LATER, {ConnectError}),
+    errors.ConnectionNotAllowed: (NEVER, set()),
+    errors.NetworkUnreachable: (LATER, {NoRouteError}),
+    # The reply means either.
+    errors.HostUnreachable: (LATER, {DNSLookupError, NoRouteError}),
+    errors.ConnectionRefused: (LATER, {ConnectionRefusedError}),
+    errors.TTLExpired: (LATER, {TimeoutError}),
+    errors.CommandNotSupported: (NEVER, set()),
+    errors.AddressTypeNotSupported: (NEVER, set()),
+    errors.UnknownReply: (LATER, {ConnectError}),
+    errors.OnionServiceNotFound: (LATER, {DNSLookupError}),
+    errors.OnionServiceNotReachable: (LATER, {ConnectError}),
+    errors.OnionDescriptorNotFound: (LATER, {DNSLookupError}),
+    errors.OnionDescriptorInvalid: (LATER, {ConnectError}),
+    errors.OnionIntroductionFailed: (LATER, {ConnectError}),
+    errors.OnionRendezvousFailed: (LATER, {ConnectError}),
+    errors.OnionClientAuthRequired: (NEVER, set()),
+    errors.OnionClientAuthWrong: (NEVER, set()),
+    errors.OnionAddressInvalid: (NEVER, set()),
+    errors.OnionIntroductionTimedOut: (LATER, {TimeoutError}),
+    errors.TransportTemporaryFailure: (NOW, {ConnectError}),
+    errors.TransportProtocolFailure: (NEVER, set()),
+    errors.MissingArgument: (NEVER, set()),
+    errors.TransportInternalError: (LATER, {ConnectError}),
+    errors.NoAcceptableMethod: (NEVER, set()),
+    errors.AuthenticationFailed: (NEVER, set()),
+    errors.InvalidArguments: (NEVER, set()),
+    errors.UnknownStatus: (NEVER, set()),
+    errors.ProtocolViolation: (NEVER, set()),
+    errors.ProxyClosed: (LATER, {ConnectError}),
+    errors.ProxyUnreachable: (LATER, {ConnectError}),
+    errors.ProxyRefused: (LATER, {ConnectionRefusedError}),
+    # One handler of `ProxyUnreachable` has all of its subclasses, which are connection errors as it is.
+    errors.ProxyNotFound: (LATER, {ConnectError, DNSLookupError}),
+    errors.ProxyNetworkUnreachable: (LATER, {NoRouteError}),
+    errors.ProxyTimedOut: (LATER, {TimeoutError, TCPTimedOutError}),
+    errors.HandshakeTimeout: (LATER, {TimeoutError}),
+    errors.CleartextRefused: (NEVER, set()),
+}
+OF_CONNECTIONS = [ConnectError, ConnectionRefusedError, DNSLookupError, NoRouteError, TCPTimedOutError, TimeoutError]
 
-def test_every_error_is_txtorcons_and_none_is_one_that_others_swallow():
+
+def test_every_error_is_txtorcons():
     assert len(EVERY_ERROR) > 25
     for error in EVERY_ERROR:
         assert txtorcon.socks.SocksError in error.__mro__
-        assert not issubclass(error, (OSError, ConnectError)), error
+
+
+def test_every_error_that_is_raised_says_whether_to_retry():
+    assert set(TWISTED) == set(EVERY_ERROR) - HEADS
+    assert {error: error().retry for error in TWISTED} == {error: retry for error, (retry, _) in TWISTED.items()}
+
+
+@pytest.mark.parametrize("error", TWISTED, ids=lambda error: error.__name__)
+def test_handlers_of_twisteds_errors_catch_ours_of_the_same_meaning(error):
+    caught_by = {kind for kind in OF_CONNECTIONS if issubclass(error, kind)}
+    expected = TWISTED[error][1]
+    assert caught_by == expected | ({ConnectError} if expected - {DNSLookupError} else set())
+    for kind in caught_by:
+        with pytest.raises(kind) as caught:
+            raise error("said")
+        assert (str(caught.value), caught.value.args, caught.value.osError) == ("said", ("said",), None)
+    # `DNSLookupError` is an OSError, which other layers retry or swallow. Nothing else may be one.
+    assert issubclass(error, OSError) is (DNSLookupError in expected)
+
+
+def test_no_handler_of_connection_errors_catches_what_must_not_be_retried():
+    for error in EVERY_ERROR:
+        if error.retry is NEVER:
+            assert not issubclass(error, (OSError, *OF_CONNECTIONS)), error
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (getConnectError((111, "Connection refused")), errors.ProxyRefused),
+        (getConnectError((101, "Network is unreachable")), errors.ProxyNetworkUnreachable),
+        (getConnectError((110, "Connection timed out")), errors.ProxyTimedOut),
+        (TimeoutError(), errors.ProxyTimedOut),
+        (DNSLookupError("no results"), errors.ProxyNotFound),
+        (getConnectError((113, "No route to host")), errors.ProxyUnreachable),
+        (UnknownHostError(), errors.ProxyUnreachable),
+    ],
+)
+def test_a_proxy_that_was_not_reached_is_told_by_the_reason(cause, kind):
+    error = proxy_unreachable(cause, "proxy.example:1080")
+    assert type(error) is kind
+    assert str(error).startswith("the proxy at proxy.example:1080 could not be reached (")
+    assert str(cause).rstrip(".") in str(error)
+    assert error.__cause__ is cause
+    assert error.osError == getattr(cause, "osError", None)
 
 
 def test_every_error_can_be_made_without_arguments():

@@ -176,7 +176,7 @@ def test_a_proxy_that_cannot_be_reached(raw, scheme):
     _, _, connecting = raw(scheme, IPV4, failure=TCPRefused())
     error = error_of(connecting)
     assert isinstance(error, errors.ProxyUnreachable)
-    assert error.row.number == 0x01
+    assert error.reply_code.number == 0x01
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks4a", "socks5"])
@@ -220,7 +220,7 @@ def test_of_what_a_socks5_proxy_says_only_what_the_bridge_may_mean_is_passed_on(
     proxy = FakeProxy(clock=clock, code=code)
     connecting = connectProtocol(Through(clock, settings, proxy.endpoint).endpoint(*IPV4), Recorder())
     clock.advance(2)
-    assert error_of(connecting).row.number == (code if code in (3, 4, 5, 6, 8) else 1)
+    assert error_of(connecting).reply_code.number == (code if code in (3, 4, 5, 6, 8) else 1)
 
 
 def through(scheme, clock, application, target=IPV4, **options):

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 import txsocksx_ext
 import txsocksx_ext.pt
 from txsocksx_ext import SOCKS5ClientEndpoint, errors
-from txsocksx_ext.errors import authentication_error, reply_error
+from txsocksx_ext.failures import authentication_error, reply_error
 from txsocksx_ext.protocol.codes import Command, Dialect, Method
 from txsocksx_ext.testing import FakeProxy, FakeRoute, connect_to
 

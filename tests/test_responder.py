@@ -3,7 +3,7 @@
 import pytest
 
 from txsocksx_ext import errors
-from txsocksx_ext.failures import row_of
+from txsocksx_ext.failures import reply_error, row_of
 from txsocksx_ext.protocol import codes, decoding
 from txsocksx_ext.protocol.codes import Command, Dialect, Method, Status, permitted_code
 from txsocksx_ext.protocol.decoding import Fault, MalformedMessage
@@ -177,11 +177,11 @@ def test_an_error_can_say_what_a_plain_client_is_told():
             got = [code_for(row, client) for client in CLIENTS]
             assert got == [offered_97, offered_97, plain, tor, plain]
     # That was said of single errors, not of their classes.
-    assert errors.OnionServiceNotReachable.row is codes.ONION_SERVICE_NOT_REACHABLE
+    assert errors.OnionServiceNotReachable.reply_code is codes.ONION_SERVICE_NOT_REACHABLE
 
 
 def test_every_row_of_the_tables_is_in_the_mapping():
-    rows = {codes.SUCCEEDED if error is None else error.row for error, *_ in MAPPING.values()}
+    rows = {codes.SUCCEEDED if error is None else error.reply_code for error, *_ in MAPPING.values()}
     assert rows == set(codes.REPLY_CODES)
 
 
@@ -204,7 +204,7 @@ TRANSLATED = {
 @pytest.mark.parametrize("dialect", Dialect)
 def test_what_another_proxy_said_is_translated_and_never_copied(dialect):
     for number in range(1, 256):
-        row = row_of(errors.reply_error(number, dialect))
+        row = row_of(reply_error(number, dialect))
         if number <= 8:
             expected = (number, number)
         elif number in ONION:

@@ -14,7 +14,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from txsocksx_ext import RetryingClientService, RetryingEndpoint, SOCKS5ClientEndpoint, errors
-from txsocksx_ext.protocol.codes import Method
+from txsocksx_ext.failures import reply_error
+from txsocksx_ext.protocol.codes import Dialect, Method
 from txsocksx_ext.testing import FakeProxy, Recorder
 
 # The endpoint.
@@ -122,7 +123,7 @@ def test_bounds_are_those_of_each_call():
         ({"code": F2, "method": Method.NO_AUTHENTICATION}, {"anonymous": ()}, errors.OnionIntroductionFailed),
         ({"status": 1}, EXTENDED, errors.AuthenticationFailed),
         ({"status": 2}, EXTENDED, errors.InvalidArguments),
-        ({"failure": ConnectionRefusedError()}, EXTENDED, ConnectionRefusedError),
+        ({"failure": ConnectionRefusedError()}, EXTENDED, errors.ProxyRefused),
     ],
 )
 def test_no_other_failure_is_tried_again(options, methods, error):
@@ -216,7 +217,7 @@ def test_an_endpoint_that_fails_at_once(code):
         def connect(self, factory):
             self.tries += 1
             if self.tries <= 3:
-                return fail(errors.reply_error(code, errors.Dialect.PROP229))
+                return fail(reply_error(code, Dialect.PROP229))
             return succeed(factory.buildProtocol(None))
 
     clock, immediate, outcomes = Clock(), Immediate(), []

@@ -25,7 +25,7 @@ from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
 from txsocksx_ext import RouteTable, route_from_string
-from txsocksx_ext.errors import reply_error
+from txsocksx_ext.failures import reply_error
 from txsocksx_ext.protocol.codes import Dialect
 from txsocksx_ext.tor import launch
 from txsocksx_ext.tor.attach import attach

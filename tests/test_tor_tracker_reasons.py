@@ -25,7 +25,8 @@ from txsocksx_ext.tor.tracker import DIRECTORY_ASKED_AGAIN_AFTER, onion_address
 
 def told(error):
     """What clients get: one that asked for Tor's codes, one that offered 97, and one that did not."""
-    return (error.row.number, error.row.number if error.row.prop229 is None else error.row.prop229, error.row.plain)
+    code = error.reply_code
+    return (code.number, code.number if code.prop229 is None else code.prop229, code.plain)
 
 
 # The table, row by row.
@@ -194,7 +195,7 @@ def test_other_reasons_say_no_more_than_the_reply(reason, reply, expected, descr
 @pytest.mark.parametrize("reply", range(0xF1, 0xF8))
 def test_a_finer_code_of_tors_is_not_lost_where_events_say_less(reply):
     error = Scene().failed(reply=reply)
-    assert error.row.number == reply
+    assert error.reply_code.number == reply
 
 
 def test_events_win_over_a_code_that_they_contradict():
@@ -243,7 +244,7 @@ def test_each_claim_has_its_evidence(descriptors, reason, reply, late):
     elif isinstance(error, OnionServiceNotReachable):
         assert answers & {"RECEIVED", "BAD_DESC"}
     # Clients that know plain codes alone get what tor said.
-    assert error.row.plain == reply
+    assert error.reply_code.plain == reply
 
 
 # Names.

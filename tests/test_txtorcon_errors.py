@@ -72,7 +72,8 @@ def test_errors_need_no_txtorcon():
     program = """
 import sys
 sys.modules["txtorcon"] = sys.modules["txtorcon.socks"] = None  # to import them fails
-from txsocksx_ext.errors import HostUnreachable, reply_error
+from txsocksx_ext.errors import HostUnreachable
+from txsocksx_ext.failures import reply_error
 from txsocksx_ext.protocol.codes import Dialect
 try:
     raise reply_error(4, Dialect.PLAIN)
@@ -161,7 +162,7 @@ except HostUnreachableError as error:
     [
         "errors.HostUnreachable",
         "errors.HostUnreachable, KeyError",
-        "KeyError, errors.HostUnreachable",
+        "KeyError, errors.OnionServiceNotReachable",
         "errors.HostUnreachable, OSError",
         "errors.OnionServiceNotFound, Mixin",
     ],
@@ -184,8 +185,9 @@ except txtorcon.socks.HostUnreachableError as error:
 
 PICKLED = """
 import pickle
+from twisted.internet.error import ConnectionRefusedError
 from txsocksx_ext import errors
-from txsocksx_ext.errors import authentication_error, reply_error
+from txsocksx_ext.failures import authentication_error, proxy_unreachable, reply_error
 from txsocksx_ext.protocol.codes import Dialect, Method
 from txsocksx_ext.protocol.pairs import Pairs
 made = [
@@ -195,9 +197,12 @@ made = [
     errors.OnionServiceNotReachable(code=6).with_plain_code(6),
     errors.MissingArgument("said"),
     authentication_error(Method.EXTENDED, 2, Pairs({"ERROR": "why"})),
+    proxy_unreachable(ConnectionRefusedError(111), "127.0.0.1:9"),
+    errors.ProxyNotFound("said"),
 ]
 def show(error):
-    return type(error), str(error), error.message, error.code, error.row, getattr(error, "pairs", None), error.args
+    said = error.message, error.code, error.reply_code, error.retry, error.osError
+    return type(error), str(error), error.args, getattr(error, "pairs", None), said
 """
 
 
@@ -221,7 +226,7 @@ print("equal")
 def test_errors_of_a_program_with_txtorcon_are_unpickled_in_one_without():
     pickled = run_program(f"import txtorcon\n{PICKLED}\nprint(pickle.dumps(made).hex())")
     program = f"{PICKLED}\nprint([show(a) == show(b) for a, b in zip(made, pickle.loads(bytes.fromhex('{pickled}')))])"
-    assert run_program(program) == str([True] * 6)
+    assert run_program(program) == str([True] * 8)
 
 
 def test_a_stub_of_txtorcon_does_no_harm():

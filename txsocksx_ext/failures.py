@@ -1,5 +1,5 @@
 """
-What a reply says of a failure: Twisted's and the system's errors, as rows of the table.
+From exceptions to reply codes, for servers, and from what a proxy answers to exceptions, for clients.
 """
 
 from __future__ import annotations
@@ -22,9 +22,23 @@ from twisted.internet.error import (
 from twisted.internet.error import TimeoutError as ConnectTimeoutError
 from twisted.python.failure import Failure
 
-from .errors import SOCKS5Error
+from . import errors
+from .errors import (
+    AuthenticationFailed,
+    InvalidArguments,
+    ProxyNetworkUnreachable,
+    ProxyNotFound,
+    ProxyRefused,
+    ProxyTimedOut,
+    ProxyUnreachable,
+    ReplyError,
+    SOCKS5Error,
+    UnknownReply,
+    UnknownStatus,
+)
 from .protocol import codes
-from .protocol.codes import ReplyCode
+from .protocol.codes import Dialect, Method, ReplyCode
+from .protocol.pairs import ERROR, NO_PAIRS, Pairs
 
 _BY_CLASS: dict[type[BaseException], ReplyCode] = {
     ConnectionRefusedError: codes.CONNECTION_REFUSED,
@@ -68,7 +82,7 @@ _TELLING = (
 def row_of(error: BaseException | None) -> ReplyCode:
     """Return the row to answer for an exception; 0x01 if nothing better is known."""
     if isinstance(error, SOCKS5Error):
-        return error.row
+        return error.reply_code
     for kind, row in _BY_CLASS.items():
         if isinstance(error, kind):
             return row
@@ -100,3 +114,61 @@ def most_telling(failures: Sequence[Failure]) -> Failure:
         return _TELLING.index(row) if row in _TELLING else len(_TELLING)
 
     return min(failures, key=rank)
+
+
+# From answers to exceptions.
+
+# Later classes win: where the head of a family shares its row with a member, the member is raised.
+_REPLY_CLASSES: dict[ReplyCode, type[ReplyError]] = {
+    cls.reply_code: cls
+    for cls in vars(errors).values()
+    if isinstance(cls, type) and issubclass(cls, ReplyError) and "reply_code" in vars(cls)
+}
+
+
+def reply_class(code: int, dialect: Dialect) -> type[ReplyError]:
+    """Return the class of a failing reply: what `code` means in `dialect`, or `UnknownReply`."""
+    row = codes.reply_row(code, dialect)
+    return UnknownReply if row is None else _REPLY_CLASSES.get(row, UnknownReply)
+
+
+def reply_error(code: int, dialect: Dialect) -> ReplyError:
+    """
+    Return the exception for a failing reply.
+
+    :param code: the REP byte, not 0.
+    :param dialect: the table in which the proxy that sent it speaks.
+    """
+    return reply_class(code, dialect)(code=code)
+
+
+def proxy_unreachable(cause: BaseException, place: str | None = None) -> ProxyUnreachable:
+    """
+    Return the exception for a proxy that could not be reached.
+
+    :param cause: why: an exception of `twisted.internet.error`.
+    :param place: the proxy's address, as ``HOST:PORT``; ``None`` if it is not known.
+    """
+    kinds = (ProxyRefused, ProxyNotFound, ProxyNetworkUnreachable, ProxyTimedOut)
+    cls = next((kind for kind in kinds if isinstance(cause, kind.__bases__[1:])), ProxyUnreachable)
+    at = "" if place is None else f" at {place}"
+    why = str(cause).rstrip(".")
+    error = cls(f"the proxy{at} could not be reached ({why}): check that it runs, and its address")
+    error.osError = cause.osError if isinstance(cause, ConnectError) else None
+    error.__cause__ = cause
+    return error
+
+
+def authentication_error(method: Method, status: int, pairs: Pairs = NO_PAIRS) -> AuthenticationFailed:
+    """Return the exception for a failing STATUS of RFC 1929 or of proposal 229."""
+    if method != Method.EXTENDED or status == codes.Status.AUTHENTICATION_FAILED:
+        return AuthenticationFailed(status=status, pairs=pairs)
+    if status == codes.Status.INVALID_ARGUMENTS:
+        return InvalidArguments(_with_reason(InvalidArguments.message, pairs), status=status, pairs=pairs)
+    return UnknownStatus(f"{UnknownStatus.message} (0x{status:02X})", status=status, pairs=pairs)
+
+
+def _with_reason(message: str, pairs: Pairs) -> str:
+    """`message`, and what the proxy said of it, with nothing that a terminal could obey."""
+    said = "".join(c for c in pairs.get(ERROR, b"").decode("ascii", "replace")[:200] if c.isprintable())
+    return f"{message} (it said {said!r})" if said else message

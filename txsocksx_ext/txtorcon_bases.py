@@ -31,7 +31,10 @@ class TxtorconRelated(Exception):
     def __new__(cls, *arguments: object, **keywords: object) -> Any:
         # For programs whose import system does not ask the finder below.
         _link()
-        return super().__new__(cls, *arguments, **keywords)
+        # Without arguments, which `OSError`, a base of some subclasses, would read as an error number.
+        made: Any = super().__new__(cls)
+        made.args = arguments
+        return made
 
 
 def link_to_txtorcon(names: Mapping[type[Exception], str]) -> None:

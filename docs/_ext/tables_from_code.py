@@ -67,6 +67,14 @@ def own_exceptions() -> list[type[errors.SOCKS5Error]]:
     return [cls for cls in vars(errors).values() if inspect.isclass(cls) and issubclass(cls, errors.SOCKS5Error)]
 
 
+def retry_of(cls: type[errors.SOCKS5Error]) -> str:
+    """Whether to retry after an exception, and from which of Twisted's it derives."""
+    of_twisted = [each for each in cls.__mro__ if each.__module__ == "twisted.internet.error"]
+    nearest = [each for each in of_twisted if not any(issubclass(other, each) for other in of_twisted if other != each)]
+    names = " and ".join(f"``{each.__name__}``" for each in nearest)
+    return f" Retry: *{cls.retry.value}*." + (f" Also {names}." if names else "")
+
+
 def sent_for(row: ReplyCode, dialect: Dialect) -> str:
     """What a server of ours sends to a client of `dialect`."""
     is_extended = dialect is not Dialect.PLAIN
@@ -78,12 +86,12 @@ def failing_replies() -> str:
     """Each exception that stands for a reply code."""
     rows = []
     for cls in own_exceptions():
-        if not issubclass(cls, errors.ReplyError) or "row" not in vars(cls):
+        if not issubclass(cls, errors.ReplyError) or "reply_code" not in vars(cls):
             continue
-        is_family = errors.reply_class(cls.row.number, cls.row.dialect) is not cls
+        is_family = failures.reply_class(cls.reply_code.number, cls.reply_code.dialect) is not cls
         name = exception(cls) + (", the family of those below" if is_family else "")
-        retry = f" Retry: *{cls.retry.value}*." if issubclass(cls, errors.TransportError) else ""
-        rows.append([name, *(sent_for(cls.row, dialect) for dialect in Dialect), sentence(cls.message) + retry])
+        codes_sent = [sent_for(cls.reply_code, dialect) for dialect in Dialect]
+        rows.append([name, *codes_sent, sentence(cls.message) + ("" if is_family else retry_of(cls))])
     return table(["Exception", "plain", "prop229", "tor", "What happened, and what to do"], rows, "26 8 8 8 50")
 
 
@@ -98,17 +106,19 @@ def _meaning(number: int, dialect: Dialect) -> str:
     row = codes.reply_row(number, dialect)
     if row is None:
         return exception(errors.UnknownReply)
-    return f"{row.name}: {exception(errors.reply_class(number, dialect))}"
+    return f"{row.name}: {exception(failures.reply_class(number, dialect))}"
 
 
 def other_failures() -> str:
     """Each exception that no reply code stands for."""
     rows = []
     for cls in own_exceptions():
-        if issubclass(cls, errors.ReplyError) and "row" in vars(cls):
+        if issubclass(cls, errors.ReplyError) and "reply_code" in vars(cls):
             continue
         meaning = cls.message if "message" in vars(cls) and cls is not errors.SOCKS5Error else inspect.getdoc(cls)
-        rows.append([exception(cls), sentence(meaning.partition("\n\n")[0]), sent_for(cls.row, Dialect.PLAIN)])
+        is_family = cls in (errors.SOCKS5Error, errors.ReplyError)
+        text = sentence(meaning.partition("\n\n")[0]) + ("" if is_family else retry_of(cls))
+        rows.append([exception(cls), text, sent_for(cls.reply_code, Dialect.PLAIN)])
     return table(["Exception", "What happened, and what to do", "Answered with"], rows, "28 56 16")
 
 

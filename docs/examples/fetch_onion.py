@@ -10,7 +10,6 @@ import sys
 
 import treq
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.error import ConnectError
 from twisted.internet.task import react
 
 from txsocksx_ext import web_agent
@@ -33,8 +32,6 @@ async def main(reactor, url, proxy="tcp:127.0.0.1:9050"):
         raise SystemExit(f"Not reachable: {error}.") from None
     except SOCKS5Error as error:
         raise SystemExit(f"Failed: {error}.") from None
-    except ConnectError as error:
-        raise SystemExit(f"There is no proxy at {proxy}: {error}") from None
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ PROXY is a client endpoint string, tcp:127.0.0.1:1080 unless given.
 import sys
 
 from twisted.internet.endpoints import clientFromString, connectProtocol
-from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import react
 
 from txsocksx_ext import SOCKS5ClientEndpoint
-from txsocksx_ext.errors import OnionServiceNotFound, OnionServiceNotReachable, SOCKS5Error
+from txsocksx_ext.errors import OnionServiceNotFound, OnionServiceNotReachable, ReplyError, SOCKS5Error
 
 
 async def main(reactor, host, port, proxy="tcp:127.0.0.1:1080"):
@@ -27,10 +26,10 @@ async def main(reactor, host, port, proxy="tcp:127.0.0.1:1080"):
         print("not found:", error)
     except OnionServiceNotReachable as error:
         print("not reachable:", error)
-    except SOCKS5Error as error:
+    except ReplyError as error:
         print(f"failed with reply code {error.code}:", error)
-    except ConnectError as error:
-        # The proxy itself is not there.
+    except SOCKS5Error as error:
+        # The proxy cannot be used.
         print(error)
     else:
         print("it answers")

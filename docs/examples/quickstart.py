@@ -10,14 +10,13 @@ import sys
 
 import treq
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.task import react
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 from twisted.web.static import Data
 
 from txsocksx_ext import web_agent
-from txsocksx_ext.errors import SOCKS5Error
+from txsocksx_ext.errors import ProxyUnreachable, SOCKS5Error
 
 
 def serve_page(reactor):
@@ -33,7 +32,7 @@ async def main(reactor, url=None, proxy="tcp:127.0.0.1:1080"):
     try:
         response = await treq.get(url or serve_page(reactor), agent=agent)
         print(await response.text())
-    except (ConnectError, DNSLookupError):
+    except ProxyUnreachable:
         sys.exit(f"No proxy answers at {proxy}. Start one with `make serve`, or name another one.")
     except SOCKS5Error as error:
         sys.exit(f"The proxy could not connect: {error}")

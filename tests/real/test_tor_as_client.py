@@ -199,8 +199,8 @@ def test_fetching_a_page_of_an_onion_service(tor_network, socks5ext):
             "Failed: the target refused the connection: check the port, and that the service runs.\n"
         ),
         (f"http://{tor_network.onion}/", nobody): (
-            f"There is no proxy at {nobody}: Connection was refused by other side: 111: Connection refused;"
-            f" the proxy at {nobody.removeprefix('tcp:')} could not be reached: check that it runs, and its address.\n"
+            f"Failed: the proxy at {nobody.removeprefix('tcp:')} could not be reached (Connection was refused by other"
+            " side: 111: Connection refused): check that it runs, and its address.\n"
         ),
     }
     running = {asked: begin("fetch_onion.py", *asked) for asked in expected}

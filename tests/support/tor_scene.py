@@ -2,7 +2,7 @@
 
 import itertools
 
-from txsocksx_ext.errors import reply_error
+from txsocksx_ext.failures import reply_error
 from txsocksx_ext.protocol.codes import Dialect
 from txsocksx_ext.tor.events import parse_descriptor_event, parse_stream_event
 from txsocksx_ext.tor.failures import classify_failure

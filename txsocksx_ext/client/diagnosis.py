@@ -17,10 +17,10 @@ from twisted.internet.endpoints import (
     UNIXClientEndpoint,
 )
 from twisted.internet.error import ConnectionRefusedError
-from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ..addresses import host_and_port
-from ..errors import NoAcceptableMethod, ProtocolViolation
+from ..errors import NoAcceptableMethod, ProtocolViolation, ProxyUnreachable
+from ..failures import proxy_unreachable
 from ..protocol.codes import Method
 from ..protocol.decoding import Fault, MalformedMessage
 from ..protocol.foreign import protocol_of
@@ -74,30 +74,18 @@ def no_acceptable_method(offered: tuple[Method, ...]) -> NoAcceptableMethod:
     return NoAcceptableMethod(f"the proxy accepts none of the authentication methods offered ({shown}): {guess}")
 
 
-def name_proxy(error: Any, endpoint: IStreamClientEndpoint) -> None:
-    """
-    Have one of Twisted's connection errors say that it is about the proxy, and where that is.
-
-    Its class stays what applications catch. Errors about endpoints of other packages, which
-    may have words of their own and secrets in their arguments, stay as they are.
-    """
-    place = _place_of(endpoint)
-    if place is not None:
-        error.args = (_with_place(" ".join(map(str, error.args)), place),)
-
-
-def refused_error(address: IPv4Address | IPv6Address) -> ConnectionRefusedError:
+def refused_error(address: IPv4Address | IPv6Address) -> ProxyUnreachable:
     """Return the exception for a proxy at a port of this machine where nothing listens."""
-    return ConnectionRefusedError(_with_place("", host_and_port(address.host, address.port)))
+    return proxy_unreachable(ConnectionRefusedError(), host_and_port(address.host, address.port))
 
 
-def _with_place(said: str, place: str) -> str:
-    hint = f"the proxy at {place} could not be reached: check that it runs, and its address"
-    return f"{said}; {hint}" if said else hint
+def place_of(endpoint: Any) -> str | None:
+    """
+    Return where an endpoint of Twisted's leads, below any TLS, for people to read.
 
-
-def _place_of(endpoint: Any) -> str | None:
-    """Return where an endpoint of Twisted's leads, below any TLS. None of them has a public name for it."""
+    None of them has a public name for it. Return ``None`` for endpoints of other packages, which may have
+    secrets in their arguments.
+    """
     while hasattr(endpoint, "_wrappedEndpoint"):
         endpoint = endpoint._wrappedEndpoint
     if isinstance(endpoint, UNIXClientEndpoint):

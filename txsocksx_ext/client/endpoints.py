@@ -160,9 +160,8 @@ class SOCKS5ClientEndpoint:
 
         :param protocol_factory: its ``buildProtocol`` gets a `SOCKS5Address`.
         :returns: fires with its protocol, or fails with an exception of
-            `txsocksx_ext.errors`, or with one of Twisted's connection errors
-            where the proxy itself was not reached. Cancelling it at any moment
-            closes the socket, and builds nothing later.
+            `txsocksx_ext.errors`. Cancelling it at any moment closes the
+            socket, and builds nothing later.
         """
         if self._tls is not None:
             return over_tls(self._tls, self._connect_plainly, protocol_factory)

@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..checks import check_protocol_factory, check_reactor, check_type
-from ..errors import HandshakeTimeout, authentication_error, reply_error
+from ..errors import HandshakeTimeout
+from ..failures import authentication_error, reply_error
 from ..protocol.codes import DESCRIPTOR_NOT_FOUND, Dialect, Method
 from ..protocol.messages import (
     UNSPECIFIED,

@@ -11,13 +11,15 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from ..errors import SOCKS5Error
+from ..failures import proxy_unreachable
 from ..net.timers import clock_of
 from . import loopback
-from .diagnosis import name_proxy
+from .diagnosis import place_of
 from .factory import SOCKS5ExtClientFactory
 
 PROXY_NOT_REACHED = (ConnectError, DNSLookupError)
-"""What fails before anything was asked of a proxy."""
+"""What Twisted's endpoints fail with."""
 
 
 def negotiate(
@@ -32,8 +34,8 @@ def negotiate(
     :param reactor: provides time.
     :param timeout: seconds for all of it, the connection to the proxy too;
         ``None`` for no deadline.
-    :returns: the factory's result. Fails with Twisted's own connection errors, whose text
-        names the proxy, where that was not reached, and with what the factory's
+    :returns: the factory's result. Fails with `ProxyUnreachable`, which names the proxy,
+        where that was not reached, and with what the factory's
         ``error_of_timeout`` says when the time is over. Cancelling it at any moment closes the socket,
         and builds nothing later.
     """
@@ -51,9 +53,13 @@ def negotiate(
         return value
 
     def not_connected(failure: Failure) -> None:
-        if not result.called:
-            if failure.check(*PROXY_NOT_REACHED):
-                name_proxy(failure.value, proxy_endpoint)
+        if result.called:
+            return
+        # An endpoint that leads to this proxy through another one fails with exceptions of ours.
+        error = failure.value
+        if isinstance(error, PROXY_NOT_REACHED) and not isinstance(error, SOCKS5Error):
+            factory.give_up(proxy_unreachable(error, place_of(proxy_endpoint)))
+        else:
             factory.give_up(failure)
 
     def expired() -> None:

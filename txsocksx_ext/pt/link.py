@@ -24,8 +24,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..checks import check_endpoint
-from ..errors import ConnectionRefused, SOCKS5Error, TransportInternalError, TransportProtocolFailure, reply_error
-from ..failures import row_of
+from ..errors import ConnectionRefused, SOCKS5Error, TransportInternalError, TransportProtocolFailure
+from ..failures import reply_error, row_of
 from ..net.half_close import can_half_close, with_half_close
 from ..net.socket_state import was_reset
 from ..net.twisted_transports import abort, is_connected_to_itself, keep_alive

@@ -25,6 +25,7 @@ from ..errors import (
     ProxyClosed,
     ProxyUnreachable,
     ReplyError,
+    SOCKS5Error,
     TTLExpired,
 )
 from ..net.transport import twisted_address_of
@@ -140,7 +141,7 @@ _PASSED_ON = (
 def _as_told(failure: Failure) -> Failure:
     """Return what a failure means for a client of the transport."""
     error = failure.value
-    if isinstance(error, PROXY_NOT_REACHED):
+    if isinstance(error, PROXY_NOT_REACHED) and not isinstance(error, SOCKS5Error):
         raise ProxyUnreachable()
     if isinstance(error, ReplyError) and type(error) not in _PASSED_ON:
         raise GeneralServerFailure(f"the proxy that the transport has to use refused: {error}")

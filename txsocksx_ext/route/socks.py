@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from ..client.endpoints import dialect_named
 from ..client.factory import SOCKS5ExtClientFactory
 from ..client.methods import ClientMethods
-from ..client.negotiation import PROXY_NOT_REACHED, negotiate
+from ..client.negotiation import negotiate
 from ..descriptions import client_endpoint, endpoint_description, refuse_unknown, secret_from_file, yes_or_no
 from ..errors import ProxyUnreachable, SOCKS5Error
 from ..net.twisted_transports import PausedFactory
@@ -87,9 +87,7 @@ def _proxy_unreachable(failure: Failure) -> Failure:
     """Turn what keeps us from the proxy into `ProxyUnreachable`. A fault in a program stays one, and is logged."""
     if failure.check(SOCKS5Error, CancelledError, *_FAULTS):
         return failure
-    error = failure.value
-    said = f" ({error})" if isinstance(error, PROXY_NOT_REACHED) else ""
-    raise ProxyUnreachable(f"{ProxyUnreachable.message}{said}") from error
+    raise ProxyUnreachable() from failure.value
 
 
 # Endpoints of other packages fail with classes of their own, so only what no connection fails with is a fault.

@@ -31,8 +31,8 @@ from ..errors import (
     TransportTemporaryFailure,
     TTLExpired,
     UnknownReply,
-    reply_error,
 )
+from ..failures import reply_error
 from ..net.twisted_transports import PausedFactory
 from ..protocol import codes
 from ..protocol.codes import Dialect, Method

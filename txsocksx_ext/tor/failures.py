@@ -17,8 +17,8 @@ from ..errors import (
     OnionRendezvousFailed,
     OnionServiceNotReachable,
     ReplyError,
-    reply_error,
 )
+from ..failures import reply_error
 from ..protocol.codes import DESCRIPTOR_NOT_FOUND, Dialect
 from .tracker import Fetch, StreamEnd
 
@@ -38,7 +38,7 @@ def classify_failure(end: StreamEnd, said: ReplyError) -> ReplyError:
     """
     if end.is_remote:
         # A port with ExtendedErrors says what the first directory said, and not what the service did.
-        return reply_error(end.plain_code, Dialect.TOR) if said.row.dialect is Dialect.TOR else said
+        return reply_error(end.plain_code, Dialect.TOR) if said.reply_code.dialect is Dialect.TOR else said
     fetch = end.fetch
     error: ReplyError | None = None
     if end.reason == "TORPROTOCOL":
@@ -49,11 +49,11 @@ def classify_failure(end: StreamEnd, said: ReplyError) -> ReplyError:
         error = OnionClientAuthRequired()
     elif end.reason in ("TIMEOUT", "CANT_ATTACH"):
         error = of_timeout(fetch)
-    if said.row is DESCRIPTOR_NOT_FOUND:
+    if said.reply_code is DESCRIPTOR_NOT_FOUND:
         said = reply_error(end.plain_code, Dialect.TOR)
-    if error is None or (type(error) is OnionServiceNotReachable and said.row.dialect is Dialect.TOR):
+    if error is None or (type(error) is OnionServiceNotReachable and said.reply_code.dialect is Dialect.TOR):
         return said
-    return error.with_plain_code(said.row.plain)
+    return error.with_plain_code(said.reply_code.plain)
 
 
 def _of_unresolved(fetch: Fetch) -> ReplyError | None:

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamClien
 
 from ..client.factory import SOCKS5ExtClientFactory
 from ..client.methods import ClientMethods
-from ..client.negotiation import PROXY_NOT_REACHED, negotiate
+from ..client.negotiation import negotiate
 from ..client.protocol import SOCKS5ExtClientProtocol
 from ..errors import (
     HostUnreachable,
@@ -22,8 +22,8 @@ from ..errors import (
     ProxyUnreachable,
     ReplyError,
     TTLExpired,
-    reply_error,
 )
+from ..failures import reply_error
 from ..net.timers import clock_of
 from ..protocol.codes import DESCRIPTOR_NOT_FOUND, TTL_EXPIRED, Command, Dialect
 from ..protocol.messages import Reply, Request
@@ -78,7 +78,7 @@ class TorInstance:
         :param application: builds what gets the stream; ``None`` for a look-up.
         :param stream: is told what is seen of it.
         :returns: the application's protocol, or the address that was found.
-        :raises ProxyUnreachable: this tor could not be reached; its cause is Twisted's own error, if there is one.
+        :raises ProxyUnreachable: this tor could not be reached.
         :raises ReplyError: tor's answer, as exact as can be said.
         """
         # A tor of our own is not known where it listens before it is under control.
@@ -111,10 +111,7 @@ class TorInstance:
         stream.begin(self, factory.request, token)
         try:
             return await negotiate(self._reactor, self.socks, factory, timeout=None)
-        except PROXY_NOT_REACHED as error:
-            self._pass_over()
-            raise ProxyUnreachable("tor could not be reached: check that it runs, and its SOCKS port") from error
-        except ProxyClosed:
+        except (ProxyClosed, ProxyUnreachable):
             self._pass_over()
             raise
         except ReplyError as said:
@@ -139,7 +136,7 @@ class TorInstance:
         if not _is_onion_stream(request):
             return said
         end = await stream.end_for(said)
-        if said.row is DESCRIPTOR_NOT_FOUND and (end is None or end.was_connected):
+        if said.reply_code is DESCRIPTOR_NOT_FOUND and (end is None or end.was_connected):
             return _NotFoundUnproven(said, was_connected=end is not None)
         if end is None:
             return said
@@ -148,7 +145,7 @@ class TorInstance:
         if isinstance(error, OnionClientAuthRequired) and control is not None and control.is_live:
             address = onion_address(request.destination.host)
             if address is not None and await control.has_client_key(address):
-                return OnionClientAuthWrong().with_plain_code(error.row.plain)
+                return OnionClientAuthWrong().with_plain_code(error.reply_code.plain)
         return error
 
 

@@ -28,7 +28,7 @@ from ..client.endpoints import DEFAULT_TIMEOUT, checked_timeout, target_address
 from ..client.methods import ClientMethods
 from ..client.tls import creator_of
 from ..client.web import check_pool, checked_policy
-from ..errors import reply_error
+from ..failures import reply_error
 from ..protocol.codes import Dialect
 from .attach import is_disconnected
 from .streams import AgentEndpoints, StreamEndpoint, StreamsOfTor, socks_port

@@ -79,11 +79,6 @@ class StreamsOfTor:
                 raise HandshakeTimeout() from None
             error.code = None  # none was sent
             raise error from None
-        except ProxyUnreachable as error:
-            # As from any endpoint: Twisted's own error, where the proxy itself was not reached.
-            if isinstance(error.__cause__, PROXY_NOT_REACHED):
-                raise error.__cause__ from None
-            raise
 
 
 @implementer(IStreamClientEndpoint)

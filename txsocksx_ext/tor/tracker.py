@@ -183,7 +183,9 @@ class StreamRecord:
         # Others with this key may have left, for which tor says DONE, or have had other answers.
         if end.reason == "DONE" and not end.is_remote:
             return False
-        return said.row.dialect is Dialect.TOR or (not end.was_connected and end.plain_code == said.row.number)
+        return said.reply_code.dialect is Dialect.TOR or (
+            not end.was_connected and end.plain_code == said.reply_code.number
+        )
 
 
 def key_of_source(source: str, source_port: int, host: str, port: int) -> StreamKey:
