@@ -251,6 +251,7 @@ async def test_tls_within_tls(authority):
         await protocol.until(lambda each: each.received == CONTENT[::-1])
         protocol.close()
         await protocol.until(lambda each: each.lost)
+    assert protocol.lost.check(ConnectionDone)
 
 
 async def test_a_failure_beneath_tls_is_told_as_without_it(authority):

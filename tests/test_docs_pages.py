@@ -202,7 +202,9 @@ def test_the_command_is_one(text, options, tmp_path, monkeypatch, named_files):
     monkeypatch.chdir(tmp_path)
     for name, content in named_files.items():
         Path(name).write_bytes(content)
-    Options().parseOptions(shlex.split(options))
+    parsed = Options()
+    parsed.parseOptions(shlex.split(options))
+    assert parsed.service
 
 
 def test_commands_are_found():

@@ -173,6 +173,7 @@ async def test_a_client_that_leaves_waits_no_more():
             await until(lambda: server.factory.connections)
             client.abort()
             await until(lambda: not server.factory.connections)
+            assert client.unread == b""
 
 
 def test_failures_are_forgotten_in_time():

@@ -5,6 +5,7 @@ import pytest_twisted
 from support.targets import Target, echo, failure_of, local, talk_to
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 
 from txsocksx_ext import errors
 from txsocksx_ext.protocol import codes
@@ -254,6 +255,8 @@ async def test_strangers_reach_the_private_bridges_that_they_were_admitted_to(ou
         stream.transport.loseConnection()
         await stream.lost
         attempt.over(succeeded=False)
+        await target.when_next_result()
+        assert len(target.peers) == 1
 
 
 async def test_a_transport_of_local_clients_reaches_everything(outbound_proxy):
@@ -263,10 +266,12 @@ async def test_a_transport_of_local_clients_reaches_everything(outbound_proxy):
         stream.transport.loseConnection()
         await stream.lost
         attempt.over(succeeded=True)
+        await target.when_next_result()
+        assert len(target.peers) == 1
 
 
 async def test_closing_ends_what_is_open(outbound_proxy):
     with Target(echo) as target:
         stream = await dial(outbound_proxy, "127.0.0.1", target.port)
         await outbound_proxy.close()
-        await stream.lost
+        assert isinstance(await stream.lost, (ConnectionDone, ConnectionLost))

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.endpoints import ProcessEndpoint, TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionRefusedError as TCPRefused
-from twisted.internet.error import NoRouteError
+from twisted.internet.error import NoRouteError, ProcessDone, ProcessTerminated
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
@@ -313,7 +313,7 @@ class ThroughAProgram(Greeter):
             self.ready()
 
     def connectionLost(self, reason):
-        self.side.shared.callback(None)
+        self.side.shared.callback(reason.value)
 
 
 def open_through_a_program(arguments):
@@ -332,13 +332,13 @@ async def test_a_connection_that_can_only_be_closed_is_closed_when_its_time_is_o
     opening, lost = open_through_a_program({})
     with pytest.raises(DeferredTimeout):
         await opening.addTimeout(ThroughAProgram.handshake_timeout, reactor)
-    await lost
+    assert isinstance(await lost, (ProcessDone, ProcessTerminated))
 
 
 async def test_a_connection_that_can_only_be_closed_is_closed_where_its_stream_is_aborted():
     opening, lost = open_through_a_program({"ready": ""})
     (await opening).abortConnection()
-    await lost
+    assert isinstance(await lost, (ProcessDone, ProcessTerminated))
 
 
 class Bridge(Recorder):

@@ -1,5 +1,6 @@
 """What a parent tells a transport in its environment, read and written."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -137,8 +138,10 @@ def test_what_is_wrong_is_said_as_the_specification_has_it(environ, words):
     assert caught.value.line.encode().decode("ascii") == words + "\n"
 
 
-def test_several_versions():
-    check_version({"TOR_PT_MANAGED_TRANSPORT_VER": "2,1"})
+@pytest.mark.parametrize(("offered", "is_spoken"), [("2,1", True), ("1", True), ("2,10", False), ("", False)])
+def test_one_of_the_offered_versions_is_ours(offered, is_spoken):
+    with contextlib.nullcontext() if is_spoken else pytest.raises(EnvironmentFault):
+        check_version({"TOR_PT_MANAGED_TRANSPORT_VER": offered})
 
 
 names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)

@@ -94,9 +94,12 @@ async def test_of_very_many_addresses_some_are_used(monkeypatch):
 
 async def test_an_answer_that_comes_after_the_caller_left_does_no_harm():
     names = SlowNames()
-    looking = Resolver(ReactorWith(names=names)).addresses_of("somewhere.example", ME)
-    await cancelled(looking)
+    resolver = Resolver(ReactorWith(names=names))
+    await cancelled(resolver.addresses_of("somewhere.example", ME))
     names.answer("somewhere.example", "192.0.2.1")
+    next_one = resolver.addresses_of("somewhere.example", ME)
+    names.answer("somewhere.example", "192.0.2.2")
+    assert await next_one == ("192.0.2.2",)
 
 
 @pytest.mark.parametrize("name", ["a..b", ".", "..", ".a", "a" * 64, "a" * 64 + ".example", "x" * 255])

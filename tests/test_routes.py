@@ -390,7 +390,7 @@ async def test_a_client_that_leaves_ends_the_conversation_with_the_other_proxy()
         end = await other.accept()
         await hear_request(end)
         client.abort()
-        await end.lost()
+        assert isinstance(await end.lost(), ConnectionLost)
 
 
 async def test_an_abort_is_passed_on_through_two_proxies():

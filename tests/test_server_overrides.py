@@ -419,10 +419,10 @@ def test_an_override_may_stop_the_process(at, error, is_polled):
                 # Port 0 fails, so that a reply is asked for.
                 client.sendall(GREET_ANONYMOUS + request("127.0.0.1", 0))
                 if at != "route":
-                    process.wait(20)
+                    assert process.wait(20) is not None
                     return
             with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
                 client.sendall(GREET_ANONYMOUS + request("127.0.0.1", 9))
-                process.wait(20)
+                assert process.wait(20) is not None
         finally:
             process.kill()

@@ -142,7 +142,7 @@ async def test_no_time_to_drain_cuts_at_once():
         await turn(3)
         server.clock.advance(0)
         await server.stopped()
-        await client.lost()
+        assert isinstance(await client.lost(), ConnectionLost)
 
 
 @pytest.mark.parametrize(

@@ -183,9 +183,11 @@ async def test_without_a_clock_the_reactor_carries_the_bytes():
     near, far = Recorder(), Recorder()
     connect_in_memory(near, far)
     near.write(b"abc")
+    assert far.received == b""
     await far.until(lambda recorder: recorder.received == b"abc")
     far.close()
     await near.until(lambda recorder: recorder.lost)
+    assert near.lost.check(ConnectionDone)
 
 
 # The endpoint.

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from txsocksx_ext.tor.events import (
+    DescriptorEvent,
+    StreamEvent,
     bootstrap_progress,
     bootstrap_summary,
     parse_descriptor_event,
@@ -135,10 +137,10 @@ def test_a_line_that_is_too_short_is_no_descriptor_event(line):
 
 @given(st.text() | st.text(alphabet='a1 ="\\:0'))
 def test_no_line_raises(line):
-    parse_stream_event(line)
-    parse_descriptor_event(line)
-    bootstrap_progress(line)
-    bootstrap_summary(line)
+    assert isinstance(parse_stream_event(line), StreamEvent | None)
+    assert isinstance(parse_descriptor_event(line), DescriptorEvent | None)
+    assert isinstance(bootstrap_progress(line), int | None)
+    assert isinstance(bootstrap_summary(line), str)
 
 
 @pytest.mark.parametrize("rest", ['X="' + '\\"' * 2000, '"' * 9999, 'X="' * 2000, "\\" * 9999])

@@ -19,6 +19,7 @@ from support.fake_tor import (
     silent,
 )
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.error import ConnectionLost
 
 from txsocksx_ext.tor import control as control_module
 from txsocksx_ext.tor.events import parse_descriptor_event, parse_stream_event
@@ -194,7 +195,7 @@ async def test_a_client_that_leaves_takes_its_stream_along():
         peer.send(request(ONION, 80))
         await until(lambda: tor.asked)
         peer.abort()
-        await tor.connections[0].lost()
+        assert isinstance(await tor.connections[0].lost(), ConnectionLost)
 
 
 @pytest.mark.parametrize(
