@@ -198,6 +198,7 @@ async def test_a_client_that_leaves_takes_its_stream_along():
         assert isinstance(await tor.connections[0].lost(), ConnectionLost)
 
 
+@pytest.mark.parametrize("others", [0, 1])
 @pytest.mark.parametrize(
     ("cached", "descriptors", "expected"),
     [
@@ -208,8 +209,11 @@ async def test_a_client_that_leaves_takes_its_stream_along():
         ([SERVICE], ["NOT_FOUND"], heard_as(6, 0xE1, 0xE1)),
     ],
 )
-async def test_the_end_of_the_time_with_a_control_port(cached, descriptors, expected):
+async def test_the_end_of_the_time_with_a_control_port(cached, descriptors, expected, others):
+    """Streams of other programs that use this tor change nothing, though they go to the same service."""
     control = events(cached=cached)
+    for number in range(100, 100 + others):
+        EventfulTor(control, 0).say(f"{number} NEW 0 {ONION}:80 SOURCE_ADDR=127.0.0.1:1 PURPOSE=USER")
     streams = iter(range(1, 100))
 
     async def answer(peer, host):

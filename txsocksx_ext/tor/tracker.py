@@ -236,8 +236,13 @@ class StreamTracker:
         self._fetches: OrderedDict[str, Fetch] = OrderedDict()
 
     def knows(self, address: str) -> bool:
-        """Return whether a stream to this onion address, or tor's descriptor of it, was seen."""
-        return address in self._fetches
+        """
+        Return whether anything was seen of this onion address's descriptor.
+
+        A stream alone shows nothing: that of another program may have found the descriptor in tor's cache.
+        """
+        fetch = self._fetches.get(address)
+        return fetch is not None and (fetch.is_found or bool(fetch.answers))
 
     def expect(self, key: StreamKey) -> StreamRecord:
         """Begin to watch a stream, before tor hears of it."""
