@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import threading
@@ -124,7 +125,8 @@ async def test_an_endpoint_string_goes_through_two_proxies(listening):
 # The examples.
 
 TESTED_HERE = {
-    *("extended_client.py", "extended_server.py", "fetch.py", "inside.py", "onion_status.py", "own_route.py"),
+    *("extended_client.py", "extended_server.py", "fetch.py", "inside.py", "onion_status.py"),
+    *("own_protocol.py", "own_route.py"),
     "route_kind_plugin.py",  # in tests/test_server_extension_points.py
     *("quickstart.py", "resolve.py", "stay_connected.py", "your_tests.py"),
 }
@@ -354,6 +356,29 @@ def test_a_route_of_ones_own(program, serving, tmp_path):
     assert said[0].startswith("failed with reply code 0x04")
     said = run_example_blocking("onion_status.py", "localhost", 80, proxy_at(port))
     assert said[0].startswith("failed with reply code 0x02")
+
+
+def test_a_protocol_of_ones_own(program, serving):
+    port = free_port()
+    server = program(
+        twistd_command("-y", EXAMPLES / "own_protocol.py"),
+        env={"LISTEN": f"tcp:{port}:interface=127.0.0.1"},
+        port=port,
+    )
+    target = serving(ThreadingTCPServer(("127.0.0.1", 0), Greet)).server_address[1]
+
+    def answer_to(line):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(line)
+            client.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: client.recv(100), b""))
+
+    assert answer_to(b"GO 127.0.0.1 %d\nearly" % target) == b"OK\nhello\n"
+    assert answer_to(b"GO 127.0.0.1 %d\n" % free_port()) == b"NO 5\n"
+    for malformed in (b"GO 127.0.0.1\n", b"GX 127.0.0.1 80\n", b"G" * 400):
+        assert answer_to(malformed) == b"NO 1\n"
+    assert run_example_blocking("onion_status.py", "127.0.0.1", target, proxy_at(port)) == ["it answers"]
+    assert "unexpectedly" not in server.output
 
 
 def test_a_server_inside_a_program(program, serving):
