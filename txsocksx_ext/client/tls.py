@@ -10,6 +10,8 @@ from typing import Any
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLContextFactory
 from twisted.internet.ssl import optionsForClientTLS
 
+from ..checks import kind_of
+
 _ASCII_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
@@ -45,9 +47,8 @@ def checked_creator(creator: Any) -> IOpenSSLClientConnectionCreator:
         `CertificateOptions` makes connections too, but knows no host.
     """
     if not IOpenSSLClientConnectionCreator.providedBy(creator) or IOpenSSLContextFactory.providedBy(creator):
-        kind = creator.__name__ if isinstance(creator, type) else type(creator).__name__
         raise TypeError(
-            f"tls must be True, False or what optionsForClientTLS(host, trustRoot=...) makes, not {kind}:"
+            f"tls must be True, False or what optionsForClientTLS(host, trustRoot=...) makes, not {kind_of(creator)}:"
             " that would not check the host's name"
         )
     return creator

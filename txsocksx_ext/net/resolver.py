@@ -1,8 +1,8 @@
 """
-Names to addresses by the system's resolver, and addresses to names: many at once, and shared fairly.
+Name resolution by the system's resolver: many lookups at once, shared fairly.
 
-The system's resolver takes a thread for each name, but it alone knows all of
-the system: hosts file, mDNS, search domains, ``nsswitch.conf``.
+The system's resolver takes a thread for each name, but it alone follows the whole
+configuration of the system: hosts file, mDNS, search domains, ``nsswitch.conf``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import os
 import socket
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any
+from typing import Any, Union
 from weakref import WeakValueDictionary
 
 from twisted.internet._resolver import GAIResolver
@@ -29,31 +28,34 @@ from zope.interface import implementer
 
 from ..errors import HostUnreachable
 from .limiter import FairLimiter
+from .recent import RecentDict
 from .timers import clock_of
-from .waiters import Waiters, fired
+from .waiters import SharedResult, fired
 
 LOOKUPS_AT_ONCE = 64
 LOOKUPS_OF_ONE_SHARE = 48
-"""The rest stays free for others: a look-up takes a thread, and cannot be stopped."""
+"""The rest stays free for other shares: a lookup takes a thread, and cannot be cancelled."""
 
 KEPT_ANSWER = 10.0
 KEPT_FAILURE = 2.0
-"""Seconds for which an answer, and a failure, is kept for the share that asked."""
+"""Seconds for which an answer, and a failure, is cached for the share that asked."""
 
 MOST_KEPT = 4096
-"""Answers that are kept. Then the oldest is dropped."""
+"""Cached answers. Beyond that the oldest is dropped."""
 
 MOST_ADDRESSES = 64
-"""Addresses of a name that are used: a name may have thousands, and each of them costs a look at the rules."""
+"""Addresses of a name that are used: a name may have thousands, and each is matched against the rules."""
 
 HOSTS_CHECK_PERIOD = 1.0
-"""Seconds between two looks at whether the hosts file has changed."""
+"""Seconds between two checks whether the hosts file has changed."""
+
+_Answer = Union[tuple[str, ...], Failure]
 
 _log = Logger(namespace="txsocksx_ext.net")
 
 
 class _Threads(ThreadPool):
-    """Threads that do not delay the end of the process: a name server may be silent for half a minute."""
+    """Daemon threads: a silent name server must not delay the end of the process for half a minute."""
 
     threadFactory = staticmethod(partial(threading.Thread, daemon=True))  # type: ignore[assignment]
 
@@ -62,24 +64,23 @@ class Resolver:
     """
     Resolves names, and finds the names of addresses. See `resolver_of`.
 
-    A *share* is what look-ups are counted by, such as a client's address:
-    each has its part of the look-ups that run at once, and its own cache, so
-    that no client can learn from the time of an answer what others asked. Only
-    look-ups of the same name that run at the same time are joined.
+    Lookups are counted by *share*, such as a client's address: each share has its
+    part of the concurrent lookups, and its own cache, so that the time of an answer
+    does not tell one client what others asked. Only concurrent lookups of one name
+    are joined.
 
-    :param reactor: has the resolver, and runs what threads return. A
-        ``nameResolver`` other than Twisted's own is asked instead of the system.
+    :param reactor: its ``nameResolver`` is asked instead of the system if it is not Twisted's own.
     """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._clock = clock_of(reactor)
         self._limiter = FairLimiter(LOOKUPS_AT_ONCE, LOOKUPS_OF_ONE_SHARE)
-        # Those that wait in the queue of a share, and those that run. Only the latter are joined by other shares:
-        # a queue is as long as its share makes it.
+        # Lookups that wait in the queue of a share, and lookups that run. Other shares join only the latter:
+        # they must not wait in a queue that a share has filled.
         self._queued: dict[tuple[Hashable, str], _Lookup] = {}
         self._running: dict[str, _Lookup] = {}
-        self._kept: OrderedDict[tuple[Hashable, str], tuple[float, tuple[str, ...] | Failure]] = OrderedDict()
+        self._kept: RecentDict[tuple[Hashable, str], tuple[float, _Answer]] = RecentDict(MOST_KEPT)
         self._threads: ThreadPool | None = None
         self._hosts_file = _HostsFile()
 
@@ -87,29 +88,28 @@ class Resolver:
         """
         Resolve a name.
 
-        Cancelling the Deferred drops the look-up if nobody else waits for it and
-        it has not begun.
+        Cancelling the Deferred drops the lookup if it has not begun and no other
+        caller waits for it.
 
-        :returns: fires with one address or more in the resolver's order, at
-            most `MOST_ADDRESSES`; link-local ones with their scope. Fails with
-            `HostUnreachable`, whose ``__cause__`` is the system's error if it
-            told one.
+        :returns: fires with 1 to `MOST_ADDRESSES` addresses in the resolver's order,
+            link-local ones with their scope. Fails with `HostUnreachable`, whose
+            ``__cause__`` is the system's error, if there is one.
         """
-        answer = self._kept_answer(name, share)
-        if answer is not None:
+        until, answer = self._kept.get((share, name), (0.0, None))
+        if answer is not None and until >= self._clock.seconds():
             return fired(answer)
-        if self._is_systems and name in self._hosts_file:
-            # Costs less than a thread, and never waits for the network.
+        if self._uses_system and name in self._hosts_file:
+            # Not in a thread: it never waits for the network.
             return maybeDeferred(_look_up, name).addBoth(partial(self._keep, name, share))
         lookup = self._running.get(name) or self._queued.get((share, name))
         if lookup is None:
             lookup = self._queued[share, name] = _Lookup(lambda: self._forget(name, share))
             lookup.start(self._limiter, share, partial(self._begin, name, share))
-        return lookup.answer().addBoth(partial(self._keep, name, share))
+        return lookup.wait().addBoth(partial(self._keep, name, share))
 
     def name_of(self, host: str, share: Hashable) -> Deferred[str]:
         """
-        Find the name of an address (a reverse look-up).
+        Find the name of an address (a reverse lookup).
 
         :returns: fires with the name; fails with `HostUnreachable`.
         """
@@ -124,22 +124,22 @@ class Resolver:
         return asking.addCallbacks(lambda found: str(found[0]), failed)  # type: ignore[arg-type]
 
     @property
-    def _is_systems(self) -> bool:
+    def _uses_system(self) -> bool:
         return type(self._reactor.nameResolver) is GAIResolver
 
     def _begin(self, name: str, share: Hashable) -> Deferred[tuple[str, ...]]:
         running = self._running.get(name)
         if running is not None:
-            return running.answer()
+            return running.wait()
         self._running[name] = self._queued.pop((share, name))
-        if self._is_systems:
+        if self._uses_system:
             return self._in_thread(_look_up, name)
         receiver = _Receiver()
         self._reactor.nameResolver.resolveHostName(receiver, name)
         return receiver.answer
 
     def _forget(self, name: str, share: Hashable) -> None:
-        """Remove a look-up that was answered, or whose callers all left, so that no other caller joins it."""
+        """Remove a lookup that was answered, or whose callers all left, so that no other caller joins it."""
         lookup = self._queued.pop((share, name), None)
         if lookup is None:
             self._running.pop(name, None)
@@ -150,23 +150,14 @@ class Resolver:
             self._threads.start()
         return deferToThreadPool(self._reactor, self._threads, function, *arguments)
 
-    def _kept_answer(self, name: str, share: Hashable) -> tuple[str, ...] | Failure | None:
-        kept = self._kept.get((share, name))
-        if kept is None or kept[0] < self._clock.seconds():
-            return None
-        return kept[1]
-
-    def _keep(self, name: str, share: Hashable, answer: tuple[str, ...] | Failure) -> tuple[str, ...] | Failure:
-        """Keep an answer for the share, and return it; every failure becomes `HostUnreachable`."""
+    def _keep(self, name: str, share: Hashable, answer: _Answer) -> _Answer:
+        """Cache an answer for the share, and return it; convert every failure to `HostUnreachable`."""
         seconds = KEPT_ANSWER
         if isinstance(answer, Failure):
             if answer.check(CancelledError):
                 return answer
             seconds, answer = KEPT_FAILURE, _unreachable(answer)
         self._kept[share, name] = self._clock.seconds() + seconds, answer
-        self._kept.move_to_end((share, name))
-        if len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
         return answer
 
 
@@ -174,7 +165,7 @@ def _unreachable(failure: Failure) -> Failure:
     if failure.check(HostUnreachable):
         return failure
     if not failure.check(OSError, ValueError):
-        # A fault in the reactor's own resolver. Its message may hold the name.
+        # A bug in another resolver. Do not log its message, which may hold the name.
         _log.warn("the reactor's name resolver failed: {error}", error=failure.type.__name__)  # type: ignore[union-attr]
     unreachable = HostUnreachable("the name has no address")
     unreachable.__cause__ = failure.value
@@ -186,7 +177,7 @@ _resolvers: WeakValueDictionary[int, Resolver] = WeakValueDictionary()
 
 
 def resolver_of(reactor: Any) -> Resolver:
-    """Return the one resolver that a reactor has while somebody keeps it: its limits hold for all of them."""
+    """Return the resolver of a reactor. There is one while anyone uses it, so that its limits hold for all users."""
     resolver = _resolvers.get(id(reactor))
     if resolver is None:
         resolver = _resolvers[id(reactor)] = Resolver(reactor)
@@ -195,62 +186,57 @@ def resolver_of(reactor: Any) -> Resolver:
 
 def _look_up(name: str) -> tuple[str, ...]:
     """
-    Ask the system.
+    Ask the system for the addresses of a name.
 
     :raises OSError: the system's failure, mostly `socket.gaierror`.
-    :raises ValueError: it is not a name that the system can take.
+    :raises ValueError: the system cannot take the name.
     """
     found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM)
     return tuple(dict.fromkeys(_host_of(address) for *_, address in found))[:MOST_ADDRESSES]
 
 
 def _host_of(address: tuple[Any, ...]) -> str:
-    """Return the host of a socket address, with its scope: without it a link-local address leads nowhere."""
+    """Return the host of a socket address with its scope, without which a link-local address is of no use."""
     host = str(address[0])
     return f"{host}%{address[3]}" if len(address) > 3 and address[3] and "%" not in host else host
 
 
-class _Lookup:
+class _Lookup(SharedResult[tuple[str, ...]]):
     """
-    One look-up, for all who wait for it.
+    One lookup, for all callers that wait for it.
 
-    :param forget: called as soon as nobody can join any more.
+    :param forget: called when no caller can join any more.
     """
 
     def __init__(self, forget: Callable[[], object]) -> None:
         self._forget = forget
-        self._waiting: Waiters[tuple[str, ...]] = Waiters(self._left)
         self._has_begun = False
-        self._outcome: tuple[str, ...] | Failure | None = None
+        self._answer: Deferred[tuple[str, ...]] = Deferred()
+        super().__init__(self._answer, self._drop)
 
-    def start(self, limiter: FairLimiter, share: Hashable, begin: Callable[[], Deferred[Any]]) -> None:
+    def start(self, limiter: FairLimiter, share: Hashable, begin: Callable[[], Deferred[tuple[str, ...]]]) -> None:
         """Begin when the limiter admits it."""
 
-        def begin_now() -> Deferred[Any]:
+        def begin_now() -> Deferred[tuple[str, ...]]:
             self._has_begun = True
             return begin()
 
         self._asking = Deferred.fromCoroutine(limiter.run(share, begin_now))
         self._asking.addBoth(self._answered)
 
-    def answer(self) -> Deferred[Any]:
-        """Return a Deferred that fires with the answer."""
-        return self._waiting.wait() if self._outcome is None else fired(self._outcome)
-
-    def _left(self) -> None:
-        if not self._waiting and not self._has_begun:
+    def _drop(self) -> None:
+        if not self and not self._has_begun:
             self._asking.cancel()
 
-    def _answered(self, outcome: tuple[str, ...] | Failure) -> None:
-        self._outcome = outcome
+    def _answered(self, outcome: _Answer) -> None:
         self._forget()
-        self._waiting.fire(outcome)
+        self._answer.callback(outcome)
 
 
 @implementer(IResolutionReceiver)
 class _Receiver:
     """
-    Collects what a reactor's own ``nameResolver`` finds.
+    Collects the answer of a ``nameResolver``.
 
     :ivar answer: fires with the addresses.
     """
@@ -268,7 +254,7 @@ class _Receiver:
             self._hosts.append(address.host)
 
     def resolutionComplete(self) -> None:
-        """See `IResolutionReceiver`. A resolver that raised may still call it."""
+        """See `IResolutionReceiver`. A resolver that has raised may still call it."""
         if self.answer.called:
             return
         if self._hosts:
@@ -278,7 +264,7 @@ class _Receiver:
 
 
 class _HostsFile:
-    """The names in the hosts file, if ``nsswitch.conf`` has it asked first."""
+    """The names in the hosts file, if ``nsswitch.conf`` names it first."""
 
     PATH = "/etc/hosts"
     SERVICES = "/etc/nsswitch.conf"

@@ -1,5 +1,5 @@
 """
-One event that several callers await, each by a Deferred of its own.
+Events and results that several callers await, each by a Deferred of its own.
 """
 
 from __future__ import annotations
@@ -48,6 +48,29 @@ class Waiters(Generic[Outcome]):
             self._waiting.remove(waiting)
         if self._left is not None:
             self._left()
+
+
+class SharedResult(Waiters[Outcome]):
+    """
+    The result of one Deferred, for several callers.
+
+    :param source: the Deferred. Its failure is handled here, and told to the callers alone.
+    :param left: called after a caller has cancelled its Deferred.
+    """
+
+    def __init__(self, source: Deferred[Outcome], left: Callable[[], object] | None = None) -> None:
+        super().__init__(left)
+        self._result: list[Outcome | Failure] = []
+        source.addBoth(self._fired)
+
+    def wait(self) -> Deferred[Outcome]:
+        """Return a Deferred that fires with the result, or fails as the source did."""
+        return fired(self._result[0]) if self._result else super().wait()
+
+    def _fired(self, result: Outcome | Failure) -> Outcome | None:
+        self._result.append(result)
+        self.fire(result)
+        return None if isinstance(result, Failure) else result
 
 
 def fired(outcome: Outcome | Failure) -> Deferred[Outcome]:

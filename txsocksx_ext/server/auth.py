@@ -1,5 +1,5 @@
 """
-Who may come in: `twisted.cred` for SOCKS5, and a file of hashed passwords.
+Authentication: `twisted.cred` for SOCKS5, and a file of hashed passwords.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,30 +19,28 @@ from twisted.cred.error import LoginFailed, Unauthorized, UnauthorizedLogin
 from twisted.cred.portal import IRealm, Portal
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.threads import deferToThread
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
 from ..checks import check_method
 from ..net.limiter import FairLimiter
-from ..net.waiters import Waiters
+from ..net.recent import RecentDict
+from ..net.waiters import SharedResult
 from ..secret_files import warn_once
 from .failed_logins import FailureLog
-from .password_file import HASHER, PasswordFile, Stamp, kind_of, stamp_of
-
-_log = Logger()
+from .password_file import HASHER, PasswordFile, Stamp, hash_kind, stamp_of
 
 
 class ISOCKSUser(Interface):
-    """The avatar of someone who may use the proxy."""
+    """The avatar of a user of the proxy."""
 
 
 @implementer(ISOCKSUser)
 class SOCKSUser:
     """
-    Someone whom a portal let in.
+    A user whom a portal has verified.
 
-    :ivar name: what the checker calls them (bytes or str).
+    :ivar name: the avatar ID of the checker (bytes or str).
     """
 
     def __init__(self, name: bytes | str) -> None:
@@ -55,12 +52,12 @@ class SOCKSUser:
 
 @implementer(IRealm)
 class SOCKSRealm:
-    """Gives everyone whom a checker knows a `SOCKSUser`."""
+    """A realm whose avatars are `SOCKSUser`."""
 
     def requestAvatar(self, avatarId: Any, mind: object, *interfaces: Any) -> tuple[Any, SOCKSUser, Any]:
         """See `twisted.cred.portal.IRealm`."""
         if ISOCKSUser not in interfaces:
-            raise NotImplementedError("this realm knows ISOCKSUser alone")
+            raise NotImplementedError("the avatars of this realm provide ISOCKSUser alone")
         return ISOCKSUser, SOCKSUser(avatarId), lambda: None
 
 
@@ -68,43 +65,43 @@ def portal_for(checkers: Iterable[ICredentialsChecker], text: bool | None = None
     """
     Return a portal for `SOCKSUser` avatars over some checkers.
 
-    They are asked one after the other until one knows the credentials. One that
-    fails is logged, and the next one is asked.
+    The checkers are asked in turn until one knows the credentials. If one fails,
+    its failure is logged and the next is asked.
 
-    SOCKS5 carries bytes. Twisted's ``memory:`` checker is made to hold bytes here.
+    SOCKS5 carries bytes, so Twisted's ``memory:`` checker is converted to hold bytes.
 
-    :param text: whether checkers of others hold str: then names and passwords are given to
-        them as str, and those that are not UTF-8 are refused. ``None``: as bytes, and,
-        to a checker that has let nobody in yet, as str too if it refuses the bytes.
-    :raises ValueError: a checker checks no user names and passwords; one such as
-        ``AllowAnonymousAccess`` would let everyone in, with any password.
-    :raises TypeError: one is no checker.
+    :param text: whether other packages' checkers take str: ``True`` passes them str, and
+        refuses names and passwords that are not UTF-8; ``False`` passes bytes; ``None``
+        passes bytes, then str until the checker has accepted someone.
+    :raises ValueError: a checker does not check user names and passwords; one such as
+        ``AllowAnonymousAccess`` would accept any password.
+    :raises TypeError: an item is not a checker.
     """
     portal = Portal(SOCKSRealm())
-    asked = []
+    logged = []
     for checker in checkers:
         check_method("a checker", checker, "requestAvatarId", "a twisted.cred checker")
         if IUsernamePassword not in checker.credentialInterfaces:
             raise ValueError(f"{type(checker).__name__} checks no user names and passwords: it lacks IUsernamePassword")
         if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
             checker.users = {_as_bytes(name): _as_bytes(word) for name, word in checker.users.items()}
-        asked.append(_Asked(checker, text))
-    portal.registerChecker(_FirstThatKnows(asked))
+        logged.append(_LoggedChecker(checker, text))
+    portal.registerChecker(_CheckerChain(logged))
     return portal
 
 
 class CheckersFailed(Exception):
-    """Nobody knows the credentials, but a checker failed that might have known them. The failure was logged."""
+    """No checker knows the credentials, but one failed that might have known them. Its failure was logged."""
 
 
 @implementer(ICredentialsChecker)
-class _FirstThatKnows:
-    """Asks several checkers: a portal itself has one for each kind of credentials."""
+class _CheckerChain:
+    """Asks several checkers in turn; a portal itself has one checker for each kind of credentials."""
 
     credentialInterfaces = (IUsernamePassword,)
 
-    def __init__(self, asked: list[_Asked]) -> None:
-        self._asked = asked
+    def __init__(self, checkers: list[_LoggedChecker]) -> None:
+        self._checkers = checkers
 
     def requestAvatarId(self, credentials: Any) -> Deferred[Any]:
         """See `twisted.cred.checkers.ICredentialsChecker`."""
@@ -112,9 +109,9 @@ class _FirstThatKnows:
 
     async def _request(self, credentials: SOCKSCredentials) -> Any:
         outcome: Exception = UnauthorizedLogin()
-        for asked in self._asked:
+        for checker in self._checkers:
             try:
-                return await asked.avatar_id_of(credentials)
+                return await checker.avatar_id_of(credentials)
             except UnauthorizedLogin:
                 continue
             except CheckersFailed as error:
@@ -122,24 +119,24 @@ class _FirstThatKnows:
         raise outcome
 
 
-class _Asked:
-    """A checker, and whether it takes bytes or str."""
+class _LoggedChecker:
+    """A checker that is passed bytes or str, whichever it takes, and whose failures are logged."""
 
     def __init__(self, checker: ICredentialsChecker, text: bool | None) -> None:
         self._checker = checker
         self._failures = FailureLog(f"the checker {type(checker).__name__}")
-        self._forms: tuple[Callable[[SOCKSCredentials], SOCKSCredentials], ...] = (_bytes_form, _text_form)
+        self._forms: tuple[Callable[[SOCKSCredentials], SOCKSCredentials], ...] = (_as_they_are, _with_text)
         if isinstance(checker, _CHECKERS_OF_BYTES) or text is False:
-            self._forms = (_bytes_form,)
+            self._forms = (_as_they_are,)
         elif text:
-            self._forms = (_text_form,)
+            self._forms = (_with_text,)
 
     async def avatar_id_of(self, credentials: SOCKSCredentials) -> Any:
         """
-        Ask the checker.
+        Return the avatar ID that the checker has for the credentials.
 
-        :raises UnauthorizedLogin: it does not know the credentials.
-        :raises CheckersFailed: it failed.
+        :raises UnauthorizedLogin: the checker does not know the credentials.
+        :raises CheckersFailed: the checker failed.
         """
         failure = None
         for form in self._forms:
@@ -150,7 +147,7 @@ class _Asked:
             except CancelledError:
                 raise
             except Exception as error:
-                # That a checker fails on str says nothing: it may be one of bytes.
+                # A failure on str means nothing: the checker may take only bytes.
                 if form is self._forms[0]:
                     failure = error
                 continue
@@ -170,13 +167,13 @@ def _as_bytes(text: str | bytes) -> bytes:
 
 class SOCKSCredentials(UsernamePassword):
     """
-    A user name and a password, compared in constant time by checkers that hold plain ones.
+    A user name and a password, which checkers of plain passwords compare in constant time.
 
     :ivar peer: the client's group of addresses: checkers share their time between peers.
     """
 
     def __init__(self, username: bytes | str, password: bytes | str, peer: Hashable = None) -> None:
-        super().__init__(username, password)  # type: ignore[arg-type]
+        super().__init__(username, password)  # type: ignore[arg-type]  # Twisted declares bytes, its checkers take both
         self.peer = peer
 
     def checkPassword(self, password: bytes | str) -> bool:
@@ -184,19 +181,19 @@ class SOCKSCredentials(UsernamePassword):
         return hmac.compare_digest(_as_bytes(self.password), _as_bytes(password))
 
 
-def _bytes_form(credentials: SOCKSCredentials) -> SOCKSCredentials:
+def _as_they_are(credentials: SOCKSCredentials) -> SOCKSCredentials:
     return credentials
 
 
-def _text_form(credentials: SOCKSCredentials) -> SOCKSCredentials:
+def _with_text(credentials: SOCKSCredentials) -> SOCKSCredentials:
     return SOCKSCredentials(credentials.username.decode(), credentials.password.decode(), credentials.peer)
 
 
 REMEMBERED = 1024
-"""How many verified logins are remembered, so that each is hashed once and not for every connection."""
+"""Verified logins that are remembered, so that a password is not hashed again for every connection."""
 
 HASHING_AT_ONCE = 2
-"""How many passwords are hashed at a time: each takes 64 MiB, and anyone may ask."""
+"""Passwords that are hashed at a time: each takes 64 MiB, and anyone may try to log in."""
 
 
 @implementer(ICredentialsChecker)
@@ -206,14 +203,14 @@ class HashedPasswordFile:
 
     Each line is ``name:hash``, as ``python -m txsocksx_ext.server.passwords``
     writes it; empty lines and lines that begin with ``#`` are skipped. The file
-    is read again, in a thread, when it has changed; while it is missing, cannot be read or has
-    a bad line, what it held before stays in force. A name that is unknown costs as much time
-    as one that is known, hashing is done in threads, and hashes are compared in
-    constant time by argon2-cffi. Peers share the hashing: see `FairLimiter`.
+    is read again, in a thread, when it has changed; while it is missing, unreadable or
+    malformed, its last good content stays in force. An unknown name takes as much time
+    as a known one. Passwords are hashed in threads and compared in
+    constant time by argon2-cffi. Peers share the hashing fairly: see `FairLimiter`.
 
-    :param path: of the file.
-    :raises OSError: it cannot be read.
-    :raises ValueError: a line is not as it should be; which one, the message says.
+    :param path: the path of the file.
+    :raises OSError: the file cannot be read.
+    :raises ValueError: a line is malformed; the message says which.
     """
 
     credentialInterfaces = (IUsernamePassword,)
@@ -223,10 +220,9 @@ class HashedPasswordFile:
         self._path = Path(os.path.abspath(path))
         self._hashing = FairLimiter(HASHING_AT_ONCE, HASHING_AT_ONCE)
         self._key = secrets.token_bytes(32)
-        self._verified: OrderedDict[bytes, bytes] = OrderedDict()
-        self._complaint = ""
-        self._is_reading = False
-        self._waiting: Waiters[bool] = Waiters()
+        self._verified: RecentDict[bytes, bytes] = RecentDict(REMEMBERED)
+        self._failures = FailureLog(f"reading the password file {self._path} again")
+        self._reading: SharedResult[bool] | None = None
         self._file = PasswordFile(self._path)
         self._take(self._file)
 
@@ -248,9 +244,9 @@ class HashedPasswordFile:
         if not await self._hashing.run(peer, lambda: deferToThread(_verify, file, hashed, password)):
             raise UnauthorizedLogin()
         await self._catch_up()
-        if self._file.hashes.get(name) != hashed:  # it was changed or removed meanwhile
+        if self._file.hashes.get(name) != hashed:  # the user was changed or removed meanwhile
             raise UnauthorizedLogin()
-        self._remember(name, fingerprint)
+        self._verified[name] = fingerprint
         return name
 
     def _is_verified(self, name: bytes, fingerprint: bytes) -> bool:
@@ -258,91 +254,78 @@ class HashedPasswordFile:
         return known is not None and hmac.compare_digest(known, fingerprint)
 
     def _fingerprint(self, name: bytes, password: bytes) -> bytes:
-        """Return what is remembered of a login: of no use outside this process."""
+        """Return a keyed digest to remember a login by. It is of no use outside this process."""
         message = len(name).to_bytes(4, "big") + name + password
         return hashlib.blake2b(message, key=self._key, digest_size=32).digest()
-
-    def _remember(self, name: bytes, fingerprint: bytes) -> None:
-        self._verified[name] = fingerprint
-        self._verified.move_to_end(name)
-        if len(self._verified) > REMEMBERED:
-            self._verified.popitem(last=False)
 
     # Changes of the file.
 
     def _changed_stamp(self) -> Stamp | None:
-        """Return the file's stamp, if it was not read since that changed."""
+        """Return the file's stamp if it has changed since the file was read."""
         try:
             stamp = stamp_of(self._path.stat())
         except OSError as error:
-            self._complain(str(error))
+            self._failures.note(error)
             return None
         if stamp == self._file.stamp:
-            self._complaint = ""
+            self._failures.ended()
         return None if stamp == self._stamp_read else stamp
 
     async def _catch_up(self) -> None:
-        """Read the file if it has changed, and again if it changed meanwhile."""
+        """Read the file if it has changed, and again if it changes meanwhile."""
         while (stamp := self._changed_stamp()) is not None:
             if not await self._read(stamp):
                 break
 
     def _read(self, stamp: Stamp) -> Deferred[bool]:
         """
-        Read the file in a thread, or wait for the reading that is under way.
+        Read the file in a thread, or wait for the read in progress.
 
-        :param stamp: the file's.
-        :returns: fires with whether it could be read, faulty or not.
+        :param stamp: the file's stamp.
+        :returns: fires with whether the file could be read, malformed or not.
         """
-        waiting = self._waiting.wait()
-        if not self._is_reading:
-            self._is_reading = True
+        if self._reading is None:
             reading: Deferred[Any] = deferToThread(PasswordFile, self._path)
             reading.addCallbacks(self._take, self._refuse, errbackArgs=(stamp,)).addBoth(self._has_read)
-        return waiting
+            self._reading = SharedResult(reading)
+        return self._reading.wait()
 
-    def _has_read(self, outcome: bool | Failure) -> None:
-        self._is_reading = False
-        self._waiting.fire(outcome)
+    def _has_read(self, outcome: bool | Failure) -> bool | Failure:
+        self._reading = None
+        return outcome
 
     def _take(self, file: PasswordFile) -> bool:
         if file.repeated:
             numbers = ", ".join(map(str, file.repeated[:5]))
             warn_once(f"{self._path}: users have several lines, of which the last counts; see lines {numbers}")
-        self._verified = OrderedDict(
-            (name, known)
-            for name, known in self._verified.items()
-            if self._file.hashes.get(name) == file.hashes.get(name)
-        )
+        for name in list(self._verified):
+            if self._file.hashes.get(name) != file.hashes.get(name):
+                del self._verified[name]
         self._file = file
         self._stamp_read = file.stamp
-        self._complaint = ""
+        self._failures.ended()
         return True
 
     def _refuse(self, failure: Failure, stamp: Stamp) -> bool:
-        """Keep the last good state while the file is being replaced, or is faulty."""
-        is_faulty = failure.check(OSError, ValueError) is ValueError
-        if is_faulty:  # it would be read for each login that anyone tries
+        """Keep the last good content while the file is being replaced, or is malformed."""
+        is_malformed = failure.check(OSError, ValueError) is ValueError
+        if is_malformed:  # otherwise every attempt to log in would read it again
             self._stamp_read = stamp
-        self._complain(failure.getErrorMessage())
-        return is_faulty
-
-    def _complain(self, complaint: str) -> None:
-        """Log a complaint once for each reason: any attempt to log in leads here."""
-        if complaint != self._complaint:
-            _log.error("The password file was not read again: {error}", error=complaint)
-        self._complaint = complaint
+            self._failures.note_reason(failure.getErrorMessage())
+        else:
+            self._failures.note(failure.value)  # type: ignore[arg-type]  # threads pass on no other BaseException
+        return is_malformed
 
 
 def _verify(file: PasswordFile, hashed: bytes | None, password: bytes) -> bool:
     """
-    Hold a password against a hash, and against a decoy for each other kind of hash in the file.
+    Verify a password against a hash, and against a decoy for each other kind of hash in the file.
 
-    So the time tells neither whether a user exists nor which kind of hash the user has.
+    So the time reveals neither whether a user exists nor which kind of hash the user has.
 
-    :param hashed: one of `file`, or ``None`` for a name that is unknown.
+    :param hashed: a hash of `file`, or ``None`` for an unknown name.
     """
-    own = None if hashed is None else kind_of(hashed)
+    own = None if hashed is None else hash_kind(hashed)
     outcomes = {kind: _matches(hashed if kind == own else decoy, password) for kind, decoy in file.decoys.items()}
     return own is not None and outcomes[own]
 
@@ -356,4 +339,4 @@ def _matches(hashed: bytes | None, password: bytes) -> bool:
 
 
 _CHECKERS_OF_BYTES = (HashedPasswordFile, FilePasswordDB, InMemoryUsernamePasswordDatabaseDontUse)
-"""Checkers that are never asked with str."""
+"""Checkers that are never passed str."""

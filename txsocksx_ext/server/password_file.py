@@ -1,8 +1,8 @@
 """
 The file of hashed passwords: a line ``NAME:HASH`` for each user.
 
-Empty lines and lines that begin with ``#`` say nothing. Of several lines about
-one user the last counts.
+Empty lines and lines that begin with ``#`` are skipped. If a user has several
+lines, the last one counts.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ..secret_files import read_secret_file
 HASHER = PasswordHasher()
 
 DIGEST_LENGTHS = (16, 32, 64)
-"""Bytes of the digests in use. Another length is that of a hash that was cut off."""
+"""Lengths of the digests in use, in bytes. A hash of another length was cut off."""
 
-# Unpadded base64 as libargon2 takes it: bits that stand for no byte are 0.
+# Unpadded base64 as libargon2 reads it: the unused bits at the end are 0.
 _BASE64 = rb"((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048])?)"
 _HASH = re.compile(rb"(\$argon2(?:id|i|d)(?:\$v=\d+)?\$m=\d+,t=\d+,p=\d+)\$" + _BASE64 + rb"\$" + _BASE64)
 
 Kind = tuple[bytes, int, int]
-"""What the time for a verification depends on: the parameters as text, and the lengths of salt and digest in base64."""
+"""What the time of a verification depends on: the parameters as text, and the lengths of salt and digest in base64."""
 
 _TYPES = {b"argon2id": Type.ID, b"argon2i": Type.I, b"argon2d": Type.D}
 
@@ -49,21 +49,21 @@ Stamp = tuple[int, ...]
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """Return the stamp of a file. The time of the last change counts too: the time of modification can be set."""
+    """Return the stamp of a file. It includes the ctime, because programs can set the mtime."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class PasswordFile:
     """
-    What a password file holds. Reading it takes about 2 µs a line, and one verification for each kind of hash.
+    The content of a password file. Reading it takes about 2 µs per line, and one verification per kind of hash.
 
-    :param path: of the file.
-    :raises OSError: it cannot be read.
-    :raises ValueError: a line is wrong; the message says which, and quotes nothing of it.
-    :ivar stamp: the file's.
-    :ivar hashes: by user name.
-    :ivar decoys: by kind of hash, one that no password matches.
-    :ivar repeated: the numbers of lines whose user has another line before.
+    :param path: the path of the file.
+    :raises OSError: the file cannot be read.
+    :raises ValueError: a line is malformed; the message says which, and quotes nothing of it.
+    :ivar stamp: the file's stamp.
+    :ivar hashes: the hash of each user.
+    :ivar decoys: for each kind of hash, a hash that no password matches.
+    :ivar repeated: the numbers of lines whose user has an earlier line.
     """
 
     __slots__ = ("decoys", "hashes", "repeated", "stamp")
@@ -92,7 +92,7 @@ class PasswordFile:
     def _add(self, name: bytes, hashed: bytes) -> None:
         if not name:
             raise ValueError("is not NAME:HASH with an Argon2 hash")
-        kind = kind_of(hashed)
+        kind = hash_kind(hashed)
         if kind in self.decoys:
             return
         digest_length = kind[2] * 3 // 4
@@ -108,11 +108,11 @@ class PasswordFile:
             raise ValueError(f"has an Argon2 hash that cannot be verified: {error}") from None
 
 
-def kind_of(hashed: bytes) -> Kind:
+def hash_kind(hashed: bytes) -> Kind:
     """
     Return the kind of a hash.
 
-    :raises ValueError: it is not an Argon2 hash.
+    :raises ValueError: the text is not an Argon2 hash.
     """
     parts = _HASH.fullmatch(hashed)
     if parts is None:
@@ -131,10 +131,10 @@ def set_user(path: Path, name: str, line: str | None) -> bool:
     """
     Replace a user's lines in a password file. Readers see the old file or the new one, never a part.
 
-    A file that does not exist is made for its owner alone; one that does keeps its owner and its mode.
+    A new file is readable by its owner alone; an existing one keeps its owner and mode.
 
-    :param line: the new one; ``None`` removes the user.
-    :returns: whether the user had a line before.
+    :param line: the new line; ``None`` removes the user.
+    :returns: whether the user had a line.
     :raises OSError: the file cannot be read or written.
     """
     path = path.resolve()
@@ -163,7 +163,7 @@ def _is_about(line: bytes, name: bytes) -> bool:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep others who change a password file here waiting."""
+    """Lock a folder, so that one process at a time changes a password file in it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

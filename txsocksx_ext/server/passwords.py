@@ -1,8 +1,8 @@
 """
-Changes the file of a `~txsocksx_ext.server.auth.HashedPasswordFile`.
+Change the file of a `~txsocksx_ext.server.auth.HashedPasswordFile`.
 
 ``python -m txsocksx_ext.server.passwords set FILE NAME`` asks twice for a
-password, or reads one line of standard input where that is no terminal, and adds
+password, or reads one line of standard input if that is not a terminal, and adds
 or replaces the user in FILE. ``remove FILE NAME`` removes the user. ``NAME``
 alone prints the line ``NAME:HASH``.
 """
@@ -25,8 +25,8 @@ def password_line(name: str, password: str) -> str:
     """
     Return one line of a password file.
 
-    :raises ValueError: the name or the password is empty, or the name cannot
-        stand in the file.
+    :raises ValueError: the name or the password is empty, or the name cannot be
+        written in the file.
     """
     if not name or name.startswith("#") or not name.isprintable():
         raise ValueError(f"{name!r} cannot be a user's name: it is empty, begins with #, or is not printable")
@@ -59,7 +59,7 @@ def _ask(name: str) -> str:
     """
     Ask for a new password.
 
-    :raises ValueError: the second time another one was given.
+    :raises ValueError: no password was given, or the second one differs.
     """
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
