@@ -18,10 +18,10 @@ from twisted.logger import LogLevel, globalLogPublisher
 
 from txsocksx_ext.errors import TransportInternalError, TransportTemporaryFailure
 from txsocksx_ext.transports import managed as child
-from txsocksx_ext.transports import process
 from txsocksx_ext.transports.lines import parse_line
 from txsocksx_ext.transports.managed import ChildState, ManagedTransport
 from txsocksx_ext.transports.parent import ClientConversation, ConversationFault, ProxyRefused, without_addresses
+from txsocksx_ext.transports.process import TransportProcess
 
 # The conversation alone.
 
@@ -50,7 +50,7 @@ def test_a_whole_conversation():
         has_proxy=True,
     )
     assert conversation.is_done
-    assert conversation.methods["obfs4"].port == 1
+    assert conversation.methods["obfs4"].address == ("127.0.0.1", 1)
     assert conversation.refusals == {"obfs2": "too old"}
 
 
@@ -324,8 +324,8 @@ async def test_a_line_that_has_no_place_ends_it(transport):
 
 @pytest.fixture
 def impatience(monkeypatch):
-    monkeypatch.setattr(process, "END_OF_STDIN_WITHIN", 0.1)
-    monkeypatch.setattr(process, "END_WITHIN", 0.3)
+    monkeypatch.setattr(TransportProcess, "term_after", 0.1)
+    monkeypatch.setattr(TransportProcess, "kill_after", 0.3)
 
 
 WITHOUT_END = "while :; do sleep 0.05; done"
@@ -380,7 +380,7 @@ async def test_starting_again_before_it_has_stopped(transport, tmp_path):
 @pytest.mark.usefixtures("impatience")
 async def test_what_it_started_does_not_keep_it(transport, monkeypatch, tmp_path):
     """A process of its own that holds its stdout."""
-    monkeypatch.setattr(process, "LAST_WORDS_WITHIN", 0.1)
+    monkeypatch.setattr(TransportProcess, "output_ends_after", 0.1)
     told = tmp_path / "told"
     each = transport(f"sleep 60 & echo $! >{told}; {READY} {UNTIL_STDIN_ENDS}")
     await each.when_ready()
@@ -443,7 +443,7 @@ async def test_what_it_says_on_stderr_is_logged_by_lines(transport):
         each = transport(
             READY + "printf 'dialling 203.0.113' >&2; sleep 0.2; echo .77:443 >&2; printf 'the end' >&2; sleep 0.1"
         )
-        await (await each.when_ready()).ended()
+        await (await each.when_ready()).when_ended()
     finally:
         globalLogPublisher.removeObserver(events.append)
     said = [event["text"] for event in events if "stderr" in event["log_format"]]

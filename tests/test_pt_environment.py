@@ -122,9 +122,15 @@ def test_the_end_of_stdin(value, meaning):
         *(
             (
                 {**SERVER, "TOR_PT_SERVER_TRANSPORT_OPTIONS": options},
-                "ENV-ERROR TOR_PT_SERVER_TRANSPORT_OPTIONS is faulty: it is not NAME:KEY=VALUE;NAME:KEY=VALUE",
+                f"ENV-ERROR TOR_PT_SERVER_TRANSPORT_OPTIONS is faulty: {problem}",
             )
-            for options in ("key=secret", "sealed:secret", "sealed:=secret", "sealed:key=secret;", "sealed:key=a\\")
+            for options, problem in {
+                "key=secret": "it is not NAME:KEY=VALUE;NAME:KEY=VALUE",
+                "sealed:=secret": "it is not NAME:KEY=VALUE;NAME:KEY=VALUE",
+                "sealed:secret": "argument 1 is not key=value",
+                "sealed:key=secret;": "argument 2 is not key=value",
+                "sealed:key=a\\": "argument 1 ends in a lone backslash",
+            }.items()
         ),
     ],
 )

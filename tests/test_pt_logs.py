@@ -45,7 +45,7 @@ def test_severities(lines):
     log = Logger(namespace="transport.mine", observer=LogToParent(lines.append))
     for level in ("debug", "info", "warn", "error", "critical"):
         getattr(log, level)("said {what}", what=level)
-    assert [(line.severity, line.message) for line in lines] == [
+    assert [(line.severity, line.text) for line in lines] == [
         ("debug", "said debug"),
         ("notice", "said info"),
         ("warning", "said warn"),
@@ -59,7 +59,7 @@ def test_libraries_only_warn(lines, namespace):
     log = Logger(namespace=namespace, observer=LogToParent(lines.append))
     log.info("not this")
     log.warn("this")
-    assert [line.message for line in lines] == ["this"]
+    assert [line.text for line in lines] == ["this"]
 
 
 def test_a_failure_is_one_line(lines):
@@ -70,12 +70,12 @@ def test_a_failure_is_one_line(lines):
         log.failure("it failed", Failure())
     (line,) = lines
     assert line.severity == "error"
-    assert line.message.startswith("it failed | Traceback")
-    assert line.message.endswith("ValueError: at [scrubbed]")
-    assert "\n" not in line.message
+    assert line.text.startswith("it failed | Traceback")
+    assert line.text.endswith("ValueError: at [scrubbed]")
+    assert "\n" not in line.text
     assert b"\n" not in line.encode()[:-1]
 
 
 def test_addresses_that_were_asked_for(lines):
     Logger(namespace="mine", observer=LogToParent(lines.append, with_addresses=True)).info("192.0.2.1")
-    assert [line.message for line in lines] == ["192.0.2.1"]
+    assert [line.text for line in lines] == ["192.0.2.1"]

@@ -98,7 +98,7 @@ async def test_what_it_says_of_its_arguments_is_not_in_the_log(transport, tmp_pa
     with lines_logged("txsocksx_ext.pt") as lines:
         await close(await fake.ask({"pt.short": "CERTIFICATE", "pt.cert": "CERTIFICATE-2/x+y=", "pt.iat-mode": "0"}))
         go_on.touch()
-        await fake.life.ended()
+        await fake.life.when_ended()
         await until(lambda: any("has ended" in line for line in lines))
     said = "\n".join(lines)
     assert "CERTIFICATE" not in said
@@ -283,7 +283,7 @@ async def test_it_closes_without_an_answer(transport, state, ending):
 async def test_it_dies_under_an_attempt(transport):
     fake = await transport(**WAITING)
     async with waiting(fake) as failures:
-        fake.route.service._life._process.transport.signalProcess("KILL")
+        fake.route.service._process.signal("KILL")
         for conversation in fake.conversations:
             conversation.transport.abortConnection()
         plain, extended = await failures
@@ -295,7 +295,7 @@ async def test_it_is_being_started_again(transport, monkeypatch):
     monkeypatch.setattr(child, "_pause", lambda ends: 60.0)
     fake = await transport()
     service = fake.route.service
-    service._life._process.transport.signalProcess("KILL")
+    service._process.signal("KILL")
     while service.status is ChildState.READY:
         await deferLater(reactor, 0.005)
     plain, extended = await fake.failures()

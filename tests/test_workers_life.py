@@ -16,6 +16,7 @@ from support.programs import free_port
 from support.targets import Target, echo, read_exactly, read_to_end
 from support.workers import SUCCEEDED, all_serve, is_alive, is_refused, opened, served_by, settles, streams, workers_of
 from twisted.internet import reactor
+from twisted.internet.error import ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import globalLogPublisher
@@ -215,8 +216,8 @@ def test_a_worker_for_which_the_system_has_no_room_is_tried_again_after_growing_
     place.clock.advance(STABLE_AFTER)
     place.has_room = False
     killed = place.slot.process
-    killed.processExited(Failure(RuntimeError("killed")))
-    killed.processEnded(Failure(RuntimeError("killed")))
+    killed.processExited(Failure(ProcessTerminated(signal=9)))
+    killed.processEnded(Failure(ProcessTerminated(signal=9)))
     place.clock.pump([0, 0.5, 1.0])
     pauses = [after - before for before, after in zip(place.starts[1:], place.starts[2:], strict=False)]
     assert pauses == [0.5, 1.0]
@@ -232,7 +233,7 @@ def test_a_worker_for_which_the_system_has_no_room_is_tried_again_after_growing_
 def test_a_slot_stops_whose_worker_could_not_start():
     place = Place()
     place.has_room = False
-    place.slot.process.processExited(Failure(RuntimeError("killed")))
+    place.slot.process.processExited(Failure(ProcessTerminated(signal=9)))
     place.clock.advance(0)
     assert len(place.starts) == 2
     place.slot.stop()

@@ -18,7 +18,7 @@ from support.programs import need, twistd
 from support.targets import failure_of, local, talk_to
 from support.tor_clients import ask
 from txsocksx_ext.transports.arguments import encode_arguments, to_credentials
-from txsocksx_ext.transports.lines import ServerMethodLine, ServerMethodsDoneLine, parse_line
+from txsocksx_ext.transports.lines import Keyword, parse_line
 
 CERT_OF_NO_ONE = "A" * 70
 """An obfs4 certificate (52 bytes) that belongs to no bridge."""
@@ -51,9 +51,9 @@ class Obfs4Bridge:
         )
         for data in self._process.stdout:
             line = parse_line(data)
-            if isinstance(line, ServerMethodLine):
-                self.port, self.arguments = line.port, dict(line.arguments)
-            if isinstance(line, ServerMethodsDoneLine):
+            if line is not None and line.keyword is Keyword.SMETHOD:
+                (_, self.port), self.arguments = line.address, dict(line.fields)
+            if line is not None and line.keyword is Keyword.SMETHODS:
                 break
 
     def stop(self):

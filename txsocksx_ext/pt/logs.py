@@ -9,7 +9,7 @@ from collections.abc import Callable
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from zope.interface import implementer
 
-from ..transports.lines import LogLine
+from ..transports.lines import Keyword, Line
 from ..transports.scrubbing import scrub
 
 SEVERITY = {
@@ -34,7 +34,7 @@ class LogToParent:
     :param with_addresses: whether addresses may stand in them.
     """
 
-    def __init__(self, say: Callable[[LogLine], None], with_addresses: bool = False) -> None:
+    def __init__(self, say: Callable[[Line], None], with_addresses: bool = False) -> None:
         self._say = say
         self._with_addresses = with_addresses
 
@@ -49,4 +49,4 @@ class LogToParent:
             # Where it happened, too: one line for each frame would be many lines in tor's log.
             lines = [line.strip() for line in failure.getTraceback().splitlines()]
             text = " | ".join([text, *filter(None, lines)])
-        self._say(LogLine(SEVERITY[level], text if self._with_addresses else scrub(text)))
+        self._say(Line(Keyword.LOG, severity=SEVERITY[level], text=text if self._with_addresses else scrub(text)))

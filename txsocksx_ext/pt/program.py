@@ -14,19 +14,8 @@ from twisted.logger import Logger
 
 from ..errors import SOCKS5Error
 from ..transports.arguments import Arguments
-from ..transports.environment import ANY_ADDRESS, ClientEnvironment, ServerEnvironment, env_error
-from ..transports.lines import (
-    ClientMethodErrorLine,
-    ClientMethodLine,
-    ClientMethodsDoneLine,
-    Line,
-    ProxyDoneLine,
-    ServerMethodErrorLine,
-    ServerMethodLine,
-    ServerMethodsDoneLine,
-    StatusLine,
-)
-from ..transports.notation import format_arguments
+from ..transports.environment import ClientEnvironment, ServerEnvironment, env_error
+from ..transports.lines import Keyword, Line, format_arguments
 from ..transports.scrubbing import scrub
 from .client import TransportSOCKSFactory
 from .link import Link
@@ -84,7 +73,7 @@ class TransportProgram:
         environment = self._environment
         is_client = isinstance(environment, ClientEnvironment)
         if isinstance(environment, ClientEnvironment) and environment.proxy is not None:
-            self._say(ProxyDoneLine())
+            self._say(Line(Keyword.PROXY))
         for name in environment.transports:
             # No line of the configuration says anything of those that are not ours.
             if name in self._transports:
@@ -92,7 +81,7 @@ class TransportProgram:
         if not self._transports.keys() & set(environment.transports):
             wanted, known = ", ".join(environment.transports), ", ".join(self._transports) or "none"
             _log.warn("this program has no transport {wanted}; it has {known}", wanted=wanted, known=known)
-        self._say(ClientMethodsDoneLine() if is_client else ServerMethodsDoneLine())
+        self._say(Line(Keyword.CMETHODS if is_client else Keyword.SMETHODS))
         return bool(self._ports)
 
     async def _start(self, transport: Transport, is_client: bool) -> Line:
@@ -107,7 +96,7 @@ class TransportProgram:
             if not isinstance(error, EXPECTED):
                 _log.failure("{transport} does not start", transport=transport.name)
             text = scrub(str(error)) or type(error).__name__
-            return (ClientMethodErrorLine if is_client else ServerMethodErrorLine)(transport.name, text)
+            return Line(Keyword.CMETHOD_ERROR if is_client else Keyword.SMETHOD_ERROR, name=transport.name, text=text)
 
     def _side(self, name: str) -> Side:
         environment = self._environment
@@ -129,7 +118,8 @@ class TransportProgram:
 
     def _listen_for_tor(self, side: Side, protocol: type[TransportProtocol]) -> Line:
         port = self._open(0, TransportSOCKSFactory(side, protocol), LOOPBACK)
-        return ClientMethodLine(side.name, "socks5", LOOPBACK, port.getHost().port)
+        address = (LOOPBACK, port.getHost().port)
+        return Line(Keyword.CMETHOD, name=side.name, protocol="socks5", address=address)
 
     def _listen(self, side: Side, protocol: type[TransportProtocol], published: Arguments) -> Line:
         format_arguments(published.pairs)
@@ -137,9 +127,10 @@ class TransportProgram:
         Link(side, protocol(), side.arguments, None).prepare()
         assert isinstance(self._environment, ServerEnvironment)
         assert self._connect_to_tor is not None
-        host, number = self._environment.bind_addresses.get(side.name, ANY_ADDRESS)
+        host, number = self._environment.bind_addresses[side.name]
         port = self._open(number, TransportServerFactory(side, protocol, self._connect_to_tor), host)
-        return ServerMethodLine(side.name, host, port.getHost().port, published.pairs)
+        address = (host, port.getHost().port)
+        return Line(Keyword.SMETHOD, name=side.name, address=address, fields=published.pairs)
 
     def _open(self, number: int, factory: Any, host: str) -> Any:
         port = self._reactor.listenTCP(number, factory, interface=host)
@@ -148,7 +139,7 @@ class TransportProgram:
         return port
 
     def _say_status(self, name: str, fields: Mapping[str, str]) -> None:
-        self._say(StatusLine((("TRANSPORT", name), *fields.items())))
+        self._say(Line(Keyword.STATUS, fields=(("TRANSPORT", name), *fields.items())))
 
     def stop(self, seconds: float = 0.0) -> Deferred[Any]:
         """

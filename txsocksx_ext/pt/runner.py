@@ -23,7 +23,7 @@ from zope.interface import implementer
 from ..checks import check_type
 from ..net.signals import on_signals
 from ..transports.environment import PREFIX, EnvironmentFault, check_version, read_environment
-from ..transports.lines import Line, LogLine, StatusLine, VersionLine
+from ..transports.lines import VERSION, Keyword, Line, Stage
 from .logs import LogToParent
 from .program import TransportProgram
 from .protocol import Transport
@@ -71,7 +71,8 @@ def run(*transports: Transport, version: str = "", log_addresses: bool = False) 
     life = _Life(reactor, program, parent)
     if version:
         name = Path(sys.argv[0]).stem
-        parent.say(StatusLine((("TYPE", "version"), ("IMPLEMENTATION", name), ("VERSION", version))))
+        fields = (("TYPE", "version"), ("IMPLEMENTATION", name), ("VERSION", version))
+        parent.say(Line(Keyword.STATUS, fields=fields))
     reactor.callWhenRunning(life.begin, stdout)
     reactor.run()
     sys.exit(life.status)
@@ -87,7 +88,7 @@ def _take_stdout() -> int:
 
 def _hear_environment(stdout: int) -> Any:
     check_version(os.environ)
-    _say_at_once(stdout, VersionLine())
+    _say_at_once(stdout, Line(Keyword.VERSION, text=VERSION))
     return read_environment(os.environ)
 
 
@@ -119,7 +120,7 @@ class ParentPipe(Protocol):
         """Say a line. Where the parent does not read, what is only for its log is left out."""
         if self.transport is None:
             self._unsaid.append(line)
-        elif not (self._is_paused and isinstance(line, (LogLine, StatusLine))):
+        elif not (self._is_paused and line.keyword.stage is Stage.ANY):
             self.transport.write(line.encode())
 
     def connectionMade(self) -> None:

@@ -41,7 +41,8 @@ from ..protocol.pairs import TRANSPORT_ARGUMENT, Pairs
 from ..protocol.socks5 import Initiator
 from ..transports.arguments import Arguments, encode_arguments, from_credentials, from_pairs, to_credentials
 from ..transports.attempts import Attempt
-from ..transports.managed import Life, ManagedTransport
+from ..transports.managed import ManagedTransport
+from ..transports.process import TransportProcess
 from .base import Route
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class TransportRoute(Route):
         arguments = _arguments_of(session)
         asking = _BridgeClientFactory(request, arguments, self._reactor)
         try:
-            life = await self._child.when_ready()
+            process = await self._child.when_ready()
         except CancelledError:
             if session.end:  # the client left
                 raise
@@ -113,15 +114,15 @@ class TransportRoute(Route):
             raise self._failed(
                 error, f"{self._child.status.value}, {self._child.why or 'as it was not started'}"
             ) from None
-        life.hide(value for _, value in arguments.pairs)
-        return await self._ask(asking, life, session)
+        process.hide(value for _, value in arguments.pairs)
+        return await self._ask(asking, process, session)
 
-    async def _ask(self, asking: _BridgeClientFactory, life: Life, session: Session) -> ITransport:
+    async def _ask(self, asking: _BridgeClientFactory, process: TransportProcess, session: Session) -> ITransport:
         bridge = asking.request.destination
-        attempt = None if life.outbound_proxy is None else life.outbound_proxy.expect(bridge, session.is_local)
+        attempt = None if process.outbound_proxy is None else process.outbound_proxy.expect(bridge, session.is_local)
         succeeded = False
         try:
-            protocol = await negotiate(self._reactor, life.endpoint, asking, timeout=None)
+            protocol = await negotiate(self._reactor, process.endpoint, asking, timeout=None)
             succeeded = True
         except CancelledError:
             if session.end:  # the client left
@@ -130,7 +131,7 @@ class TransportRoute(Route):
             why = "the bridge was reached, and is silent" if is_reached else "there was no answer in time"
             raise self._failed(TTLExpired(), why) from None
         except Exception as failure:
-            raise await self._explained(failure, life, attempt, asking) from None
+            raise await self._explained(failure, process, attempt, asking) from None
         finally:
             if attempt is not None:
                 attempt.over(succeeded)
@@ -138,7 +139,7 @@ class TransportRoute(Route):
         return transport
 
     async def _explained(
-        self, failure: Exception, life: Life, attempt: Attempt | None, asking: _BridgeClientFactory
+        self, failure: Exception, process: TransportProcess, attempt: Attempt | None, asking: _BridgeClientFactory
     ) -> Exception:
         """Return what a failure of the transport means. The transport tells little, so its connections are watched."""
         if isinstance(failure, NoAcceptableMethod) and asking.too_long:
@@ -147,7 +148,7 @@ class TransportRoute(Route):
             return self._failed(TransportProtocolFailure(), "it does not take the arguments")
         if isinstance(failure, ReplyError) and not isinstance(failure, GeneralServerFailure):
             return self._failed(failure, "it said so itself")
-        if not isinstance(failure, ReplyError) and await life.ends_within(ENDS_WITHIN):
+        if not isinstance(failure, ReplyError) and await process.ends_within(ENDS_WITHIN):
             return self._failed(TransportInternalError(), "it ended")
         outcome = None if attempt is None else await attempt.certain_outcome(self._reactor, CERTAIN_WITHIN)
         if outcome is codes.SUCCEEDED:

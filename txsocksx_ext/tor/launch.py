@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,13 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.endpoints import TCP4ClientEndpoint, clientFromString
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from ..net.child_process import ChildProcess
+from ..net.child_process import STDERR, ChildProcess
 from .attach import attach
 from .control import ControlConnection
 from .folder import StateFolder
 from .instance import TorInstance
 from .listeners import socks_listeners
-
-END_WITHIN = 5.0
-"""Seconds for tor to end by itself; then it is killed."""
 
 _LOOK_EVERY = 0.1
 
@@ -107,7 +102,7 @@ class _OwnTor:
     async def _end_process(self) -> None:
         self._instance.socks = None
         if self._process is not None:
-            await self._process.end_by(self._reactor, ((0.0, "TERM"), (END_WITHIN, "KILL")))
+            await self._process.stop()
             self._process = None
 
     def _close_folder(self) -> None:
@@ -130,14 +125,14 @@ class _OwnTor:
             # Besides TAKEOWNERSHIP: we may be killed before that.
             "__OwningControllerProcess": os.getpid(),
         }
-        arguments = [program, "--defaults-torrc", os.devnull, "-f", self._torrc or os.devnull]
+        arguments = ["--defaults-torrc", os.devnull, "-f", self._torrc or os.devnull]
         if self._torrc is None:
             # Tor takes no device for a file, and would end.
             arguments.append("--ignore-missing-torrc")
         for name, value in options.items():
             arguments += [name, str(value)]
-        process = _TorProcess()
-        self._reactor.spawnProcess(process, program, arguments, env=None)
+        process = _TorProcess(self._reactor)
+        process.start(program, arguments)
         return process
 
 
@@ -168,23 +163,9 @@ def _control_endpoint(reactor: Any, port_file: Path) -> TCP4ClientEndpoint:
 
 
 class _TorProcess(ChildProcess):
-    """Tor itself."""
+    """The process of tor. Its warnings and errors are logged; with SafeLogging, they hold no targets."""
 
-    def connectionMade(self) -> None:
-        self.transport.closeStdin()
-
-    def outReceived(self, data: bytes) -> None:
-        """Pass on what is wrong. With SafeLogging, tor leaves targets out of it."""
-        self._pass_on(line for line in self.lines_with(1, data) if b"[warn]" in line or b"[err]" in line)
-
-    def errReceived(self, data: bytes) -> None:
-        """Pass on what the system says where it cannot run the program."""
-        self._pass_on(self.lines_with(2, data))
-
-    def processEnded(self, reason: Failure) -> None:
-        self._pass_on([self.take_unended_line(2)])
-        super().processEnded(reason)
-
-    def _pass_on(self, lines: Iterable[bytes]) -> None:
-        for line in filter(None, lines):
+    def line_received(self, descriptor: int, line: bytes) -> None:
+        # On stderr the system says why it cannot run the program.
+        if line and (descriptor == STDERR or b"[warn]" in line or b"[err]" in line):
             _log.warn("our own tor: {line}", line=line.decode("utf-8", "backslashreplace"))

@@ -7,21 +7,19 @@ bytes at most, or as pairs ``pt.<key>`` of method 97.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from ..checks import check_type, checked_pair
 from ..errors import MissingArgument
 from ..protocol.messages import UsernamePassword
 from ..protocol.pairs import TRANSPORT_ARGUMENT, as_bytes
+from .notation import join_pairs, split_pairs
 
 MAX_LENGTH = 510
 """The most bytes that user name and password carry."""
 
 NO_PASSWORD = b"\0"
 """What stands in the password when the user name had room for all."""
-
-_FIELD = re.compile(r"(?:[^\\;]|\\.)*", re.DOTALL)
 
 
 class Arguments(Mapping[str, str]):
@@ -81,16 +79,7 @@ def encode_arguments(arguments: Mapping[str, str] | Iterable[tuple[str, str]]) -
 
     :raises ValueError: a key is empty.
     """
-    fields = []
-    for key, value in _pairs_of(arguments):
-        if not key:
-            raise ValueError("a transport's argument has no name")
-        fields.append(_escaped(key, "\\;=") + "=" + _escaped(value, "\\;"))
-    return ";".join(fields)
-
-
-def _escaped(text: str, special: str) -> str:
-    return "".join("\\" + character if character in special else character for character in text)
+    return join_pairs(_pairs_of(arguments), ";")
 
 
 def parse_arguments(text: str) -> Arguments:
@@ -101,37 +90,7 @@ def parse_arguments(text: str) -> Arguments:
 
     :raises ValueError: the text is not ``key=value;key=value``.
     """
-    if not text:
-        return Arguments()
-    arguments: list[tuple[str, str]] = []
-    position = 0
-    while True:
-        field = _FIELD.match(text, position)
-        assert field is not None
-        arguments.append(_parsed(field[0], len(arguments) + 1))
-        position = field.end()
-        if position == len(text):
-            return Arguments(arguments)
-        if text[position] != ";":
-            raise ValueError(f"argument {len(arguments)} ends in a lone backslash")
-        position += 1
-
-
-def _parsed(field: str, number: int) -> tuple[str, str]:
-    match = re.fullmatch(r"((?:[^\\=]|\\.)*)=(.*)", field, re.DOTALL)
-    if match is None:
-        raise ValueError(f"argument {number} is not key=value")
-    key, value = (_unescaped(part, number) for part in match.groups())
-    if not key:
-        raise ValueError(f"argument {number} has no name")
-    return key, value
-
-
-def _unescaped(text: str, number: int) -> str:
-    # Escape by escape: the second backslash of a pair begins none.
-    if any(escape[1] not in "\\;=" for escape in re.findall(r"\\.", text, re.DOTALL)):
-        raise ValueError(f"argument {number} has a backslash before an ordinary character")
-    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+    return Arguments(split_pairs(text, ";", escapable="\\;="))
 
 
 def to_credentials(text: str) -> UsernamePassword | None:

@@ -1,343 +1,215 @@
 """
-What a managed transport says to its parent on stdout, line by line (pt-spec, section 3.3).
+The lines that a managed transport sends to its parent on stdout (pt-spec, section 3.3).
 
-Every line is an immutable object whose `encode` gives its bytes, and `parse_line`
-makes one of what was read. No `repr` shows arguments, or the text of a message.
+`Keyword` is the table of these lines. Both ends follow it: `Line.encode` writes
+a line, `parse_line` reads one, and `txsocksx_ext.transports.parent` checks the order.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import ClassVar, Union
+from dataclasses import dataclass
+from typing import Any
 
 from .notation import (
     Fields,
     checked_name,
     format_address,
-    format_arguments,
     format_field,
+    join_pairs,
     parse_address,
-    parse_arguments_of_server,
     parse_fields,
     printable,
+    split_pairs,
 )
 
 VERSION = "1"
-"""The one version of the conversation that there is."""
+"""The only version of the conversation."""
 
 SEVERITIES = ("error", "warning", "notice", "info", "debug")
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    keyword: ClassVar[str]
-
-    def encode(self) -> bytes:
-        """Return the line, with its end."""
-        rest = self._rest()
-        return (f"{self.keyword} {rest}" if rest else self.keyword).encode("ascii") + b"\n"
-
-    def _rest(self) -> str:
-        return ""
-
-
-@dataclass(frozen=True, slots=True)
-class _DoneLine(_Line):
-    def _rest(self) -> str:
-        return "DONE"
-
-
-@dataclass(frozen=True, slots=True)
-class _TextLine(_Line):
+class _Argument:
     """
-    A keyword and a text for people.
+    One argument of a line.
 
-    :ivar text: what went wrong; what would break the line is escaped in it.
+    :ivar write: returns the argument's text; empty to leave it out.
+    :ivar read: returns the attributes of `Line` that the text gives.
+    :ivar is_rest: whether the argument is the rest of the line; otherwise it is one word.
     """
 
-    text: str = field(default="", repr=False)
+    write: Callable[[Line], str]
+    read: Callable[[str], dict[str, Any]]
+    is_rest: bool = False
 
-    def _rest(self) -> str:
-        return printable(self.text)
 
-
-@dataclass(frozen=True, slots=True)
-class _NamedTextLine(_Line):
+def format_arguments(arguments: Fields) -> str:
     """
-    A keyword, a transport, and a text for people.
+    Return the arguments of an SMETHOD, as ``key=value,key=value``.
 
-    :ivar name: the transport's.
-    :ivar text: what went wrong; what would break the line is escaped in it.
+    :raises ValueError: tor could not read it: a key is empty, or a character is
+        a space or not printable ASCII.
+    """
+    # Parents split the line at its spaces before they look for escapes.
+    if not all("!" <= character <= "~" for pair in arguments for text in pair for character in text):
+        raise ValueError("the arguments of a server transport are printable ASCII without spaces")
+    return join_pairs(arguments, ",", in_value="=\\")
+
+
+def _read_options(text: str) -> dict[str, Any]:
+    # Unknown options are ignored. obfs4proxy writes "ARGS:" with nothing behind it.
+    arguments = next((each.removeprefix("ARGS:") for each in text.split() if each.startswith("ARGS:")), "")
+    return {"fields": split_pairs(arguments, ",")}
+
+
+def _read_protocol(word: str) -> dict[str, Any]:
+    if word not in ("socks4", "socks5"):
+        raise ValueError("the protocol is neither socks4 nor socks5")
+    return {"protocol": word}
+
+
+def _read_done(text: str) -> dict[str, Any]:
+    if text != "DONE":
+        raise ValueError("it does not say DONE")
+    return {}
+
+
+def _write_log(line: Line) -> str:
+    if line.severity not in SEVERITIES:
+        raise ValueError(f"the severity is one of {', '.join(SEVERITIES)}, not {line.severity!r}")
+    return f"SEVERITY={line.severity} {format_field('MESSAGE', line.text, quote=True)}"
+
+
+def _read_log(text: str) -> dict[str, Any]:
+    fields = dict(parse_fields(text))
+    severity, message = fields.get("SEVERITY"), fields.get("MESSAGE")
+    if severity not in SEVERITIES or message is None:
+        raise ValueError("a LOG has a SEVERITY and a MESSAGE")
+    return {"severity": severity, "text": message}
+
+
+_NAME = _Argument(lambda line: checked_name(line.name), lambda word: {"name": checked_name(word)})
+_PROTOCOL = _Argument(lambda line: line.protocol, _read_protocol)
+_ADDRESS = _Argument(lambda line: format_address(*line.address), lambda word: {"address": parse_address(word)})
+_OPTIONS = _Argument(
+    lambda line: f"ARGS:{format_arguments(line.fields)}" if line.fields else "", _read_options, is_rest=True
+)
+_TEXT = _Argument(lambda line: printable(line.text), lambda text: {"text": text}, is_rest=True)
+_DONE = _Argument(lambda line: "DONE", _read_done, is_rest=True)
+_LOG = _Argument(_write_log, _read_log, is_rest=True)
+_STATUS = _Argument(
+    lambda line: " ".join(format_field(key, value) for key, value in line.fields),
+    lambda text: {"fields": parse_fields(text)},
+    is_rest=True,
+)
+
+
+class Role(enum.Flag):
+    """The sides of a transport."""
+
+    CLIENT = enum.auto()
+    SERVER = enum.auto()
+    BOTH = CLIENT | SERVER
+
+
+class Stage(enum.Enum):
+    """When a line may come."""
+
+    VERSION = "before the configuration"
+    CONFIGURATION = "after VERSION, until CMETHODS DONE or SMETHODS DONE"
+    ANY = "at any time"
+    FATAL = "at any time; the transport exits"
+
+
+class Keyword(enum.Enum):
+    """
+    The table of the lines: the keyword, the role of the transport that sends it, when, and the arguments.
     """
 
-    name: str
-    text: str = field(default="", repr=False)
+    VERSION = "VERSION", Role.BOTH, Stage.VERSION, _TEXT
+    VERSION_ERROR = "VERSION-ERROR", Role.BOTH, Stage.FATAL, _TEXT
+    ENV_ERROR = "ENV-ERROR", Role.BOTH, Stage.FATAL, _TEXT
+    PROXY = "PROXY", Role.CLIENT, Stage.CONFIGURATION, _DONE
+    PROXY_ERROR = "PROXY-ERROR", Role.CLIENT, Stage.CONFIGURATION, _TEXT
+    CMETHOD = "CMETHOD", Role.CLIENT, Stage.CONFIGURATION, _NAME, _PROTOCOL, _ADDRESS
+    CMETHOD_ERROR = "CMETHOD-ERROR", Role.CLIENT, Stage.CONFIGURATION, _NAME, _TEXT
+    CMETHODS = "CMETHODS", Role.CLIENT, Stage.CONFIGURATION, _DONE
+    SMETHOD = "SMETHOD", Role.SERVER, Stage.CONFIGURATION, _NAME, _ADDRESS, _OPTIONS
+    SMETHOD_ERROR = "SMETHOD-ERROR", Role.SERVER, Stage.CONFIGURATION, _NAME, _TEXT
+    SMETHODS = "SMETHODS", Role.SERVER, Stage.CONFIGURATION, _DONE
+    LOG = "LOG", Role.BOTH, Stage.ANY, _LOG
+    STATUS = "STATUS", Role.BOTH, Stage.ANY, _STATUS
 
-    def _rest(self) -> str:
-        return f"{checked_name(self.name)} {printable(self.text)}"
-
-
-@dataclass(frozen=True, slots=True)
-class VersionLine(_Line):
-    """VERSION: the version that the transport chose."""
-
-    keyword = "VERSION"
-    version: str = VERSION
-
-    def _rest(self) -> str:
-        return printable(self.version)
-
-
-@dataclass(frozen=True, slots=True)
-class VersionErrorLine(_TextLine):
-    """VERSION-ERROR: it speaks none of the versions offered."""
-
-    keyword = "VERSION-ERROR"
-    text: str = "no-version"
+    def __init__(self, word: str, role: Role, stage: Stage, *arguments: _Argument) -> None:
+        self.word = word
+        self.role = role
+        self.stage = stage
+        self.arguments = arguments
 
 
-@dataclass(frozen=True, slots=True)
-class EnvErrorLine(_TextLine):
-    """ENV-ERROR: a variable of the environment is missing or faulty."""
-
-    keyword = "ENV-ERROR"
+_KEYWORDS = {keyword.word: keyword for keyword in Keyword}
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyDoneLine(_DoneLine):
-    """PROXY DONE: it will use the proxy that it was given."""
-
-    keyword = "PROXY"
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyErrorLine(_TextLine):
-    """PROXY-ERROR: it cannot use that proxy."""
-
-    keyword = "PROXY-ERROR"
-
-
-@dataclass(frozen=True, slots=True)
-class ClientMethodLine(_Line):
+@dataclass(frozen=True, slots=True, repr=False)
+class Line:
     """
-    CMETHOD: a client transport listens.
+    One line. Its `repr` shows neither arguments nor text.
 
+    :ivar keyword: says which of the others have a meaning.
     :ivar name: the transport's.
     :ivar protocol: ``socks4`` or ``socks5``.
-    :ivar host: an IP address, without brackets.
-    :ivar port: 1 to 65535.
+    :ivar address: where the transport listens: an IP address without brackets, and a port.
+    :ivar fields: of an SMETHOD, its arguments for clients; of a STATUS, its keys
+        and values, with TRANSPORT or TYPE among them.
+    :ivar severity: of a LOG, one of `SEVERITIES`.
+    :ivar text: of a LOG, the message; of a VERSION, the version; else what went
+        wrong. Characters that would break the line are escaped.
     """
 
-    keyword = "CMETHOD"
-    name: str
-    protocol: str
-    host: str
-    port: int
+    keyword: Keyword
+    name: str = ""
+    protocol: str = ""
+    address: tuple[str, int] = ("", 0)
+    fields: Fields = ()
+    severity: str = ""
+    text: str = ""
 
-    def _rest(self) -> str:
-        return f"{checked_name(self.name)} {self.protocol} {format_address(self.host, self.port)}"
-
-
-@dataclass(frozen=True, slots=True)
-class ClientMethodErrorLine(_NamedTextLine):
-    """CMETHOD-ERROR: a client transport cannot start."""
-
-    keyword = "CMETHOD-ERROR"
-
-
-@dataclass(frozen=True, slots=True)
-class ClientMethodsDoneLine(_DoneLine):
-    """CMETHODS DONE: all client transports were named."""
-
-    keyword = "CMETHODS"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerMethodLine(_Line):
-    """
-    SMETHOD: a server transport listens.
-
-    :ivar name: the transport's.
-    :ivar host: an IP address, without brackets.
-    :ivar port: 1 to 65535.
-    :ivar arguments: what clients need to know, in their order.
-    """
-
-    keyword = "SMETHOD"
-    name: str
-    host: str
-    port: int
-    arguments: Fields = field(default=(), repr=False)
-
-    def _rest(self) -> str:
-        rest = f"{checked_name(self.name)} {format_address(self.host, self.port)}"
-        return f"{rest} ARGS:{format_arguments(self.arguments)}" if self.arguments else rest
-
-
-@dataclass(frozen=True, slots=True)
-class ServerMethodErrorLine(_NamedTextLine):
-    """SMETHOD-ERROR: a server transport cannot start."""
-
-    keyword = "SMETHOD-ERROR"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerMethodsDoneLine(_DoneLine):
-    """SMETHODS DONE: all server transports were named."""
-
-    keyword = "SMETHODS"
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine(_Line):
-    """
-    LOG: something for the parent's log.
-
-    :ivar severity: one of `SEVERITIES`.
-    :ivar message: any text.
-    """
-
-    keyword = "LOG"
-    severity: str
-    message: str = field(repr=False)
-
-    def _rest(self) -> str:
-        if self.severity not in SEVERITIES:
-            raise ValueError(f"the severity is one of {', '.join(SEVERITIES)}, not {self.severity!r}")
-        return f"SEVERITY={self.severity} {format_field('MESSAGE', self.message, quote=True)}"
-
-
-@dataclass(frozen=True, slots=True)
-class StatusLine(_Line):
-    """
-    STATUS: how a transport fares.
-
-    :ivar fields: keys and values, with TRANSPORT or TYPE among them.
-    """
-
-    keyword = "STATUS"
-    fields: Fields = field(repr=False)
-
-    @property
-    def transport(self) -> str | None:
-        """The transport that it is about, if it says so."""
-        return dict(self.fields).get("TRANSPORT")
-
-    def _rest(self) -> str:
-        return " ".join(format_field(key, value) for key, value in self.fields)
-
-
-@dataclass(frozen=True, slots=True)
-class UnknownLine:
-    """
-    Any other line, which a parent passes over: an unknown keyword, or a LOG or STATUS that cannot be read.
-
-    :ivar text: the line, without its end.
-    """
-
-    text: str = field(repr=False)
-
-    @property
-    def keyword(self) -> str:
-        """The first word."""
-        return self.text.partition(" ")[0]
+    def __repr__(self) -> str:
+        return f"<Line {self.keyword.word} {self.name}>"
 
     def encode(self) -> bytes:
-        """Return the line, with its end."""
-        return printable(self.text).encode("ascii") + b"\n"
+        """
+        Return the line, with its end.
+
+        :raises ValueError: no parent could read it.
+        """
+        words = [self.keyword.word, *(argument.write(self) for argument in self.keyword.arguments)]
+        return " ".join(filter(None, words)).encode("ascii") + b"\n"
 
 
-Line = Union[
-    VersionLine,
-    VersionErrorLine,
-    EnvErrorLine,
-    ProxyDoneLine,
-    ProxyErrorLine,
-    ClientMethodLine,
-    ClientMethodErrorLine,
-    ClientMethodsDoneLine,
-    ServerMethodLine,
-    ServerMethodErrorLine,
-    ServerMethodsDoneLine,
-    LogLine,
-    StatusLine,
-    UnknownLine,
-]
-
-
-def parse_line(data: bytes) -> Line:
+def parse_line(data: bytes) -> Line | None:
     """
     Read one line.
 
     :param data: the line, with or without its end.
-    :returns: `UnknownLine` for an unknown keyword, and for a LOG or STATUS that
-        cannot be read: tor passes over both.
-    :raises ValueError: a line of the configuration that is not as it must be,
-        which breaks the conversation. The text does not repeat the line.
+    :returns: ``None`` for lines that tor ignores: an unknown keyword, and a LOG or
+        STATUS that cannot be read.
+    :raises ValueError: a malformed line of the configuration, which ends the
+        conversation. The text does not repeat the line.
     """
-    text = data.decode("utf-8", "backslashreplace").rstrip("\r\n")
-    keyword, _, rest = text.partition(" ")
-    if keyword not in _PARSERS:
-        return UnknownLine(text)
+    word, _, rest = data.decode("utf-8", "backslashreplace").rstrip("\r\n").partition(" ")
+    keyword = _KEYWORDS.get(word)
+    if keyword is None:
+        return None
+    values: dict[str, Any] = {}
     try:
-        return _PARSERS[keyword](rest)
+        for argument in keyword.arguments:
+            part, rest = (rest, "") if argument.is_rest else rest.lstrip(" ").partition(" ")[::2]
+            values |= argument.read(part)
     except ValueError as error:
-        if keyword in ("LOG", "STATUS"):
-            return UnknownLine(text)
-        raise ValueError(f"a line {keyword} is faulty: {error}") from None
-
-
-def _parse_done(line: type[_DoneLine]) -> Callable[[str], Line]:
-    def parse(rest: str) -> Line:
-        if rest != "DONE":
-            raise ValueError("it does not say DONE")
-        return line()  # type: ignore[return-value]
-
-    return parse
-
-
-def _parse_named(line: type[_NamedTextLine]) -> Callable[[str], Line]:
-    def parse(rest: str) -> Line:
-        name, _, text = rest.partition(" ")
-        return line(checked_name(name), text)  # type: ignore[return-value]
-
-    return parse
-
-
-def _parse_client_method(rest: str) -> Line:
-    name, protocol, address = (*rest.split(), "", "", "")[:3]
-    if protocol not in ("socks4", "socks5"):
-        raise ValueError("the protocol is neither socks4 nor socks5")
-    return ClientMethodLine(checked_name(name), protocol, *parse_address(address))
-
-
-def _parse_server_method(rest: str) -> Line:
-    name, address, *options = (*rest.split(), "", "")
-    arguments = next((each.removeprefix("ARGS:") for each in options if each.startswith("ARGS:")), "")
-    return ServerMethodLine(checked_name(name), *parse_address(address), parse_arguments_of_server(arguments))
-
-
-def _parse_log(rest: str) -> Line:
-    fields = dict(parse_fields(rest))
-    severity, message = fields.get("SEVERITY"), fields.get("MESSAGE")
-    if severity not in SEVERITIES or message is None:
-        raise ValueError("a LOG has a SEVERITY and a MESSAGE")
-    return LogLine(severity, message)
-
-
-_PARSERS: dict[str, Callable[[str], Line]] = {
-    "VERSION": VersionLine,
-    "VERSION-ERROR": VersionErrorLine,
-    "ENV-ERROR": EnvErrorLine,
-    "PROXY": _parse_done(ProxyDoneLine),
-    "PROXY-ERROR": ProxyErrorLine,
-    "CMETHOD": _parse_client_method,
-    "CMETHOD-ERROR": _parse_named(ClientMethodErrorLine),
-    "CMETHODS": _parse_done(ClientMethodsDoneLine),
-    "SMETHOD": _parse_server_method,
-    "SMETHOD-ERROR": _parse_named(ServerMethodErrorLine),
-    "SMETHODS": _parse_done(ServerMethodsDoneLine),
-    "LOG": _parse_log,
-    "STATUS": lambda rest: StatusLine(parse_fields(rest)),
-}
+        if keyword.stage is Stage.ANY:
+            return None
+        raise ValueError(f"a line {word} is faulty: {error}") from None
+    return Line(keyword, **values)

@@ -15,10 +15,9 @@ from typing import Any
 
 from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,13 +25,12 @@ from twisted.python.failure import Failure
 from ..checks import check_method, check_type, kind_of
 from ..errors import TransportInternalError, TransportTemporaryFailure
 from ..net.timers import clock_of
-from ..net.twisted_transports import endpoint_to
+from ..net.waiters import Waiters, fired
 from ..state_folders import private_folder
 from .environment import PREFIX, ClientEnvironment
-from .lines import ClientMethodLine
 from .notation import checked_name
 from .outbound_proxy import OutboundProxy
-from .parent import ConversationFault, ProxyRefused, without_addresses
+from .parent import ConversationFault, ProxyRefused
 from .process import TransportProcess
 
 START_WITHIN = 30.0
@@ -100,35 +98,33 @@ class ManagedTransport(Service):
         self._own_folder: str | None = None
         self._takes_proxy = True
         self._keeping: Deferred[None] | None = None
-        self._life: Life | None = None
-        self._waiting: list[Deferred[Life]] = []
+        self._process: TransportProcess | None = None
+        self._waiting: Waiters[TransportProcess] = Waiters()
         self.status = ChildState.STOPPED
         self.why = ""
 
     @property
     def pid(self) -> int | None:
-        """The number of the process; ``None`` where none runs."""
-        return None if self._life is None else self._life.pid
+        """The number of the process; ``None`` if none runs."""
+        return None if self._process is None else self._process.pid
 
-    def when_ready(self) -> Deferred[Life]:
+    def when_ready(self) -> Deferred[TransportProcess]:
         """
-        Ask for the transport.
+        Wait for the transport while it starts.
 
-        :returns: fires with its life when it is ready, which may take as long
-            as it takes to start. Fails with `TransportTemporaryFailure` while
-            it waits to be started again, and with `TransportInternalError`
-            where it cannot be started, or where the service does not run.
+        :returns: fires with its process when it is ready. Fails with
+            `TransportTemporaryFailure` while it waits to be started again, and with
+            `TransportInternalError` if it cannot be started or the service does not run.
         """
-        if self.status is ChildState.STARTING:
-            waiting: Deferred[Life] = Deferred(self._waiting.remove)
-            self._waiting.append(waiting)
-            return waiting
+        return self._waiting.wait() if self.status is ChildState.STARTING else fired(self._outcome())
+
+    def _outcome(self) -> TransportProcess | Failure:
         if self.status is ChildState.READY:
-            assert self._life is not None
-            return succeed(self._life)
+            assert self._process is not None
+            return self._process
         if self.status is ChildState.RESTARTING:
-            return fail(TransportTemporaryFailure())
-        return fail(TransportInternalError())
+            return Failure(TransportTemporaryFailure())
+        return Failure(TransportInternalError())
 
     def startService(self) -> None:
         """Start it, and again whenever it ends."""
@@ -169,12 +165,8 @@ class ManagedTransport(Service):
             self._reactor.callLater(0, self._answer_waiting)
 
     def _answer_waiting(self) -> None:
-        for each in list(self._waiting):
-            if self.status is ChildState.STARTING:  # again: they go on waiting
-                return
-            if each in self._waiting:  # it was not cancelled by one that was answered before it
-                self._waiting.remove(each)
-                self.when_ready().chainDeferred(each)
+        if self.status is not ChildState.STARTING:  # else it was started again meanwhile
+            self._waiting.fire(self._outcome())
 
     async def _keep_running(self) -> None:
         ends = 0
@@ -187,10 +179,10 @@ class ManagedTransport(Service):
             ends += 1
 
     async def _live(self) -> None:
-        """Start it, and wait for its end."""
+        """Start the process, and wait for its end."""
         self._enter(ChildState.STARTING)
         try:
-            life = await self._start()
+            process = await self._start()
         except (ConversationFault, OSError, CannotListenError, DeferredTimeoutError) as error:
             why = _words_of(error)
             _log.warn("the transport {name} does not start: {why}", name=self.transport_name, why=why)
@@ -198,12 +190,12 @@ class ManagedTransport(Service):
         else:
             _log.info("the transport {name} is ready", name=self.transport_name)
             self._enter(ChildState.READY)
-            why = await life.ended()
+            why = await process.when_ended()
             _log.warn("the transport {name} has ended: {why}", name=self.transport_name, why=why)
             self._enter(ChildState.RESTARTING, why)
         await self._close()
 
-    async def _start(self) -> Life:
+    async def _start(self) -> TransportProcess:
         try:
             return await self._start_once()
         except ProxyRefused:
@@ -214,35 +206,35 @@ class ManagedTransport(Service):
             await self._close()
             return await self._start_once()
 
-    async def _start_once(self) -> Life:
+    async def _start_once(self) -> TransportProcess:
         program = shutil.which(self._program)
         if program is None:
             raise ConversationFault(f"there is no program {self._program}, or it may not be run")
         folder = self._folder()
         outbound_proxy = OutboundProxy(self._reactor) if self._takes_proxy else None
-        self._life = life = Life(self._reactor, self.transport_name, outbound_proxy)
+        self._process = process = TransportProcess(self._reactor, self.transport_name, outbound_proxy)
         environment = ClientEnvironment(
             state_location=folder,
             transports=(self.transport_name,),
             proxy=None if outbound_proxy is None else outbound_proxy.proxy,
         )
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-        life.begin(program, self._arguments, {**inherited, **environment.variables()})
-        await life.configured().addTimeout(START_WITHIN, self._reactor)
-        return life
+        process.start(program, self._arguments, {**inherited, **environment.variables()})
+        await process.configured.addTimeout(START_WITHIN, clock_of(self._reactor))
+        return process
 
     def _folder(self) -> Path:
-        """Return the state folder, which only we may write to."""
+        """Return the state folder, which only this user can write to."""
         if self._state is None and self._own_folder is None:
             self._own_folder = tempfile.mkdtemp(prefix="socks5ext-pt-")
         return private_folder(Path(self._state or self._own_folder or ""))
 
     async def _close(self) -> None:
-        life = self._life
-        if life is not None:
-            await life.close()
-            if self._life is life:
-                self._life = None
+        process = self._process
+        if process is not None:
+            await process.close()
+            if self._process is process:
+                self._process = None
 
 
 def _words_of(error: Exception) -> str:
@@ -250,67 +242,3 @@ def _words_of(error: Exception) -> str:
         return f"it is not ready after {START_WITHIN:g} seconds"
     text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
     return text or type(error).__name__
-
-
-class Life:
-    """
-    One life of a transport: its process, and the outgoing proxy that it was given.
-
-    :ivar outbound_proxy: ``None`` where it takes none.
-    :ivar endpoint: where it speaks SOCKS5, once it is configured.
-    """
-
-    endpoint: IStreamClientEndpoint
-
-    def __init__(self, reactor: Any, name: str, outbound_proxy: OutboundProxy | None) -> None:
-        self._reactor = reactor
-        self._name = name
-        self.outbound_proxy = outbound_proxy
-        self._process = TransportProcess(reactor, name, outbound_proxy is not None)
-
-    @property
-    def pid(self) -> int | None:
-        """The number of the process."""
-        return self._process.pid
-
-    def begin(self, program: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
-        """Start the process."""
-        self._reactor.spawnProcess(self._process, program, [program, *arguments], env=environment)
-
-    def configured(self) -> Deferred[None]:
-        """Return a Deferred that fires when the transport is ready, or fails with `ConversationFault`."""
-        return self._process.configured.addCallback(self._take_method)
-
-    def _take_method(self, methods: dict[str, ClientMethodLine]) -> None:
-        method = methods.get(self._name)
-        if method is None:
-            refusal = self._process.conversation.refusals.get(self._name)
-            said = "" if refusal is None else f", and says: {without_addresses(refusal)}"
-            raise ConversationFault(f"the program does not offer it{said}")
-        if method.protocol != "socks5":
-            raise ConversationFault("it speaks SOCKS4 alone, which carries no arguments")
-        self.endpoint = endpoint_to(self._reactor, method.host, method.port)
-
-    def hide(self, values: Iterable[str]) -> None:
-        """Leave values, which the process is given, out of what it says for the log."""
-        self._process.hide(values)
-
-    def ended(self) -> Deferred[str]:
-        """Return a Deferred that fires when the process has ended, with how it did."""
-        return self._process.when_ended()
-
-    def ends_within(self, seconds: float) -> Deferred[bool]:
-        """Return whether the process has ended, or does so in `seconds`."""
-        ended: Deferred[Any] = self.ended()
-
-        def still_runs(failure: Failure) -> bool:
-            failure.trap(DeferredTimeoutError)
-            return False
-
-        return ended.addTimeout(seconds, self._reactor).addCallbacks(lambda _: True, still_runs)
-
-    async def close(self) -> None:
-        """End the process, if it runs, and what it opened through us."""
-        await self._process.stop()
-        if self.outbound_proxy is not None:
-            await self.outbound_proxy.close()

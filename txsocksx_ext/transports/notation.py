@@ -1,13 +1,15 @@
 """
-How names, addresses, arguments and texts are written in what a transport says (pt-spec, section 3.3).
+The notation of names, addresses, arguments and texts between a transport and its parent (pt-spec, section 3.3).
 
-No exception repeats what it could not read.
+No exception repeats the text that could not be read.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 
 from ..addresses import host_and_port
 from ..checks import check_type
@@ -16,20 +18,20 @@ Fields = tuple[tuple[str, str], ...]
 """Keys and values in their order."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|([0-9.]+)):([0-9]{1,5})")
 _KEY = re.compile(r"[!#-<>-~]+")
 _SIMPLE_VALUE = re.compile(r"[!#-\[\]-~]+")
 _FIELD = re.compile(r'([^\s="]+)=("(?:[^"\\]|\\.)*"|[^\s"]*)(?:\s+|$)', re.DOTALL)
 _ESCAPE = re.compile(rb"\\(?:([0-7]{1,3})|x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
 _LETTERS = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"\\": b"\\", b'"': b'"', b"'": b"'"}
-_ARGUMENT = re.compile(r"((?:[^\\=,]|\\.)+)=((?:[^\\,]|\\.)*)(?:,(?!$)|$)")
 
 
 def checked_name(name: str) -> str:
     """
-    `name`, which names a transport: a C identifier.
+    Return the name of a transport: a C identifier.
 
-    :raises ValueError: it cannot.
-    :raises TypeError: it is not str.
+    :raises ValueError: `name` is not one.
+    :raises TypeError: `name` is not str.
     """
     check_type("the name of a transport", name, str)
     if _NAME.fullmatch(name) is None:
@@ -38,89 +40,94 @@ def checked_name(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` on one line of ASCII: what else is in it stands there as an escape."""
+    """Return `text` as one line of ASCII; other characters become escapes."""
     return "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 # Addresses.
 
 
-def format_address(host: str, port: int) -> str:
+def format_address(host: str, port: int, least_port: int = 1) -> str:
     """
     Return an IP address and a port, as ``127.0.0.1:80`` or ``[::1]:80``.
 
-    :raises ValueError: `host` is no IP address, or the port is not 1 to 65535.
+    :param least_port: 0 for an address to listen at, where it stands for any free port.
+    :raises ValueError: `host` is no IP address, or the port is out of range.
     """
     try:
         ipaddress.ip_address(host)
     except ValueError:
         raise ValueError("the host is no IP address") from None
-    if not 0 < port <= 0xFFFF:
-        raise ValueError("a port is a number from 1 to 65535")
+    if not least_port <= port <= 0xFFFF:
+        raise ValueError(f"a port is a number from {least_port} to 65535")
     return host_and_port(host, port)
 
 
-def parse_address(text: str) -> tuple[str, int]:
+def parse_address(text: str, least_port: int = 1) -> tuple[str, int]:
     """
-    Read ``127.0.0.1:80`` or ``[::1]:80``.
+    Read what `format_address` writes.
 
     :returns: the address, without brackets, and the port.
-    :raises ValueError: it is neither, or the port is not 1 to 65535.
+    :raises ValueError: the text is not such an address.
     """
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+)):([0-9]{1,5})", text)
-    host, port = ("", 0) if match is None else (match[1] or match[2], int(match[3]))
-    try:
-        is_same = format_address(host, port) == f"{text.rpartition(':')[0]}:{port}"
-    except ValueError:
-        is_same = False
-    if not is_same:
-        raise ValueError("an address is not IP:PORT")
-    return host, port
+    match = _ADDRESS.fullmatch(text)
+    if match is not None:
+        host, port = match[1] or match[2], int(match[3])
+        with suppress(ValueError):
+            format_address(host, port, least_port)
+            return host, port
+    raise ValueError("an address is not IP:PORT")
 
 
-# Arguments of SMETHOD.
+# Lists of key=value: the arguments of one connection, of an SMETHOD, and a server's options.
 
 
-def format_arguments(arguments: Fields) -> str:
+def join_pairs(pairs: Iterable[tuple[str, str]], separator: str, in_value: str = "\\") -> str:
     """
-    ``key=value,key=value``, with a backslash before what has a meaning there.
+    Write ``key=value;key=value``, with a backslash before each character that has a meaning.
 
-    :raises ValueError: tor could not read it: a key is empty, or something is
-        not printable ASCII, or a space.
+    :param separator: what stands between two pairs.
+    :param in_value: the further characters that a value may not hold unescaped.
+    :raises ValueError: a key is empty.
     """
-    if not all(key for key, _ in arguments):
-        raise ValueError("an argument of a server transport has no name")
-    return ",".join(f"{_argument(key)}={_argument(value)}" for key, value in arguments)
+    fields = []
+    for key, value in pairs:
+        if not key:
+            raise ValueError("a transport's argument has no name")
+        fields.append(f"{_escaped(key, separator + '=' + in_value)}={_escaped(value, separator + in_value)}")
+    return separator.join(fields)
 
 
-def _argument(text: str) -> str:
-    # Parents split the line at its spaces before they look for escapes.
-    if not all("!" <= character <= "~" for character in text):
-        raise ValueError("the arguments of a server transport are printable ASCII without spaces")
-    return re.sub(r"([=,\\])", r"\\\1", text)
+def _escaped(text: str, special: str) -> str:
+    return "".join("\\" + character if character in special else character for character in text)
 
 
-def parse_arguments_of_server(text: str) -> Fields:
+def split_pairs(text: str, separator: str, escapable: str = "") -> Fields:
     """
-    Read ``key=value,key=value``.
+    Read what `join_pairs` writes. The first ``=`` without a backslash ends the key.
 
-    The first ``=`` without a backslash ends the key.
-
-    :param text: empty for none, which obfs4proxy writes.
-    :raises ValueError: it is anything else.
+    :param escapable: the only characters that may follow a backslash; any if empty.
+    :raises ValueError: the text is not such a list.
     """
-    arguments, position = [], 0
-    while position < len(text):
-        match = _ARGUMENT.match(text, position)
-        if match is None:
-            raise ValueError("the arguments of an SMETHOD are not KEY=VALUE,KEY=VALUE")
-        arguments.append((_without_backslashes(match[1]), _without_backslashes(match[2])))
-        position = match.end()
-    return tuple(arguments)
-
-
-def _without_backslashes(text: str) -> str:
-    return re.sub(r"\\(.)", r"\1", text)
+    pairs: list[tuple[str, str]] = []
+    key, part = None, ""
+    # A token is one character, or a backslash and the character behind it.
+    for token in [*re.findall(r"\\?.", text, re.DOTALL), separator] if text else []:
+        argument = f"argument {len(pairs) + 1}"
+        if token == separator:
+            if not key:
+                raise ValueError(f"{argument} {'is not key=value' if key is None else 'has no name'}")
+            pairs.append((key, part))
+            key, part = None, ""
+        elif token == "=" and key is None:
+            key, part = part, ""
+        elif token == "\\":
+            raise ValueError(f"{argument} ends in a lone backslash")
+        elif len(token) == 2 and escapable and token[1] not in escapable:
+            raise ValueError(f"{argument} has a backslash before an ordinary character")
+        else:
+            part += token[-1]
+    return tuple(pairs)
 
 
 # Fields of LOG and STATUS.
@@ -128,9 +135,9 @@ def _without_backslashes(text: str) -> str:
 
 def format_field(key: str, value: str, quote: bool = False) -> str:
     """
-    ``key=value``, with the value as a quoted text where it must be one.
+    Return ``key=value``, with the value quoted if it has spaces or other characters that need it.
 
-    :param quote: whether it is one in any case.
+    :param quote: whether to quote any value.
     :raises ValueError: `key` is not printable ASCII without spaces and ``=``.
     """
     if _KEY.fullmatch(key) is None:
@@ -139,21 +146,16 @@ def format_field(key: str, value: str, quote: bool = False) -> str:
 
 
 def _quoted(text: str) -> str:
-    """`text` as a CString of tor's control protocol."""
-    return '"' + "".join(map(_quoted_byte, text.encode("utf-8", "surrogateescape"))) + '"'
-
-
-def _quoted_byte(byte: int) -> str:
-    if byte in b'"\\':
-        return "\\" + chr(byte)
-    return chr(byte) if 0x20 <= byte < 0x7F else f"\\{byte:03o}"
+    """Return `text` as a CString of tor's control protocol."""
+    escaped = _escaped(text.encode("utf-8", "surrogateescape").decode("latin-1"), '"\\')
+    return '"' + re.sub("[^ -~]", lambda match: f"\\{ord(match[0]):03o}", escaped) + '"'
 
 
 def parse_fields(text: str) -> Fields:
     """
     Read ``key=value key="quoted value"``.
 
-    :raises ValueError: it is anything else.
+    :raises ValueError: the text is not written like that.
     """
     fields, position = [], 0
     while position < len(text):

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, LogLevel, eventFromJSON, globalLogPublisher
 from twisted.python.failure import Failure
 
-from ...net.child_process import ChildProcess
+from ...net.child_process import ChildProcess, end_of
 from ...net.timers import clock_of
 from ..stats import Counters
 
@@ -61,7 +61,7 @@ class Slot:
         """Start a worker."""
         self._restart = None
         self._began = clock_of(self._reactor).seconds()
-        self.process = process = WorkerProcess(self)
+        self.process = process = WorkerProcess(self._reactor, self)
         self._running.add(process)
         try:
             self._spawn(self, process)
@@ -124,8 +124,8 @@ class WorkerProcess(ChildProcess):
     :ivar counters: the last that it has reported.
     """
 
-    def __init__(self, slot: Slot) -> None:
-        super().__init__()
+    def __init__(self, reactor: Any, slot: Slot) -> None:
+        super().__init__(reactor)
         self._slot = slot
         self.counters = Counters()
 
@@ -136,23 +136,22 @@ class WorkerProcess(ChildProcess):
         except KeyError:
             """The worker is dead and has closed the pipe."""
 
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        """Act on the answers, and log everything else."""
-        for line in self.lines_with(childFD, data):
-            text = line.decode("utf-8", "backslashreplace")
-            word, _, rest = text.partition(" ")
-            handler = self._ANSWERS.get(word) if childFD == 1 else None
-            if handler is not None:
-                handler(self, rest)
-            else:  # standard error, or printed by a library in C
-                self._log_line(text[:LONGEST_STRAY_LINE] if childFD == 1 else text)
+    def line_received(self, descriptor: int, line: bytes) -> None:
+        """Act on an answer, and log everything else."""
+        text = line.decode("utf-8", "backslashreplace")
+        word, _, rest = text.partition(" ")
+        handler = self._ANSWERS.get(word) if descriptor == 1 else None
+        if handler is not None:
+            handler(self, rest)
+        else:  # standard error, or printed by a library in C
+            self._log_line(text[:LONGEST_STRAY_LINE] if descriptor == 1 else text)
 
     def _log_line(self, line: str) -> None:
         _log.warn("worker {worker}: {line}", worker=self._slot.number + 1, line=line)
 
     def processExited(self, reason: Failure) -> None:
         """The process is dead, but its last output may not be read yet."""
-        self._slot.left(self, f"ended: {reason.value}")
+        self._slot.left(self, f"ended: {end_of(reason)}")
 
     def processEnded(self, reason: Failure) -> None:
         self._slot.ended(self)

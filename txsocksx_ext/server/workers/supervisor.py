@@ -154,15 +154,9 @@ class WorkersService(LoggingService):
     def _spawn(self, slot: Slot, process: WorkerProcess) -> None:
         sockets = [each.fileno() for listener in self._listeners for each in listener.sockets]
         streams: dict[int, Any] = {0: "w", 1: "r", 2: "r"}
-        command = worker_command(self._reactor)
-        self._reactor.spawnProcess(
-            process,
-            command[0],
-            command,
-            env=None,
-            path=self._working_folder,
-            childFDs={**streams, **dict(enumerate(sockets, FIRST_DESCRIPTOR))},
-        )
+        program, *arguments = worker_command(self._reactor)
+        descriptors = {**streams, **dict(enumerate(sockets, FIRST_DESCRIPTOR))}
+        process.start(program, arguments, path=self._working_folder, childFDs=descriptors)
         process.send("start", self._message(slot.number))
 
     def _message(self, slot: int) -> dict[str, Any]:
