@@ -11,6 +11,7 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer, ThreadingUnixSt
 
 import pytest
 from support.documentation import DOCS, EXAMPLES, PAGES, README, ROOT
+from support.mail import MailServer
 from support.programs import free_port, need
 from twisted.internet.defer import succeed
 from twisted.internet.endpoints import clientFromString, connectProtocol, quoteStringArgument
@@ -125,7 +126,7 @@ async def test_an_endpoint_string_goes_through_two_proxies(listening):
 # The examples.
 
 TESTED_HERE = {
-    *("extended_client.py", "extended_server.py", "fetch.py", "inside.py", "onion_status.py"),
+    *("any_application.py", "extended_client.py", "extended_server.py", "fetch.py", "inside.py", "onion_status.py"),
     *("own_protocol.py", "own_route.py"),
     "route_kind_plugin.py",  # in tests/test_server_extension_points.py
     *("quickstart.py", "resolve.py", "stay_connected.py", "your_tests.py"),
@@ -258,6 +259,16 @@ async def test_fetching_through_a_proxy(listening):
     web_port = listening(Site(Hello(), timeout=None))
     proxy_port = listening(SOCKS5ExtFactory(reactor))
     assert await run_example("fetch.py", f"http://localhost:{web_port}/", proxy_at(proxy_port)) == ["200 hello"] * 2
+
+
+async def test_code_that_knows_nothing_of_proxies(listening):
+    from twisted.internet import reactor
+
+    mail = MailServer()
+    server, proxy_port = f"localhost:{listening(mail)}", listening(SOCKS5ExtFactory(reactor))
+    said = await run_example("any_application.py", "someone@example.com", server, proxy_at(proxy_port))
+    assert said == ["delivered to 1 mailbox"]
+    assert mail.received[0][-1] == b"Hello."
 
 
 class KnownNames(Route):

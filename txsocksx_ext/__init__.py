@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .client.endpoints import SOCKS5ClientEndpoint, resolve, resolve_ptr
     from .client.factory import SOCKS5Address, SOCKS5ExtClientFactory
     from .client.protocol import SOCKS5ExtClientProtocol
+    from .client.proxied_reactor import proxied_reactor
     from .client.retrying import RetryingClientService, RetryingEndpoint
     from .client.web import SOCKS5AgentEndpointFactory, web_agent
     from .net.twisted_transports import open_transport
@@ -41,6 +42,7 @@ _HOMES = {
     "Session": "context",
     "TransportRoute": "route.transport",
     "open_transport": "net.twisted_transports",
+    "proxied_reactor": "client.proxied_reactor",
     "resolve": "client.endpoints",
     "resolve_ptr": "client.endpoints",
     "route_from_string": "route",
@@ -65,6 +67,7 @@ __all__ = [
     "Session",
     "TransportRoute",
     "open_transport",
+    "proxied_reactor",
     "resolve",
     "resolve_ptr",
     "route_from_string",
