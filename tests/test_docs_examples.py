@@ -214,7 +214,7 @@ async def test_the_status_of_an_onion_service(listening):
     for code in (0x00, 0xE0, 0xE1, 0x02):
         proxy.code = code
         said += await run_example("onion_status.py", "example.onion", 80, proxy_at(port))
-    assert said[0] == "it answers"
+    assert said[0] == "the service answers"
     assert said[1].startswith("not found: there is no such onion service")
     assert said[2].startswith("not reachable: the onion service could not be reached")
     assert said[3].startswith("failed with reply code 0x02: the proxy's rules do not allow")
@@ -285,7 +285,7 @@ async def test_resolving_through_a_proxy(listening):
     said = await run_example("resolve.py", "seven.example", "192.0.2.7", proxy_at(port))
     assert said == ["seven.example is 192.0.2.7", "192.0.2.7 is seven.example"]
     said = await run_example("resolve.py", "example.onion.nowhere", "192.0.2.7", proxy_at(listening(FakeProxy(code=7))))
-    assert said == ["this proxy does not resolve"] * 2
+    assert said == ["this proxy does not support lookups"] * 2
 
 
 class SaysHello(Protocol):
@@ -304,7 +304,7 @@ class ProxyThatComesUp(FakeProxy):
 async def test_staying_connected(listening):
     port = listening(ProxyThatComesUp(Factory.forProtocol(SaysHello)))
     said = await run_example("stay_connected.py", "example.com", 80, proxy_at(port))
-    assert [line.partition(":")[0] for line in said] == ["not yet", "it said"]
+    assert [line.partition(":")[0] for line in said] == ["attempt failed", "first line"]
     port = listening(FakeProxy(method=Method.EXTENDED, status=2))
     said = await run_example("stay_connected.py", "example.com", 80, proxy_at(port))
     assert said == ["gave up: the proxy does not take these arguments: check the keys and values of the pairs"]
@@ -346,7 +346,9 @@ def test_both_ends_extended(program, serving):
         return run_example_blocking("extended_client.py", "127.0.0.1", target, proxy_at(port), ticket)
 
     assert ask("summer") == ["welcome, member"]
-    assert ask("spring") == ["NotFoundOrNotForGuests: it is not there, or not for guests: become a member"]
+    assert ask("spring") == [
+        "NotFoundOrNotForGuests: the target does not exist or is not open to guests: become a member"
+    ]
     (refused,) = ask("winter")
     assert refused.startswith("AuthenticationFailed: the proxy does not let us in: ")
     (said,) = run_example_blocking("onion_status.py", "127.0.0.1", target, proxy_at(port))
@@ -362,7 +364,7 @@ def test_a_route_of_ones_own(program, serving, tmp_path):
         port=port,
     )
     said = run_example_blocking("stay_connected.py", "greeter.internal", 80, proxy_at(port))
-    assert said == ["it said: hello"]
+    assert said == ["first line: hello"]
     said = run_example_blocking("onion_status.py", "other.internal", 80, proxy_at(port))
     assert said[0].startswith("failed with reply code 0x04")
     said = run_example_blocking("onion_status.py", "localhost", 80, proxy_at(port))
@@ -388,7 +390,7 @@ def test_a_protocol_of_ones_own(program, serving):
     assert answer_to(b"GO 127.0.0.1 %d\n" % free_port()) == b"NO 5\n"
     for malformed in (b"GO 127.0.0.1\n", b"GX 127.0.0.1 80\n", b"G" * 400):
         assert answer_to(malformed) == b"NO 1\n"
-    assert run_example_blocking("onion_status.py", "127.0.0.1", target, proxy_at(port)) == ["it answers"]
+    assert run_example_blocking("onion_status.py", "127.0.0.1", target, proxy_at(port)) == ["the service answers"]
     assert "unexpectedly" not in server.output
 
 
@@ -396,7 +398,7 @@ def test_a_server_inside_a_program(program, serving):
     port = free_port()
     program(twistd_command("-y", EXAMPLES / "inside.py"), env={"LISTEN": f"tcp:{port}:interface=127.0.0.1"}, port=port)
     target = serving(ThreadingTCPServer(("127.0.0.1", 0), Greet)).server_address[1]
-    assert run_example_blocking("onion_status.py", "127.0.0.1", target, proxy_at(port)) == ["it answers"]
+    assert run_example_blocking("onion_status.py", "127.0.0.1", target, proxy_at(port)) == ["the service answers"]
     assert run_example_blocking("onion_status.py", "127.0.0.1", 25, proxy_at(port))[0].startswith(
         "failed with reply code 0x02"
     )

@@ -1,5 +1,5 @@
 """
-A client that decides for itself what to offer, what to say, and which exception a failure is: one override each.
+A client that overrides what to offer, what to send, and which exception to raise.
 
 python extended_client.py HOST PORT PROXY TICKET
 """
@@ -17,20 +17,20 @@ from txsocksx_ext.protocol.pairs import Pairs
 
 
 class NotFoundOrNotForGuests(HostUnreachable):
-    message = "it is not there, or not for guests: become a member"
+    message = "the target does not exist or is not open to guests: become a member"
 
 
 class ClubClientFactory(SOCKS5ExtClientFactory):
     def offer(self):
-        """Which methods may the proxy choose from?"""
+        """Return the methods to offer."""
         return (Method.EXTENDED,)
 
     def pairs(self):
-        """What do we say by method 97? Asked anew for each connection."""
+        """Return the pairs for method 0x97. Called for each connection."""
         return Pairs({"club.ticket": read_ticket()})
 
     def error_for(self, answer, initiator):
-        """Which exception is a failing answer?"""
+        """Return the exception for a failing answer."""
         error = super().error_for(answer, initiator)
         return NotFoundOrNotForGuests(code=error.code) if type(error) is HostUnreachable else error
 
@@ -47,7 +47,7 @@ class GreetedFactory(Factory):
     protocol = Protocol
 
     def buildProtocol(self, address):
-        """What the proxy answered stands in the address."""
+        """Read the proxy's answer from the address."""
         print("welcome,", address.pairs["club.rank"].decode())
         return super().buildProtocol(address)
 

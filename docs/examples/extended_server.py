@@ -1,5 +1,5 @@
 """
-A server that decides for itself who may come in, where to go, and what to answer: one override each.
+A server that overrides whom to admit, where to connect, and what to reply.
 
 LISTEN=tcp:1080:interface=127.0.0.1 twistd -n --pidfile= -y extended_server.py
 """
@@ -15,15 +15,15 @@ from txsocksx_ext.protocol import codes
 from txsocksx_ext.server.service import SOCKS5ExtService
 
 RANKS = {b"spring": "guest", b"summer": "member"}
-"""What each ticket makes of its bearer."""
+"""The rank of each ticket."""
 
 
 class ClubFactory(SOCKS5ExtFactory):
     keys = frozenset({"club.ticket"})
-    """The keys of pairs that our authenticate() understands; unknown ones are refused before it is asked."""
+    """The keys of pairs that authenticate() understands; the server refuses others before it calls it."""
 
     async def authenticate(self, session):
-        """Who may come in? What is returned goes to the client, as pairs."""
+        """Admit clients with a ticket. The client gets the result as pairs."""
         rank = RANKS.get(session.pairs.get("club.ticket"))
         if rank is None:
             raise AuthenticationFailed()
@@ -31,13 +31,13 @@ class ClubFactory(SOCKS5ExtFactory):
         return {"club.rank": rank}
 
     def route(self, session):
-        """Where to go? Guests to the web alone, members wherever the rules allow."""
+        """Send guests to web ports only, and members wherever the rules allow."""
         if session.avatar == "guest" and session.request.destination.port not in (80, 443):
             return route_from_string(self.reactor, "refuse")
         return super().route(session)
 
     def reply_for(self, failure, session):
-        """What to answer? Guests cannot tell what is refused from what is not there."""
+        """Hide from guests which targets are refused."""
         if session.avatar == "guest":
             return codes.HOST_UNREACHABLE
         return super().reply_for(failure, session)

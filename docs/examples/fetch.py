@@ -18,12 +18,12 @@ async def main(reactor, url, proxy):
     proxy_endpoint = clientFromString(reactor, proxy)
     methods = {"extended": {}, "anonymous": ()}
 
-    # No name is resolved on this machine, for http or for https.
+    # The proxy resolves all names, for http and for https.
     agent = web_agent(reactor, proxy_endpoint, methods)
     response = await agent.request(b"GET", url.encode("ascii"))
     print(response.code, (await readBody(response)).decode().strip())
 
-    # treq takes any agent. A pool keeps connections: give each identity an agent and a pool of its own.
+    # treq takes any agent. A pool reuses connections, so give each identity its own agent and pool.
     pool = HTTPConnectionPool(reactor)
     client = HTTPClient(web_agent(reactor, proxy_endpoint, methods, pool=pool))
     response = await client.get(url)

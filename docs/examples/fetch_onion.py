@@ -1,9 +1,10 @@
 """
-Fetch a page of an onion service, or say in one sentence why that failed.
+Fetch a page of an onion service, or print in one sentence why that failed.
 
 python fetch_onion.py http://ADDRESS.onion/ [PROXY]
 
-PROXY is a client endpoint string of tor's SOCKS port, or of this package's server; tcp:127.0.0.1:9050 unless given.
+PROXY is a client endpoint string of tor's SOCKS port or of this package's server; the default is
+tcp:127.0.0.1:9050.
 """
 
 import sys
@@ -17,8 +18,8 @@ from txsocksx_ext.errors import OnionClientAuthRequired, OnionServiceNotFound, O
 
 
 async def main(reactor, url, proxy="tcp:127.0.0.1:9050"):
-    # To tor goes a token that nobody else has: this agent's streams share no circuit with others'. To a server of
-    # this package the same token goes as a pair, and with it the wish for Tor's own finer reasons.
+    # A unique isolation token keeps this agent's streams off other circuits. This package's server gets it as a pair,
+    # and "tor.errors" asks that server for Tor's own finer reasons.
     methods = {"isolated": None, "extended": {"tor.errors": "304"}}
     agent = web_agent(reactor, clientFromString(reactor, proxy), methods, timeout=30)
     try:
@@ -27,7 +28,7 @@ async def main(reactor, url, proxy="tcp:127.0.0.1:9050"):
     except OnionServiceNotFound as error:
         raise SystemExit(f"Not found: {error}.") from None
     except OnionClientAuthRequired as error:
-        raise SystemExit(f"A key is needed: {error}.") from None
+        raise SystemExit(f"Key required: {error}.") from None
     except OnionServiceNotReachable as error:
         raise SystemExit(f"Not reachable: {error}.") from None
     except SOCKS5Error as error:

@@ -1,4 +1,4 @@
-"""A transport with a handshake, and little else: it flips every bit."""
+"""A minimal transport with a handshake: it flips every bit."""
 
 from txsocksx_ext.errors import TransportProtocolFailure
 from txsocksx_ext.pt import Transport, TransportProtocol, run

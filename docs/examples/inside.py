@@ -1,5 +1,5 @@
 """
-A server inside a program of one's own, with limits and rules given as objects.
+A server embedded in a program, with limits and rules as objects.
 
 LISTEN=tcp:1080:interface=127.0.0.1 twistd -n --pidfile= -y inside.py
 """

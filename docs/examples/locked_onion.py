@@ -1,9 +1,9 @@
 """
-Fetch a page of an onion service that asks for a client authorization key, with a tor that txtorcon controls.
+Fetch a page of an onion service that requires a client authorization key, with a tor that txtorcon controls.
 
 python locked_onion.py http://ADDRESS.onion/ KEY_FILE [CONTROL]
 
-CONTROL is a client endpoint string of tor's control port, tcp:127.0.0.1:9051 unless given.
+CONTROL is a client endpoint string of tor's control port; the default is tcp:127.0.0.1:9051.
 """
 
 import sys
@@ -25,12 +25,12 @@ async def main(reactor, url, key_file, control="tcp:127.0.0.1:9051"):
     try:
         response = await treq.get(url, agent=agent)
     except OnionClientAuthRequired:
-        print("it is locked, and there is a key for it")
+        print("the service requires a key: adding it to tor")
         await add_client_authorization(tor, urlsplit(url).hostname, Path(key_file).read_text())
         try:
             response = await treq.get(url, agent=agent)
         except OnionClientAuthWrong as error:
-            raise SystemExit(f"The key does not open it: {error}.") from None
+            raise SystemExit(f"Wrong key: {error}.") from None
     print(await response.text(), end="")
 
 

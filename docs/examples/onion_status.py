@@ -1,9 +1,9 @@
 """
-Say whether an onion service answers, and if not, which of the two it is.
+Print whether an onion service answers and, if not, whether it does not exist or is not reachable.
 
 python onion_status.py ADDRESS.onion PORT [PROXY]
 
-PROXY is a client endpoint string, tcp:127.0.0.1:1080 unless given.
+PROXY is a client endpoint string; the default is tcp:127.0.0.1:1080.
 """
 
 import sys
@@ -17,7 +17,7 @@ from txsocksx_ext.errors import OnionServiceNotFound, OnionServiceNotReachable, 
 
 
 async def main(reactor, host, port, proxy="tcp:127.0.0.1:1080"):
-    # "extended" offers method 97: so the proxy knows that we understand its finer reply codes.
+    # "extended" offers method 0x97, which allows the proxy to send extended reply codes.
     methods = {"extended": {}, "anonymous": ()}
     endpoint = SOCKS5ClientEndpoint(host, int(port), clientFromString(reactor, proxy), methods)
     try:
@@ -29,10 +29,9 @@ async def main(reactor, host, port, proxy="tcp:127.0.0.1:1080"):
     except ReplyError as error:
         print(f"failed with reply code {error.code}:", error)
     except SOCKS5Error as error:
-        # The proxy cannot be used.
         print(error)
     else:
-        print("it answers")
+        print("the service answers")
         protocol.transport.loseConnection()
 
 

@@ -1,5 +1,5 @@
 """
-A server whose port also speaks a protocol of one's own: ``GO HOST PORT``, answered with ``OK`` or ``NO CODE``.
+A server whose port also speaks another protocol: ``GO HOST PORT``, answered with ``OK`` or ``NO CODE``.
 
 LISTEN=tcp:1080:interface=127.0.0.1 twistd -n --pidfile= -y own_protocol.py
 """
@@ -22,7 +22,7 @@ LONGEST_LINE = 300
 
 class LineFrontend:
     name = "line"
-    """What the log calls the protocol."""
+    """The protocol's name in the log."""
     final_reply = b"NO 1\n"
     """The answer to a malformed line."""
 

@@ -1,5 +1,5 @@
 """
-A way out of one's own: names under .internal are unix sockets in a folder.
+A server with a route of its own: names under .internal are unix sockets in a folder.
 
 FOLDER=/run/services LISTEN=tcp:1080:interface=127.0.0.1 twistd -n --pidfile= -y own_route.py
 """
@@ -20,14 +20,14 @@ from txsocksx_ext.server.service import SOCKS5ExtService
 
 class InternalRoute(Route):
     name = "internal"
-    """What the log calls it."""
+    """The route's name in the log."""
 
     def __init__(self, reactor, folder):
         self.reactor = reactor
         self.folder = Path(folder)
 
     def connect(self, request, addresses, session):
-        """Fire with a connected transport, or fail with an exception that has a code."""
+        """Fire with a connected transport, or fail with an exception that has a reply code."""
         name = request.destination.host.removesuffix(".internal")
         if not re.fullmatch(r"[a-z0-9-]+", name) or not (self.folder / name).exists():
             return fail(HostUnreachable())

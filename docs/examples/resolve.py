@@ -1,5 +1,5 @@
 """
-Have a proxy resolve a name and an address. Tor and this package's server can; most others cannot.
+Resolve a name and an address through a proxy. Tor and this package's server support that; most other proxies do not.
 
 python resolve.py NAME ADDRESS PROXY
 """
@@ -19,9 +19,9 @@ async def main(reactor, name, address, proxy):
         try:
             print(asked, "is", await look_up(asked, proxy_endpoint))
         except HostUnreachable:
-            print(asked, "is not known")
+            print(asked, "was not found")
         except CommandNotSupported:
-            print("this proxy does not resolve")
+            print("this proxy does not support lookups")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """
-A transport that seals what it carries with a shared key.
+A transport that encrypts its payload with a shared key.
 
-It is an example. It hides nothing from a censor: that two programs speak it can
-be seen at a glance, by the lengths that stand in clear and by the sizes and times
-of what they frame. It has no forward secrecy: who gets the key later can read what
-was recorded before.
+This is an example. It hides nothing from a censor, who recognizes it by its
+cleartext lengths and by the sizes and times of its frames. It has no forward
+secrecy: whoever gets the key later can decrypt recorded traffic.
 """
 
 import secrets
@@ -23,11 +22,11 @@ TAG = 16
 
 
 class Sealed(TransportProtocol):
-    """Both sides. Each sends a salt, then frames: two bytes of length, and so many that are sealed."""
+    """Both sides. Each sends a salt, then frames: two bytes of length, then an encrypted part of that length."""
 
     @classmethod
     def set_up(cls, side):
-        """A bridge that was given no key makes one, keeps it, and publishes it."""
+        """Generate, store and publish a key if the bridge's operator gave none."""
         if side.is_client or "key" in side.arguments:
             return None
         file = side.state / "key"
@@ -38,7 +37,7 @@ class Sealed(TransportProtocol):
     def prepare(self):
         self.key = bytes.fromhex(self.arguments["key"])
         if len(self.key) != 32:
-            raise ValueError("key has to be 64 hexadecimal digits")
+            raise ValueError("key must be 64 hexadecimal digits")
         self.salt = secrets.token_bytes(SALT)
         self.buffer = b""
         self.sealing = self.opening = None
@@ -56,7 +55,7 @@ class Sealed(TransportProtocol):
         while len(self.buffer) >= 2:
             length = int.from_bytes(self.buffer[:2], "big")
             if length > MOST + TAG:
-                raise TransportProtocolFailure("the peer says what no peer of this kind says")
+                raise TransportProtocolFailure("the peer sent a frame that is too long")
             if len(self.buffer) < 2 + length:
                 return
             self.frame_received(self.take(2), self.take(length))
@@ -69,14 +68,14 @@ class Sealed(TransportProtocol):
         salts = self.salt + salt_of_peer if self.side.is_client else salt_of_peer + self.salt
         ours, theirs = (b"client", b"server") if self.side.is_client else (b"server", b"client")
         self.sealing, self.opening = Direction(self.key, salts, ours), Direction(self.key, salts, theirs)
-        # Only who knows the key can seal even nothing.
+        # An empty frame proves that this side knows the key.
         self.transport.write(self.sealing.seal(b""))
 
     def frame_received(self, length, sealed):
         try:
             content = self.opening.open(length, sealed)
         except InvalidTag:
-            raise TransportProtocolFailure("the peer has another key, or is no peer of this kind") from None
+            raise TransportProtocolFailure("the peer has another key or is not a peer of this kind") from None
         if not self.is_ready:
             self.is_ready = True
             self.ready()
@@ -96,11 +95,11 @@ class Sealed(TransportProtocol):
 
     def peer_ended(self):
         if not self.has_ended:
-            raise TransportProtocolFailure("the stream was cut off")
+            raise TransportProtocolFailure("the stream was truncated")
 
 
 class Direction:
-    """Seals or opens the frames of one direction: a key of its own, and a counter as nonce."""
+    """Encrypts or decrypts the frames of one direction, with its own key and a counter as nonce."""
 
     def __init__(self, key, salts, sender):
         self.cipher = ChaCha20Poly1305(HKDF(SHA256(), 32, salt=salts, info=b"sealed " + sender).derive(key))

@@ -1,5 +1,5 @@
 """
-Tests of a transport, without tor, without sockets and without waiting.
+Test a transport without tor, sockets or waiting.
 
 python -m unittest sealed_tests.py
 """
@@ -18,13 +18,13 @@ KEY = {"key": "5f" * 32}
 
 
 class SealedTests(unittest.TestCase):
-    """Both sides, as tor would have them connect."""
+    """Both sides, connected as tor connects them."""
 
     def connect(self, arguments=KEY, **more):
         return connect_transports(Sealed, Sealed, arguments=arguments, options=KEY, clock=Clock(), **more)
 
     def test_it_carries_bytes_both_ways(self):
-        # However the bytes come: here one by one.
+        # Deliver the bytes one by one.
         pair = self.connect(most_at_once=1)
         assert pair.code == 0
         pair.client.write(b"to the bridge")

@@ -1,5 +1,5 @@
 """
-Stay connected to a service behind a proxy: an endpoint of ours in Twisted's ClientService.
+Stay connected to a service behind a proxy, with Twisted's ClientService.
 
 python stay_connected.py HOST PORT PROXY
 """
@@ -17,7 +17,7 @@ from txsocksx_ext import SOCKS5ClientEndpoint
 from txsocksx_ext.errors import InvalidArguments, OnionAddressInvalid, TransportProtocolFailure
 
 HOPELESS = (InvalidArguments, OnionAddressInvalid, TransportProtocolFailure)
-"""To try again what failed like this would only give the same answer."""
+"""Failures that a retry cannot fix."""
 
 
 class Listener(LineOnlyReceiver):
@@ -32,7 +32,7 @@ class Listener(LineOnlyReceiver):
 
 
 class ReportingEndpoint(SOCKS5ClientEndpoint):
-    """ClientService does not say why a connection failed, and goes on trying; so this tells someone."""
+    """Reports each failure: ClientService retries without looking at the reason."""
 
     def __init__(self, failed, *arguments):
         super().__init__(*arguments)
@@ -48,7 +48,7 @@ async def main(reactor, host, port, proxy):
             print("gave up:", failure.value)
             reactor.callLater(0, service.stopService)
         else:
-            print("not yet:", failure.value)
+            print("attempt failed:", failure.value)
         return failure
 
     methods = {"extended": {}, "anonymous": ()}
@@ -60,7 +60,7 @@ async def main(reactor, host, port, proxy):
         listener = await service.whenConnected()
     except CancelledError:
         return
-    print("it said:", (await listener.first_line).decode())
+    print("first line:", (await listener.first_line).decode())
     await service.stopService()
 
 

@@ -1,9 +1,9 @@
 """
-A gateway to Tor for a team: everyone has a password, and circuits of their own.
+A gateway to Tor for a team: each member has a password and separate circuits.
 
 TEAM_USERS=/etc/team.users twistd -ny team_gateway.tac
 
-To add someone: python -m txsocksx_ext.server.passwords set /etc/team.users NAME
+To add a member: python -m txsocksx_ext.server.passwords set /etc/team.users NAME
 """
 
 import os
@@ -24,7 +24,7 @@ refuse = route_from_string(reactor, "refuse")
 
 
 class TeamFactory(SOCKS5ExtFactory):
-    """Guests reach web sites only. Rules know targets; what depends on the user stands here."""
+    """Lets guests reach web ports only. Rules match targets; this override depends on the user."""
 
     def route(self, session):
         if session.user == b"guest" and session.request.destination.port not in (80, 443):
@@ -35,7 +35,7 @@ class TeamFactory(SOCKS5ExtFactory):
 factory = TeamFactory(
     reactor,
     portal=portal_for([HashedPasswordFile(os.environ["TEAM_USERS"])]),
-    # Nobody sends mail from here, and nothing goes to the network but through tor.
+    # Refuse mail, and send everything else through tor.
     policy=RouteTable([("*:25", refuse)], default=tor),
     limits=Limits(connect_timeout=30.0),
 )

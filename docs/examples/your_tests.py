@@ -1,5 +1,5 @@
 """
-Tests of what you build on this package, without sockets and without waiting.
+Test what you build on this package, without sockets or waiting.
 
 python -m unittest your_tests.py
 """
@@ -15,7 +15,7 @@ from txsocksx_ext.testing import FakeProxy, FakeRoute, MemoryEndpoint
 
 
 class ClientTests(unittest.SynchronousTestCase):
-    """A program that goes through a proxy."""
+    """A program that connects through a proxy."""
 
     def connect(self, proxy, clock):
         methods = {"extended": {"tor.isolation": "alice"}}
@@ -32,7 +32,7 @@ class ClientTests(unittest.SynchronousTestCase):
         assert conversation.pairs["tor.isolation"] == b"alice"
         assert conversation.request.destination.host == "example.onion"
 
-    def test_it_learns_that_there_is_no_such_service(self):
+    def test_it_fails_if_the_service_does_not_exist(self):
         clock = Clock()
         connecting = self.connect(FakeProxy(code=0xE0, clock=clock), clock)
         self.failureResultOf(connecting, OnionServiceNotFound)

@@ -148,7 +148,7 @@ def test_another_key(tor_network, bridge, clients):
     """Tor takes all failures for the same, but the transport's own words are in its log."""
     there = bridge("sealed", f"ServerTransportOptions sealed key={KEY}")
     client = clients(there.client(tor_network, f"key={'00' * 32}", wait=False))
-    said = "sealed has no connection: the peer has another key, or is no peer of this kind"
+    said = "sealed has no connection: the peer has another key or is not a peer of this kind"
     wait_until(lambda: said in client.log, "tor's log says why", PATIENCE)
     assert client.control.bootstrap() < 10
     assert "[notice]" in next(line for line in client.log.splitlines() if said in line)
@@ -202,7 +202,7 @@ def test_an_option_that_is_wrong(tor_network):
     there = Bridge(tor_network, "sealed", "ServerTransportOptions sealed key=short")
     try:
         there.start()
-        said = "key has to be 64 hexadecimal digits"
+        said = "key must be 64 hexadecimal digits"
         wait_until(lambda: "does not take these arguments" in there.log, said, PATIENCE)
     finally:
         there.remove()

@@ -192,7 +192,7 @@ def test_fetching_a_page_of_an_onion_service(tor_network, socks5ext):
             "Not found: there is no such onion service: check the address, or ask its owner whether it moved.\n"
         ),
         (f"http://{tor_network.locked_onion}/", through_server): (
-            "A key is needed: the onion service asks for a client authorization key: get one from its owner, "
+            "Key required: the onion service asks for a client authorization key: get one from its owner, "
             "give it to tor.\n"
         ),
         (f"http://{tor_network.onion}:{NOT_OFFERED_PORT}/", extended): (
@@ -216,9 +216,9 @@ def test_a_page_of_a_locked_onion_service(tor_network, tmp_path):
             said[name] = what_it_says(begin("locked_onion.py", url, tmp_path / name, f"unix:{client.control_socket}"))
         finally:
             client.remove_key(tor_network.locked_onion)
-    first_line = "it is locked, and there is a key for it\n"
+    first_line = "the service requires a key: adding it to tor\n"
     assert said["right"] == f"{first_line}the page /there of {tor_network.locked_onion}\n"
-    assert said["wrong"].startswith(f"{first_line}The key does not open it: the onion service does not accept")
+    assert said["wrong"].startswith(f"{first_line}Wrong key: the onion service does not accept")
 
 
 def wait_until_said(program, words):
