@@ -19,12 +19,15 @@ from twisted.internet.ssl import KeyPair
 
 import txsocksx_ext
 from txsocksx_ext import errors
+from txsocksx_ext.failures import reply_class
+from txsocksx_ext.protocol.codes import REPLY_CODES, SUCCEEDED
 from txsocksx_ext.protocol.socks5 import TRANSITIONS
 from txsocksx_ext.server.passwords import password_line
 from txsocksx_ext.tap import Options
 
 OF_OTHER_PROGRAMS = {
     *("--socks5-hostname", "--proxy-user"),  # curl
+    *("--proxytunnel", "--proxy", "--silent", "--include", "--request", "--request-target"),
     *("--bind",),  # http.server
     *("--pidfile", "--logfile", "--logger", "--syslog", "--log-format"),  # twistd, twist
 }
@@ -108,6 +111,13 @@ def test_the_errors_page_has_every_exception(built):
     ]
     assert len(exceptions) > 30
     assert [name for name in exceptions if f">{name}<" not in page] == []
+
+
+def test_the_page_on_http_has_the_answer_to_every_failure(built):
+    page = re.sub(r"<[^>]+>", "", (built / "howto/http.html").read_text())
+    for row in set(REPLY_CODES) - {SUCCEEDED}:
+        assert f"({row.name})" in page
+        assert f"\n{reply_class(row.number, row.dialect).__name__}\n" in page
 
 
 def test_the_options_page_has_every_option(built):

@@ -87,6 +87,7 @@ async def test_a_stream_is_one_line_with_all_its_numbers(events):
     expected = {
         "peer": "127.0.0.1",
         "command": "CONNECT",
+        "protocol": "socks5",
         "method": "EXTENDED",
         "route": "direct",
         "code": "00",
@@ -135,7 +136,7 @@ async def test_seconds_are_counted_from_the_first_moment_to_the_last(events):
     [
         (b"", {"command": "-", "method": "-", "route": "-", "code": "-", "end": "the client left"}),
         (b"\x05\x01\x80", {"method": "-", "code": "-", "end": "no acceptable method"}),
-        (b"GET", {"method": "-", "code": "-", "end": "violation: the version byte is wrong"}),
+        (b"\x80", {"protocol": "-", "method": "-", "code": "-", "end": "violation: the version byte is wrong"}),
         (GREET_LOGIN + login(b"u", b"p"), {"method": "USERNAME_PASSWORD", "end": "the client left"}),
         (GREET_EXTENDED + pairs((b"odd", b"")), {"method": "EXTENDED", "end": "invalid arguments"}),
         (GREET_EXTENDED + b"\x01\xff\xff", {"method": "EXTENDED", "end": "violation: a limit is passed"}),
@@ -450,7 +451,7 @@ async def test_a_name_that_a_portal_knows_is_shown_whatever_it_looks_like(events
         client.close()
         event = await only_end(server, events)
     assert event["user"] == "a=b"
-    assert " user='a=b' method=" in text(event)
+    assert " user='a=b' protocol=socks5 method=" in text(event)
 
 
 async def test_with_log_targets_a_line_is_still_one_line(events):

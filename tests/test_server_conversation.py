@@ -69,7 +69,7 @@ async def test_one_byte_at_a_time():
         (b"\x05\x00", b"\x05\xff"),
         (b"\x05\x01\x80", b"\x05\xff"),
         (b"\x05\x02\x01\x09", b"\x05\xff"),
-        (b"\x04\x01\x00\x50\x7f\x00\x00\x01\x00", b""),
+        (b"\x80\x01\x00", b""),
         (b"GET / HTTP/1.0\r\n\r\n", b""),
         (GREET_LOGIN + b"\x05", b"\x05\x02"),
         (GREET_EXTENDED + b"\x02\x00\x00", b"\x05\x97"),

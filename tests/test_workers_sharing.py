@@ -343,7 +343,7 @@ def test_a_worker_asks_for_the_arguments_of_a_transport_and_they_are_in_no_log(w
             client.sendall(login(argument, b"\0") + request("192.0.2.1", 443))
             assert read_exactly(client, 2) == b"\x01\x00"
             assert read_exactly(client, 2) == b"\x05\x01"
-    assert settles(lambda: server.output.count("192.0.2.1:443 method=USERNAME_PASSWORD") >= 8)
+    assert settles(lambda: server.output.count("192.0.2.1:443 protocol=socks5 method=USERNAME_PASSWORD") >= 8)
     assert "of-the-bridge" not in server.output
 
 

@@ -12,6 +12,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from txsocksx_ext import SOCKS5ClientEndpoint, errors, resolve
 from txsocksx_ext.protocol.foreign import protocol_of
+from txsocksx_ext.server.frontends import frontends_for
 from txsocksx_ext.testing import FakeProxy, Recorder
 
 WAYS = {
@@ -165,8 +166,9 @@ CLIENTS = {
 
 
 async def line_about(said):
-    """What a server logs about a client that says this."""
+    """What a server of SOCKS5 alone logs about a client that says this."""
     async with proxy() as server:
+        server.factory.frontends = frontends_for(["socks5"])
         with lines_logged("txsocksx_ext.server") as lines:
             client = await server.connect()
             client.send(said)

@@ -71,7 +71,14 @@ class SOCKS5Error(TxtorconRelated):
 
 
 class ReplyError(SOCKS5Error):
-    """The proxy answered the request with a failure."""
+    """
+    The proxy answered the request with a failure.
+
+    :ivar relay_reason: the reason that a relay of Tor's ended the stream with, such as ``CONNECTREFUSED``; empty
+        where none is known to have done so.
+    """
+
+    relay_reason = ""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -18,6 +18,7 @@ from .descriptions import check_kind, without_function
 from .protocol.pairs import MAX_FIELD_LENGTH, PairLimits
 from .route import plugin_route_kinds
 from .server import Limits
+from .server.frontends import PROTOCOLS
 from .server.listeners import check_listener
 from .server.memory import freeze_gc
 from .server.service import SOCKS5ExtService, may_be_sniffed, port_of
@@ -67,7 +68,7 @@ class Options(TwistedOptions, AuthOptionMixin):
 
     synopsis = "[options]"
     longdesc = (
-        "A SOCKS5 proxy that also speaks Tor's proposal 229: key/value pairs by method 97,"
+        "A proxy for SOCKS5, SOCKS4 and HTTP CONNECT that also speaks Tor's proposal 229: key/value pairs by method 97,"
         " and reply codes that say why an onion service failed."
     )
     supportedInterfaces = (IUsernamePassword,)
@@ -147,6 +148,7 @@ class Options(TwistedOptions, AuthOptionMixin):
     def __init__(self) -> None:
         super().__init__()
         self.listeners: list[str] = []
+        self.protocols: list[str] = []
         self.rules: list[str] = []
         self.checkers: list[str] = []
 
@@ -157,6 +159,16 @@ class Options(TwistedOptions, AuthOptionMixin):
         tcp:1080:interface=127.0.0.1.
         """
         self.listeners.append(description)
+
+    @_folded
+    def opt_protocol(self, name: str) -> None:
+        """
+        A protocol to serve on each listener: socks5, socks4 or http. Can be given several times. By default all are
+        served.
+        """
+        if name not in PROTOCOLS:
+            raise UsageError(f"--protocol: unknown protocol {name!r}; known are {', '.join(PROTOCOLS)}")
+        self.protocols.append(name)
 
     @_folded
     def opt_auth(self, description: str) -> None:
@@ -215,6 +227,7 @@ class Options(TwistedOptions, AuthOptionMixin):
             rules=tuple(self.rules),
             limits=self._limits(),
             log_targets=bool(self["log-targets"]),
+            protocols=tuple(self.protocols) or PROTOCOLS,
         )
         try:
             factory = settings.make_factory(reactor)

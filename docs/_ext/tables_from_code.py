@@ -19,6 +19,7 @@ from txsocksx_ext.protocol import codes
 from txsocksx_ext.protocol.codes import Dialect, Method, ReplyCode, permitted_code
 from txsocksx_ext.protocol.pairs import PairLimits
 from txsocksx_ext.route import route_kinds
+from txsocksx_ext.server import http_frontend
 from txsocksx_ext.server.limits import Limits
 from txsocksx_ext.tap import Options
 
@@ -93,6 +94,19 @@ def failing_replies() -> str:
         codes_sent = [sent_for(cls.reply_code, dialect) for dialect in Dialect]
         rows.append([name, *codes_sent, sentence(cls.message) + ("" if is_family else retry_of(cls))])
     return table(["Exception", "plain", "prop229", "tor", "What happened, and what to do"], rows, "26 8 8 8 50")
+
+
+def http_answers() -> str:
+    """The server's answer to an HTTP client for each failure."""
+    rows = []
+    for row, (status, problem) in http_frontend.ANSWERS.items():
+        tokens = http_frontend.tokens_of(row).partition(" ")[2]
+        cls = failures.reply_class(row.number, row.dialect)
+        answer = f"{status} {http_frontend.reason_of(status, row)}"
+        rows.append([exception(cls), answer, f"``{tokens}``" if tokens else "", f"``{problem}``"])
+    return table(
+        ["``socks5ext/…``", "Status and reason", "Further tokens", "``Proxy-Status: socks5ext; error=…``"], rows
+    )
 
 
 def reply_codes() -> str:
@@ -197,6 +211,7 @@ def setup(app):
     """Register a directive for each table, by its function's name."""
     for make in (
         failing_replies,
+        http_answers,
         reply_codes,
         other_failures,
         failures_of_routes,

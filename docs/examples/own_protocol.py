@@ -60,10 +60,9 @@ class LineFrontend:
 
     async def receive_request(self, connection):
         request = await connection.next_message()
-        connection.session.method = Method.NO_AUTHENTICATION
         try:
             # Without this, the server would admit clients that its portal or an override refuses.
-            await connection.authenticate()
+            await connection.admit(Method.NO_AUTHENTICATION)
         except BaseException as error:
             connection.report(error)
             connection.close_after(b"NO 2\n", "authentication failed")

@@ -104,8 +104,8 @@ def test_curl_and_a_twisted_client_reach_a_page(socks5ext, web_port, command):
     posted = twisted_client(page, f"proxy=tcp\\:127.0.0.1\\:{server.port}", given=CONTENT)
     assert (posted.returncode, posted.stdout) == (0, CONTENT), posted.stderr
     if command == "twistd":
-        assert has_written(server, "127.0.0.1 CONNECT method=NO_AUTHENTICATION route=direct")
-        assert has_written(server, "127.0.0.1 CONNECT method=EXTENDED route=direct")
+        assert has_written(server, "127.0.0.1 CONNECT protocol=socks5 method=NO_AUTHENTICATION route=direct")
+        assert has_written(server, "127.0.0.1 CONNECT protocol=socks5 method=EXTENDED route=direct")
     assert "localhost" not in server.output
 
 

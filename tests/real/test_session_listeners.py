@@ -172,7 +172,7 @@ def test_haproxy_finds_a_server_healthy_that_answers_its_greeting(socks5ext, hap
         f"127.0.0.1:{back} {protocol} check check-send-proxy inter 200ms",
         port=front,
     )
-    assert has_written(server, "127.0.0.1 - method=NO_AUTHENTICATION")
+    assert has_written(server, "127.0.0.1 - protocol=socks5 method=NO_AUTHENTICATION")
     fetch(web_port, "--interface", "127.0.0.9", "--socks5", f"127.0.0.1:{front}")
     assert "PROXY" not in server.output
 

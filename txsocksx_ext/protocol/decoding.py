@@ -57,7 +57,8 @@ class Fault(enum.Enum):
     METHOD = "the method was not offered"
     SYNTAX = "the HTTP message is malformed"
     TARGET = "the target is malformed"
-    BROWSER = "the request comes from a web page"
+    HOST = "the request is no CONNECT, and its Host is not this machine"
+    WEB_PAGE = "the request comes from a web page"
     TRUNCATED = "the datagram is too short"
 
 

@@ -3,9 +3,7 @@ HTTP CONNECT (RFC 9110, section 9.3.6; RFC 9112; Tor's specification of it), bot
 
 The server's end refuses every head that two readers could understand in two
 ways, because bytes behind a head that was misread may reach somebody else. The
-client's end accepts LF alone as the end of a line, as RFC 9112 permits. An end
-is fed the peer's bytes by ``feed()`` and returns its messages from
-``next_message()``; functions return the bytes to send.
+client's end accepts LF alone as the end of a line, as RFC 9112 permits.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import socket
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -28,7 +27,6 @@ MAX_REQUEST_HEAD = 16 * 1024
 """The most bytes of a request's head, with the empty line: twice what tor takes."""
 MAX_RESPONSE_HEAD = 64 * 1024
 MAX_HEADERS = 100
-
 PAIR_HEADER = "Socks5Ext-Pair"
 """One pair of method 0x97: ``KEY=VALUE``, with the value percent-encoded."""
 
@@ -90,7 +88,6 @@ _HEADER = re.compile(rf"{_TOKEN}{{1,255}}:{_VALUE}*\r\n")
 _HEADERS = re.compile(rf"(?:{_HEADER.pattern})*\r\n")
 _LENIENT_HEADERS = re.compile(_HEADERS.pattern.replace("\\r\\n", "\\r?\\n"))
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z._~!$&'()*+,;=-]{1,255})):([0-9]{1,5})")
-_LINE_END = re.compile("\r?\n")
 
 
 def _headers_of(lines: Iterable[str]) -> Headers:
@@ -107,15 +104,16 @@ def _headers_of(lines: Iterable[str]) -> Headers:
 def request(data: Buffer, limits: PairLimits) -> Decoded[HTTPRequest]:
     """Decode the head of an `HTTPRequest`. CR and LF stand only together, and only at the end of a line."""
     found = _END_OF_HEAD.search(data, 0, MAX_REQUEST_HEAD)
-    if found is None:
+    length = data.find(b"\n") + 1 if found is None else found.end()
+    head = data[:length].decode("latin-1")
+    line = _REQUEST_LINE.match(head)
+    # Other protocols begin with letters too, and may wait for an answer to their first line.
+    if line is None and length:
+        raise _malformed(data, Fault.VERSION, "the request line is malformed")
+    if found is None or line is None:
         if len(data) < MAX_REQUEST_HEAD:
             return len(data) + 1
         raise _malformed(data, Fault.LIMIT, f"the head has more than {MAX_REQUEST_HEAD} bytes", 431)
-    length = found.end()
-    head = data[:length].decode("latin-1")
-    line = _REQUEST_LINE.match(head)
-    if line is None:
-        raise _malformed(data, Fault.SYNTAX, "the request line is malformed")
     if _HEADERS.fullmatch(head, line.end()) is None:
         at, number = line.end(), 1
         while (header := _HEADER.match(head, at)) is not None:
@@ -133,11 +131,11 @@ def _malformed(data: Buffer, fault: Fault, detail: str, status: int = 400) -> Ma
     return MalformedHTTP("HTTPRequest", fault, detail, status if data.startswith(b"CONNECT ") else 0)
 
 
-_SINGLE = frozenset({"host", "proxy-authorization", "content-length", "x-tor-stream-isolation"})
-
-# Browsers send these, and send CONNECT without them where they use a proxy.
-_OF_BROWSERS = frozenset({"origin", "referer", "cookie"})
-_LOOKED_AT = _SINGLE | _OF_BROWSERS | {"transfer-encoding"}
+# Browsers send these with requests of web pages, but not with the CONNECT to their own proxy.
+_OF_WEB_PAGES = frozenset({"origin", "referer", "cookie"})
+_CHECKED = frozenset(
+    {*_OF_WEB_PAGES, "host", "proxy-authorization", "content-length", "transfer-encoding", "x-tor-stream-isolation"}
+)
 
 
 def connect_destination(message: HTTPRequest) -> Request:
@@ -148,14 +146,14 @@ def connect_destination(message: HTTPRequest) -> Request:
     """
     headers = message.headers
     for name in headers:
-        if name in _LOOKED_AT or name[:4] in ("tor-", "sec-"):
+        if name in _CHECKED or name[:4] in ("tor-", "sec-"):
             _check_header(name, headers[name])
     return _destination(message.target)
 
 
 def _check_header(name: str, values: Sequence[str]) -> None:
-    if name in _OF_BROWSERS or name.startswith("sec-"):
-        raise MalformedHTTP("HTTPRequest", Fault.BROWSER, f"the header {name} comes from a web page")
+    if name in _OF_WEB_PAGES or name.startswith("sec-"):
+        raise MalformedHTTP("HTTPRequest", Fault.WEB_PAGE, f"the header {name} comes from a web page")
     if name == "transfer-encoding" or (name == "content-length" and values[0] != "0"):
         raise MalformedHTTP("HTTPRequest", Fault.SYNTAX, "a CONNECT has no body", 400)
     if len(values) > 1:
@@ -179,13 +177,10 @@ def _address(literal: str | None, host: str, digits: str) -> Address | None:
     if literal is None:
         return Address.of(host, port)
     try:
-        return Address(AddressType.IPV6, socket.inet_ntop(socket.AF_INET6, _ipv6(literal)), port)
+        packed = socket.inet_pton(socket.AF_INET6, literal)
     except OSError:
         return None
-
-
-def _ipv6(literal: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6, literal)
+    return Address(AddressType.IPV6, socket.inet_ntop(socket.AF_INET6, packed), port)
 
 
 _HOST = re.compile(r"(localhost|[0-9.]+|::1|\[[0-9A-Fa-f:]+\])(?::([0-9]{1,5}))?", re.IGNORECASE)
@@ -238,10 +233,12 @@ class Responder(MessageReader):
     """
     The server's end.
 
+    :cvar refusal_headers: headers of the answer to a violation.
     :ivar minor: the version of the request, in which the answer is written.
     :ivar final_reply: after a violation, the bytes to send before closing.
     """
 
+    refusal_headers: Sequence[tuple[str, str]] = ()
     final_reply = b""
     minor = 1
 
@@ -266,8 +263,8 @@ class Responder(MessageReader):
     def refuse(self, violation: MalformedHTTP) -> None:
         """Make `final_reply` the answer to a violation."""
         if violation.status:
-            reason = {400: "Bad Request", 431: "Request Header Fields Too Large"}[violation.status]
-            self.final_reply = response(violation.status, reason, (), violation.detail, self.minor)
+            phrase = HTTPStatus(violation.status).phrase
+            self.final_reply = response(violation.status, phrase, self.refusal_headers, violation.detail, self.minor)
 
 
 # The client's end.
@@ -309,7 +306,7 @@ def response_head(data: Buffer, limits: PairLimits) -> Decoded[HTTPResponse]:
     line = _STATUS_LINE.match(head)
     if line is None or _LENIENT_HEADERS.fullmatch(head, line.end()) is None:
         raise MalformedHTTP("HTTPResponse", Fault.SYNTAX, "the status line or a header is malformed")
-    lines = _LINE_END.split(head[line.end() :])[:-2]
+    lines = head[line.end() :].replace("\r", "").split("\n")[:-2]
     if len(lines) > MAX_HEADERS:
         raise MalformedHTTP("HTTPResponse", Fault.LIMIT, f"there are more than {MAX_HEADERS} headers")
     return HTTPResponse(int(line[1]), line[2] or "", _headers_of(lines)), length

@@ -23,6 +23,8 @@ TOR_ERRORS = "tor.errors"
 """Which table of reply codes the client wants: ``229``, ``304`` or ``none``."""
 TOR_ISOLATION = "tor.isolation"
 """Streams with different values never share a circuit."""
+IP_FAMILY = "ip.family"
+"""``ipv4-preferred``, ``ipv6-preferred``, ``ipv4-only`` or ``ipv6-only``: the addresses of a name to connect to."""
 TRANSPORT_ARGUMENT = "pt."
 """``pt.<argument>`` is one argument of a pluggable transport."""
 

@@ -44,6 +44,10 @@ class IRoute(Interface):
         " supervises the workers, and they reach the route there."
     )
 
+    is_over_tor: bool = Attribute(
+        "Whether each stream goes over Tor, so that an HTTP client may be told ``Via: tor/1.0``. May be missing."
+    )
+
     def connect(request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """
         Reach the request's destination.
@@ -111,6 +115,7 @@ class Route:
     resolver: Resolver | None = None
     service: IService | None = None
     is_for_each_process = False
+    is_over_tor = False
 
     def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""

@@ -49,6 +49,7 @@ class TorRoute(Route):
     keys = frozenset({TOR_ISOLATION})
     uses_credentials = True
     is_for_each_process = True
+    is_over_tor = True
 
     def __init__(self, tors: Sequence[TorInstance], tokens: IsolationTokens) -> None:
         self.service = MultiService()

@@ -28,7 +28,8 @@ _FORMATS = {
     (has_target, has_user): "{peer} {command}"
     + has_target * " {target}"
     + has_user * " user={user!r}"
-    + " method={method} route={route} relay={relay} code={code} up={up} down={down} seconds={seconds:.3f} end={end}"
+    + " protocol={protocol} method={method} route={route} relay={relay} code={code}"
+    + " up={up} down={down} seconds={seconds:.3f} end={end}"
     for has_target, has_user in product((False, True), repeat=2)
 }
 
@@ -44,8 +45,8 @@ def connection_line(event: LogEvent) -> str:
     target = event["target"] and f" {event['target']}"
     user = event["user"] and f" user={event['user']!r}"
     return (
-        f"{event['peer']} {event['command']}{target}{user} method={event['method']} route={event['route']}"
-        f" relay={event['relay']} code={event['code']} up={event['up']} down={event['down']}"
+        f"{event['peer']} {event['command']}{target}{user} protocol={event['protocol']} method={event['method']}"
+        f" route={event['route']} relay={event['relay']} code={event['code']} up={event['up']} down={event['down']}"
         f" seconds={event['seconds']:.3f} end={event['end']}"
     )
 
@@ -106,6 +107,7 @@ class AccessLog:
                 "command": "-" if request is None else request.command._name_,
                 "target": target,
                 "user": user,
+                "protocol": session.protocol or "-",
                 "method": "-" if method is None else method._name_,
                 "route": session.route_name or "-",
                 "relay": session.relay_name or "-",

@@ -4,7 +4,7 @@ One client's connection, from its first byte to its line in the access log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from ..addresses import literal_of
 from ..context import Session
-from ..errors import CommandNotSupported, SOCKS5Error, TTLExpired
+from ..errors import AuthenticationFailed, CommandNotSupported, SOCKS5Error, TTLExpired
 from ..failures import describe
 from ..net.half_close import can_half_close, with_half_close
 from ..net.handover import write_now
@@ -30,10 +30,11 @@ from ..net.transport import SocketTransport
 from ..net.twisted_transports import abort, bound_address, peer_group
 from ..policy.table import Decision
 from ..protocol import codes
-from ..protocol.codes import AddressType, ReplyCode
+from ..protocol.codes import AddressType, Method, ReplyCode
 from ..protocol.decoding import MalformedMessage
 from ..protocol.foreign import reason_of
-from ..protocol.messages import UNSPECIFIED, Address, Message, Request
+from ..protocol.messages import UNSPECIFIED, Address, Request
+from ..protocol.pairs import NO_PAIRS, Pairs
 
 if TYPE_CHECKING:
     from .factory import SOCKS5ExtFactory
@@ -196,7 +197,7 @@ class SOCKS5ExtProtocol(Protocol):
         except BaseException as error:
             self._request_failed(error)
 
-    async def next_message(self) -> Message:
+    async def next_message(self) -> Any:
         """
         Wait for the client's next message.
 
@@ -209,6 +210,28 @@ class SOCKS5ExtProtocol(Protocol):
             if message is not None:
                 return message
             await _more_input()
+
+    def accepted_methods(self) -> Sequence[int]:
+        """Ask the factory which methods this client may use."""
+        accepted = self.factory.methods(self.session)
+        if type(accepted) is not tuple and isinstance(accepted, Deferred):
+            # Iterating over one never ends.
+            raise TypeError("methods() must return the methods at once, not a Deferred")
+        return accepted
+
+    async def admit(self, method: Method) -> Pairs:
+        """
+        Ask the factory whether a client may come in that did not negotiate a method.
+
+        :param method: the one of SOCKS5 that its request corresponds to.
+        :returns: the pairs to answer with.
+        :raises AuthenticationFailed: the client may not; an override may raise anything.
+        """
+        self.session.offered, self.session.method = (method,), method
+        if method not in self.accepted_methods():
+            raise AuthenticationFailed()
+        answer = await self.authenticate()
+        return NO_PAIRS if answer is None else Pairs(dict(answer))
 
     async def authenticate(self) -> Any:
         """

@@ -9,11 +9,16 @@ file, and an entry here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Protocol
+import string
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from ..protocol.codes import ReplyCode
-from ..protocol.messages import SOCKS_VERSION, Address, Message, Request
+from ..protocol.decoding import Fault, MalformedMessage
+from ..protocol.messages import SOCKS_VERSION, Address, Request
+from ..protocol.socks4 import SOCKS4_VERSION
+from .http_frontend import HTTPFrontend
+from .socks4_frontend import SOCKS4Frontend
 from .socks5_frontend import SOCKS5Frontend
 
 if TYPE_CHECKING:
@@ -48,12 +53,12 @@ class Frontend(Protocol):
     def feed(self, data: bytes) -> None:
         """Add bytes that came from the client."""
 
-    def next_message(self) -> Message | None:
+    def next_message(self) -> Any:
         """Decode the client's next message; ``None`` while bytes are missing."""
 
     async def receive_request(self, connection: SOCKS5ExtProtocol) -> Request | None:
         """
-        Conduct the handshake, with `connection.next_message`, `send` and `authenticate`.
+        Conduct the handshake, with `connection.next_message`, `send`, `accepted_methods` and `authenticate`.
 
         :returns: the client's request, or ``None`` if it was refused by `connection.close_after`.
         """
@@ -91,4 +96,40 @@ class Frontends(dict[int, type[Frontend]]):
         return self._default
 
 
-FRONTENDS = Frontends({SOCKS_VERSION: SOCKS5Frontend}, SOCKS5Frontend)
+class _UnknownProtocol(SOCKS5Frontend):
+    """Closes the connection without a byte; the log says what the bytes look like."""
+
+    name: ClassVar[str] = ""
+
+    def next_message(self) -> NoReturn:
+        """See `Frontend`."""
+        raise MalformedMessage("Greeting", Fault.VERSION)
+
+
+_PROTOCOLS: dict[str, tuple[type[Frontend], Iterable[int]]] = {
+    "socks5": (SOCKS5Frontend, (SOCKS_VERSION,)),
+    "socks4": (SOCKS4Frontend, (SOCKS4_VERSION,)),
+    "http": (HTTPFrontend, string.ascii_letters.encode()),
+}
+PROTOCOLS = tuple(_PROTOCOLS)
+"""The names of the protocols."""
+
+
+def frontends_for(protocols: Iterable[str]) -> Frontends:
+    """
+    Return the front ends of some protocols, for `SOCKS5ExtFactory.frontends`.
+
+    :param protocols: one or more of ``socks5``, ``socks4`` and ``http``. Connections
+        that begin with other bytes are closed without an answer.
+    :raises ValueError: a protocol is unknown, or there is none.
+    """
+    names = [protocols] if isinstance(protocols, str) else list(protocols)
+    unknown = next((name for name in names if name not in _PROTOCOLS), None)
+    if unknown is not None or not names:
+        given = "none" if unknown is None else repr(unknown)
+        raise ValueError(f"give one or more of the protocols {', '.join(PROTOCOLS)}, not {given}")
+    chosen = [_PROTOCOLS[name] for name in names]
+    return Frontends({byte: frontend for frontend, first in chosen for byte in first}, _UnknownProtocol)
+
+
+FRONTENDS = frontends_for(PROTOCOLS)

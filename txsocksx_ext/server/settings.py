@@ -16,6 +16,7 @@ from ..route import route_from_string
 from ..route.base import IRoute
 from .auth import portal_for
 from .factory import SOCKS5ExtFactory
+from .frontends import PROTOCOLS, frontends_for
 from .limits import Limits
 
 
@@ -29,6 +30,7 @@ class ServerSettings:
     :ivar rules: as ``--route`` takes them.
     :ivar limits: sizes and times.
     :ivar log_targets: whether logs may hold targets and user names.
+    :ivar protocols: the names of those that are served.
     """
 
     auth: tuple[str, ...] = field(default=(), repr=False)
@@ -36,6 +38,7 @@ class ServerSettings:
     rules: tuple[str, ...] = field(default=(), repr=False)
     limits: Limits = field(default_factory=Limits, repr=False)
     log_targets: bool = field(default=False, repr=False)
+    protocols: tuple[str, ...] = field(default=PROTOCOLS, repr=False)
 
     def make_factory(self, reactor: Any, routes: Mapping[str, IRoute] | None = None) -> SOCKS5ExtFactory:
         """
@@ -44,7 +47,7 @@ class ServerSettings:
         :param routes: those that are there already, by their descriptions.
         :raises ValueError: a rule is faulty; checkers raise what they like.
         """
-        return SOCKS5ExtFactory(
+        factory = SOCKS5ExtFactory(
             reactor,
             portal=portal_for(makeChecker(each) for each in self.auth) if self.auth else None,
             anonymous=self.anonymous,
@@ -52,6 +55,8 @@ class ServerSettings:
             limits=self.limits,
             log_targets=self.log_targets,
         )
+        factory.frontends = frontends_for(self.protocols)
+        return factory
 
     def routes_run_once(self, reactor: Any) -> Iterator[tuple[str, IRoute]]:
         """

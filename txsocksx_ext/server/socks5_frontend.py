@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from twisted.internet.defer import Deferred
-
 from ..errors import AuthenticationFailed, InvalidArguments
 from ..protocol import codes
 from ..protocol.codes import Dialect, Method, ReplyCode, Status
@@ -21,6 +19,18 @@ if TYPE_CHECKING:
 
 DIALECT_OF_TOR_ERRORS = {b"229": Dialect.PROP229, b"304": Dialect.TOR, b"none": Dialect.PLAIN}
 """The values of ``tor.errors``."""
+
+
+def dialect_wanted(pairs: Pairs) -> Dialect:
+    """
+    Return the table of reply codes that a client asks for by ``tor.errors``.
+
+    :raises InvalidArguments: there is no such table.
+    """
+    wanted = pairs.get(TOR_ERRORS, b"229")
+    if wanted not in DIALECT_OF_TOR_ERRORS:
+        raise InvalidArguments(f"the value of {TOR_ERRORS} is 229, 304 or none")
+    return DIALECT_OF_TOR_ERRORS[wanted]
 
 
 class SOCKS5Frontend(Responder):
@@ -76,11 +86,7 @@ class SOCKS5Frontend(Responder):
         """Choose the method; ``None`` if none is acceptable, and the client was told."""
         session = connection.session
         try:
-            accepted: Any = connection.factory.methods(session)
-            if type(accepted) is not tuple and isinstance(accepted, Deferred):
-                # Iterating over one never ends.
-                raise TypeError("methods() must return the methods at once, not a Deferred")
-            method = self.preferred_method(accepted)
+            method = self.preferred_method(connection.accepted_methods())
         except BaseException as error:
             connection.report(error)
             method = Method.NO_ACCEPTABLE
@@ -128,11 +134,7 @@ class SOCKS5Frontend(Responder):
     def _take_pairs(self, pairs: Pairs, connection: SOCKS5ExtProtocol) -> None:
         session = connection.session
         session.take_pairs(*connection.factory.filter_pairs(pairs, session))
-        wanted = session.pairs.get(TOR_ERRORS)
-        if wanted is not None:
-            if wanted not in DIALECT_OF_TOR_ERRORS:
-                raise InvalidArguments(f"the value of {TOR_ERRORS} is 229, 304 or none")
-            self.dialect = DIALECT_OF_TOR_ERRORS[wanted]
+        self.dialect = dialect_wanted(session.pairs)
 
     def _pairs_to_answer(self, answer: Any, wanted: bytes | None) -> Pairs:
         if answer is None and wanted is None:

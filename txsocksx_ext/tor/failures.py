@@ -38,7 +38,10 @@ def classify_failure(end: StreamEnd, said: ReplyError) -> ReplyError:
     """
     if end.is_remote:
         # A port with ExtendedErrors says what the first directory said, and not what the service did.
-        return reply_error(end.plain_code, Dialect.TOR) if said.reply_code.dialect is Dialect.TOR else said
+        if said.reply_code.dialect is Dialect.TOR:
+            said = reply_error(end.plain_code, Dialect.TOR)
+        said.relay_reason = end.reason
+        return said
     fetch = end.fetch
     error: ReplyError | None = None
     if end.reason == "TORPROTOCOL":
