@@ -33,6 +33,14 @@ def can_half_close(transport: Any) -> bool:
     return is_divisible and not ISSLTransport.providedBy(transport)
 
 
+def end_writing(transport: Any) -> None:
+    """Close the sending side of a transport, or both sides if they cannot be closed separately."""
+    if can_half_close(transport):
+        transport.loseWriteConnection()
+    else:
+        transport.loseConnection()
+
+
 def with_half_close(transport: Any) -> Any:
     """
     Have a new connection's directions end separately where Twisted's wrappers close both: TLS, the PROXY protocol.

@@ -22,7 +22,7 @@ from ..route.base import Route
 from ..server.factory import SOCKS5ExtFactory
 from ..server.limits import Limits
 from ..transports.arguments import Arguments, from_credentials, from_pairs
-from .link import Link
+from .adapter import TransportAdapter
 from .protocol import Side, TransportProtocol
 
 
@@ -82,14 +82,14 @@ class OwnTransportRoute(Route):
         return Deferred.fromCoroutine(self._open(arguments, request))
 
     async def _open(self, arguments: Arguments, request: Request) -> Any:
-        link = Link(self._side, self._protocol(), arguments, request.destination)
+        adapter = TransportAdapter(self._side, self._protocol(), arguments, request.destination)
         try:
-            link.prepare()
-            await connectProtocol(link.endpoint(), link)
-            return await link.opened
+            adapter.prepare()
+            await connectProtocol(adapter.endpoint(), adapter)
+            return await adapter.opened
         except BaseException as error:
             # Where it did not come to that, nobody else hears of it.
-            link.opened.addErrback(lambda _: None)
+            adapter.opened.addErrback(lambda _: None)
             self._note(error)
             raise
 

@@ -17,8 +17,8 @@ from ..transports.arguments import Arguments
 from ..transports.environment import ClientEnvironment, ServerEnvironment, env_error
 from ..transports.lines import Keyword, Line, format_arguments
 from ..transports.scrubbing import scrub
+from .adapter import TransportAdapter
 from .client import TransportSOCKSFactory
-from .link import Link
 from .outgoing import Outgoing
 from .protocol import Side, Transport, TransportProtocol
 from .server import ConnectToTor, TransportServerFactory, way_to_tor
@@ -124,7 +124,7 @@ class TransportProgram:
     def _listen(self, side: Side, protocol: type[TransportProtocol], published: Arguments) -> Line:
         format_arguments(published.pairs)
         side.publish(published)
-        Link(side, protocol(), side.arguments, None).prepare()
+        TransportAdapter(side, protocol(), side.arguments, None).prepare()
         assert isinstance(self._environment, ServerEnvironment)
         assert self._connect_to_tor is not None
         host, number = self._environment.bind_addresses[side.name]

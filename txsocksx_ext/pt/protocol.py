@@ -17,18 +17,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..checks import check_method, check_reactor, check_subclass, check_type
+from ..net.half_close import end_writing
 from ..protocol.messages import Address
 from ..protocol.pairs import check_limit
 from ..state_folders import private_folder
 from ..transports.arguments import Arguments
 from ..transports.notation import checked_name
-from .link import end_writing
 from .outgoing import Outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .link import Link
+    from .adapter import TransportAdapter
 
 
 class Side:
@@ -135,7 +135,7 @@ class TransportProtocol(Protocol):
     arguments: Arguments
     target: Address | None
     transport: Any
-    _link: Link
+    _adapter: TransportAdapter
 
     # To override.
 
@@ -193,7 +193,7 @@ class TransportProtocol(Protocol):
 
     def ready(self) -> None:
         """The handshake is done: the client is told, and payload flows."""
-        self._link.ready()
+        self._adapter.ready()
 
     def fail(self, error: BaseException, last_words: bytes = b"") -> None:
         """
@@ -206,15 +206,15 @@ class TransportProtocol(Protocol):
         """
         if not isinstance(error, BaseException):
             raise TypeError(f"fail() takes an exception, not {type(error).__name__}")
-        self._link.fail(error, last_words)
+        self._adapter.fail(error, last_words)
 
     def write_payload(self, payload: bytes) -> None:
         """Give tor what came from the peer, decoded. Before tor can take it, it is held."""
-        self._link.payload.deliver(payload)
+        self._adapter.payload.deliver(payload)
 
     def end_payload(self) -> None:
         """Tell tor that no more payload comes."""
-        self._link.payload.end_of_input()
+        self._adapter.payload.end_of_input()
 
 
 @dataclass(frozen=True)

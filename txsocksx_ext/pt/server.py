@@ -23,9 +23,10 @@ from ..server.draining import Draining
 from ..server.limits import connections_by_descriptors
 from ..transports.environment import ServerEnvironment
 from ..transports.notation import format_address
+from .adapter import TransportAdapter
 from .exchange import open_by_exchange
 from .extorport import ExtendedORPortRefused, introduce, read_cookie
-from .link import Link, PayloadTransport
+from .payload import PayloadTransport
 from .protocol import Side, TransportProtocol
 
 ORPORT_TIMEOUT = 30.0
@@ -87,13 +88,13 @@ class TransportServerFactory(Factory):
     def __init__(self, side: Side, protocol: type[TransportProtocol], connect_to_tor: ConnectToTor) -> None:
         self.side = side
         self.connect_to_tor = connect_to_tor
-        self.connections: set[BridgeLink] = set()
+        self.connections: set[BridgeConnection] = set()
         self._protocol = protocol
         self._most = connections_by_descriptors()
         self._is_full = False
         self._draining = Draining()
 
-    def buildProtocol(self, addr: IAddress | None) -> BridgeLink | None:
+    def buildProtocol(self, addr: IAddress | None) -> BridgeConnection | None:
         """Build a protocol, or ``None`` where there are too many."""
         if len(self.connections) >= self._most:
             # Said once, until one has left: those who come too many must not fill the log.
@@ -101,15 +102,15 @@ class TransportServerFactory(Factory):
                 self.side.log.warn("{transport} closes connections: there are too many", transport=self.side.name)
             self._is_full = True
             return None
-        return BridgeLink(self, self._protocol())
+        return BridgeConnection(self, self._protocol())
 
-    def opened(self, link: BridgeLink) -> None:
+    def opened(self, connection: BridgeConnection) -> None:
         """A connection has begun."""
-        self.connections.add(link)
+        self.connections.add(connection)
 
-    def closed(self, link: BridgeLink) -> None:
+    def closed(self, connection: BridgeConnection) -> None:
         """A connection is over."""
-        self.connections.discard(link)
+        self.connections.discard(connection)
         self._is_full = False
         if not self.connections:
             self._draining.emptied()
@@ -120,23 +121,23 @@ class TransportServerFactory(Factory):
 
         :returns: fires when none is left.
         """
-        for link in list(self.connections):
-            if not link.opened.called:
-                link.abort()
+        for connection in list(self.connections):
+            if not connection.opened.called:
+                connection.abort()
         if not self.connections:
             return succeed(None)
         return self._draining.wait(self.side.reactor, seconds, self._abort_all)
 
     def _abort_all(self) -> None:
-        for link in list(self.connections):
-            link.end_stream()
+        for connection in list(self.connections):
+            connection.end_stream()
 
 
-class BridgeLink(Link):
+class BridgeConnection(TransportAdapter):
     """One client's connection, from its first moment until tor has its payload."""
 
-    def __init__(self, factory: TransportServerFactory, inner: TransportProtocol) -> None:
-        super().__init__(factory.side, inner, factory.side.arguments, None)
+    def __init__(self, factory: TransportServerFactory, user_protocol: TransportProtocol) -> None:
+        super().__init__(factory.side, user_protocol, factory.side.arguments, None)
         self._factory = factory
         self._timer: IDelayedCall | None = None
         self._connecting: Deferred[Any] | None = None
@@ -144,7 +145,7 @@ class BridgeLink(Link):
 
     def connectionMade(self) -> None:
         self._factory.opened(self)
-        self._timer = self._factory.side.reactor.callLater(self.inner.handshake_timeout, self._expire)
+        self._timer = self._factory.side.reactor.callLater(self.user_protocol.handshake_timeout, self._expire)
         self.opened.addCallbacks(self._begin, self._refuse)
         try:
             self.prepare()

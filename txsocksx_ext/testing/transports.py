@@ -20,8 +20,8 @@ from ..failures import row_of
 from ..net.twisted_transports import hand_over, open_transport
 from ..protocol.codes import Command
 from ..protocol.messages import Address, Request
+from ..pt.adapter import TransportAdapter
 from ..pt.client import OwnTransportRoute
-from ..pt.link import Link
 from ..pt.outgoing import Outgoing
 from ..pt.protocol import Side, TransportProtocol
 from ..pt.server import TransportServerFactory
@@ -135,7 +135,7 @@ async def _connect(
     bridge = Side(reactor, "tested", False, state_location=location, options=options)
     published = Arguments(await maybeDeferred(server.set_up, bridge) or ())
     bridge.publish(published)
-    Link(bridge, server(), bridge.arguments, None).prepare()
+    TransportAdapter(bridge, server(), bridge.arguments, None).prepare()
 
     def connect_to_tor(name: str, address: IAddress) -> Deferred[Any]:
         to_tor = Factory()
