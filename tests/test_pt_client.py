@@ -323,7 +323,8 @@ def open_through_a_program(arguments):
     side = Side(reactor, "tested", True, state_location=None)
     side.shared = Deferred()
     route = OwnTransportRoute(side, ThroughAProgram)
-    return route.open(Arguments(arguments), Request(Command.CONNECT, TARGET)), side.shared.addTimeout(10, reactor)
+    opening = Deferred.fromCoroutine(route.open(Arguments(arguments), TARGET))
+    return opening, side.shared.addTimeout(10, reactor)
 
 
 async def test_a_connection_that_can_only_be_closed_is_closed_when_its_time_is_over():

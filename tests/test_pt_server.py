@@ -12,7 +12,7 @@ from txsocksx_ext.net.twisted_transports import open_transport
 from txsocksx_ext.pt import TransportProtocol
 from txsocksx_ext.pt.extorport import COOKIE_HEADER, OKAY, frame, server_hash
 from txsocksx_ext.pt.protocol import Side
-from txsocksx_ext.pt.server import TransportServerFactory, way_to_tor
+from txsocksx_ext.pt.server import TransportServerFactory, tor_connector
 from txsocksx_ext.testing import MemoryEndpoint, Recorder, connect_to
 from txsocksx_ext.transports.environment import ServerEnvironment
 
@@ -206,7 +206,7 @@ class TestTheWayToTor:
         from twisted.internet import reactor
 
         side = Side(reactor, "knocked", False, state_location=None)
-        factory = TransportServerFactory(side, Knocked, way_to_tor(reactor, environment))
+        factory = TransportServerFactory(side, Knocked, tor_connector(reactor, environment))
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         client = await connectProtocol(TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port), Recorder())
         client.write(b"knock")
@@ -247,7 +247,7 @@ class TestTheWayToTor:
     async def test_a_cookie_that_is_gone_meanwhile(self, listening, environment, logged_errors, tmp_path):
         from twisted.internet import reactor
 
-        connect = way_to_tor(reactor, environment(extended_or_port=listening(ExtendedORPort())))
+        connect = tor_connector(reactor, environment(extended_or_port=listening(ExtendedORPort())))
         (tmp_path / "cookie").unlink()
         side = Side(reactor, "knocked", False, state_location=None)
         client = connect_to(TransportServerFactory(side, Knocked, connect))
@@ -268,7 +268,7 @@ class TestTheWayToTor:
         from twisted.internet import reactor
 
         tor = ExtendedORPort()
-        connect = way_to_tor(reactor, environment(extended_or_port=listening(tor, "::1")))
+        connect = tor_connector(reactor, environment(extended_or_port=listening(tor, "::1")))
         transport = await connect("knocked", IPv6Address("TCP", host, 443))
         assert tor.told.startswith(frame(1, told))
         transport.abortConnection()

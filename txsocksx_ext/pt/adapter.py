@@ -62,7 +62,7 @@ class TransportAdapter(Protocol):
     ) -> None:
         self.user_protocol = user_protocol
         self.payload = PayloadTransport(self)
-        self.opened: Deferred[PayloadTransport] = Deferred(lambda _: self.abort())
+        self.opened: Deferred[PayloadTransport] = Deferred(self._cancelled)
         self.is_lost = False
         self.input_ended = False
         self.has_failed = False
@@ -214,6 +214,10 @@ class TransportAdapter(Protocol):
         """Reset the connection."""
         if self.transport is not None and not self.is_lost:
             abort(self.transport)
+
+    def _cancelled(self, opened: Deferred[PayloadTransport]) -> None:
+        self.has_failed = True
+        self.abort()
 
     def _failed_by(self, error: BaseException) -> None:
         """Fail with an exception of the user protocol; one without a code is a bug in it."""

@@ -5,7 +5,6 @@ The client's side: a SOCKS5 listener for tor, and the streams through the transp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import connectProtocol
@@ -23,12 +22,13 @@ from ..server.factory import SOCKS5ExtFactory
 from ..server.limits import Limits
 from ..transports.arguments import Arguments, from_credentials, from_pairs
 from .adapter import TransportAdapter
+from .payload import PayloadTransport
 from .protocol import Side, TransportProtocol
 
 
 def arguments_of(session: Session) -> Arguments:
     """
-    Return the arguments of one connection, by RFC 1929 or by method 97.
+    Return the arguments of one connection, by RFC 1929 or by method 0x97.
 
     :raises ValueError: they are malformed.
     """
@@ -41,7 +41,7 @@ def arguments_of(session: Session) -> Arguments:
 
 class OwnTransportRoute(Route):
     """
-    The way through a transport of ours: it stands when the transport's handshake is done.
+    The route through a transport of this program. It connects when the transport's handshake is done.
 
     :param side: the transport.
     :param protocol: the class of its connections.
@@ -61,51 +61,46 @@ class OwnTransportRoute(Route):
 
     async def _connect(self, request: Request, session: Session) -> ITransport:
         try:
-            return await self._open(arguments_of(session), request)  # type: ignore[no-any-return]
+            return await self.open(arguments_of(session), request.destination)
         except (CancelledError, ConnectingCancelledError):
             if session.end:  # the client left
                 raise
             raise self.out_of_time() from None
 
     def out_of_time(self) -> TTLExpired:
-        """Note that the handshake has run out of time: what that fails with."""
+        """Return the exception of a handshake that takes too long, and log it."""
         error = TTLExpired(f"the bridge did not answer within {self._protocol.handshake_timeout:g} seconds")
-        self._note(error)
+        self._log(error)
         return error
 
-    def open(self, arguments: Arguments, request: Request) -> Deferred[Any]:
+    async def open(self, arguments: Arguments, bridge: Address) -> PayloadTransport:
         """
-        Go through the transport.
+        Connect through the transport.
 
-        :returns: fires with a paused transport, or fails with the reason.
+        :returns: the payload, paused.
+        :raises SOCKS5Error: the user protocol failed.
         """
-        return Deferred.fromCoroutine(self._open(arguments, request))
-
-    async def _open(self, arguments: Arguments, request: Request) -> Any:
-        adapter = TransportAdapter(self._side, self._protocol(), arguments, request.destination)
+        adapter = TransportAdapter(self._side, self._protocol(), arguments, bridge)
         try:
             adapter.prepare()
             await connectProtocol(adapter.endpoint(), adapter)
             return await adapter.opened
-        except BaseException as error:
-            # Where it did not come to that, nobody else hears of it.
+        except Exception as error:
+            # If it did not come to awaiting `opened`, nobody else handles its failure.
             adapter.opened.addErrback(lambda _: None)
-            self._note(error)
+            self._log(error)
             raise
 
-    def _note(self, error: BaseException) -> None:
-        """Have tor's user see why, since tor itself does not tell one failure from another."""
-        if not isinstance(error, (CancelledError, ConnectingCancelledError, GeneratorExit)):
-            self._side.log.info(
-                "{transport} has no connection: {error}",
-                transport=self._side.name,
-                error=str(error) or type(error).__name__,
-            )
+    def _log(self, error: Exception) -> None:
+        """Log a failure for tor's user: tor itself does not tell one failure from another."""
+        if not isinstance(error, (CancelledError, ConnectingCancelledError)):
+            text = str(error) or type(error).__name__
+            self._side.log.info("{transport} has no connection: {error}", transport=self._side.name, error=text)
 
 
 class TransportSOCKSFactory(SOCKS5ExtFactory):
     """
-    The SOCKS5 server of one transport, for tor and for clients that offer method 97.
+    The SOCKS5 server of one transport, for tor and for clients that offer method 0x97.
 
     :param side: the transport.
     :param protocol: the class of its connections.
@@ -119,10 +114,9 @@ class TransportSOCKSFactory(SOCKS5ExtFactory):
         )
 
     def authenticate(self, session: Session) -> None:
-        """Read the arguments; malformed ones are refused before the request."""
+        """Refuse malformed arguments before the request."""
         try:
             arguments_of(session)
         except ValueError as error:
-            if session.method == Method.EXTENDED:
-                raise InvalidArguments(str(error)) from None
-            raise AuthenticationFailed(str(error)) from None
+            kind = InvalidArguments if session.method == Method.EXTENDED else AuthenticationFailed
+            raise kind(str(error)) from None

@@ -20,8 +20,8 @@ from ..transports.scrubbing import scrub
 from .adapter import TransportAdapter
 from .client import TransportSOCKSFactory
 from .outgoing import Outgoing
-from .protocol import Side, Transport, TransportProtocol
-from .server import ConnectToTor, TransportServerFactory, way_to_tor
+from .protocol import Side, Transport
+from .server import ConnectToTor, TransportServerFactory, tor_connector
 
 LOOPBACK = "127.0.0.1"
 
@@ -54,89 +54,82 @@ class TransportProgram:
         if len(self._transports) != len(transports):
             raise ValueError("two transports have the same name")
         self._environment = environment
+        self._is_client = isinstance(environment, ClientEnvironment)
         self._say = say
         self._ports: list[IListeningPort] = []
         self._factories: list[TransportSOCKSFactory | TransportServerFactory] = []
         self._connect_to_tor: ConnectToTor | None = None
         if isinstance(environment, ServerEnvironment):
             try:
-                self._connect_to_tor = way_to_tor(reactor, environment)
+                self._connect_to_tor = tor_connector(reactor, environment)
             except ValueError as error:
                 raise env_error("AUTH_COOKIE_FILE", str(error)) from None
 
     async def start(self) -> bool:
         """
-        Start what the parent asked for and this program has, and say so.
+        Start the transports that the parent wants and this program has, and report each.
 
-        :returns: whether anything was started.
+        :returns: whether any was started.
         """
-        environment = self._environment
-        is_client = isinstance(environment, ClientEnvironment)
-        if isinstance(environment, ClientEnvironment) and environment.proxy is not None:
+        wanted = self._environment.transports
+        if isinstance(self._environment, ClientEnvironment) and self._environment.proxy is not None:
             self._say(Line(Keyword.PROXY))
-        for name in environment.transports:
-            # No line of the configuration says anything of those that are not ours.
+        for name in wanted:
+            # The specification has no line about the other names.
             if name in self._transports:
-                self._say(await self._start(self._transports[name], is_client))
-        if not self._transports.keys() & set(environment.transports):
-            wanted, known = ", ".join(environment.transports), ", ".join(self._transports) or "none"
-            _log.warn("this program has no transport {wanted}; it has {known}", wanted=wanted, known=known)
-        self._say(Line(Keyword.CMETHODS if is_client else Keyword.SMETHODS))
+                self._say(await self._start(self._transports[name]))
+        if not self._transports.keys() & set(wanted):
+            known = ", ".join(self._transports) or "none"
+            _log.warn("this program has no transport {wanted}; it has {known}", wanted=", ".join(wanted), known=known)
+        self._say(Line(Keyword.CMETHODS if self._is_client else Keyword.SMETHODS))
         return bool(self._ports)
 
-    async def _start(self, transport: Transport, is_client: bool) -> Line:
+    async def _start(self, transport: Transport) -> Line:
+        name = transport.name
         try:
-            protocol = transport.protocol(is_client)
+            protocol = transport.protocol(self._is_client)
             if protocol is None:
-                raise ValueError(f"it has no {'client' if is_client else 'server'}")
-            side = self._side(transport.name)
+                raise ValueError(f"it has no {'client' if self._is_client else 'server'}")
+            side = self._side(name)
             published = Arguments(await maybeDeferred(protocol.set_up, side) or ())
-            return self._listen_for_tor(side, protocol) if is_client else self._listen(side, protocol, published)
+            if isinstance(self._environment, ClientEnvironment):
+                address = self._listen(TransportSOCKSFactory(side, protocol), LOOPBACK, 0)
+                return Line(Keyword.CMETHOD, name=name, protocol="socks5", address=address)
+            format_arguments(published.pairs)
+            side.publish(published)
+            TransportAdapter(side, protocol(), side.arguments, None).prepare()
+            assert self._connect_to_tor is not None
+            factory = TransportServerFactory(side, protocol, self._connect_to_tor)
+            address = self._listen(factory, *self._environment.bind_addresses[name])
+            return Line(Keyword.SMETHOD, name=name, address=address, fields=published.pairs)
         except Exception as error:
             if not isinstance(error, EXPECTED):
-                _log.failure("{transport} does not start", transport=transport.name)
+                _log.failure("{transport} does not start", transport=name)
             text = scrub(str(error)) or type(error).__name__
-            return Line(Keyword.CMETHOD_ERROR if is_client else Keyword.SMETHOD_ERROR, name=transport.name, text=text)
+            return Line(Keyword.CMETHOD_ERROR if self._is_client else Keyword.SMETHOD_ERROR, name=name, text=text)
 
     def _side(self, name: str) -> Side:
         environment = self._environment
-        is_client = isinstance(environment, ClientEnvironment)
+        proxy, options = None, Arguments()
+        if isinstance(environment, ClientEnvironment):
+            proxy = environment.proxy
+        else:
+            options = environment.options.get(name, options)
         return Side(
             self._reactor,
             name,
-            is_client,
+            self._is_client,
             state_location=environment.state_location,
-            options=Arguments() if isinstance(environment, ClientEnvironment) else _options(environment, name),
-            outgoing=Outgoing(
-                self._reactor,
-                environment.proxy if isinstance(environment, ClientEnvironment) else None,
-                environment.outbound_v4,
-                environment.outbound_v6,
-            ),
+            options=options,
+            outgoing=Outgoing(self._reactor, proxy, environment.outbound_v4, environment.outbound_v6),
             say_status=self._say_status,
         )
 
-    def _listen_for_tor(self, side: Side, protocol: type[TransportProtocol]) -> Line:
-        port = self._open(0, TransportSOCKSFactory(side, protocol), LOOPBACK)
-        address = (LOOPBACK, port.getHost().port)
-        return Line(Keyword.CMETHOD, name=side.name, protocol="socks5", address=address)
-
-    def _listen(self, side: Side, protocol: type[TransportProtocol], published: Arguments) -> Line:
-        format_arguments(published.pairs)
-        side.publish(published)
-        TransportAdapter(side, protocol(), side.arguments, None).prepare()
-        assert isinstance(self._environment, ServerEnvironment)
-        assert self._connect_to_tor is not None
-        host, number = self._environment.bind_addresses[side.name]
-        port = self._open(number, TransportServerFactory(side, protocol, self._connect_to_tor), host)
-        address = (host, port.getHost().port)
-        return Line(Keyword.SMETHOD, name=side.name, address=address, fields=published.pairs)
-
-    def _open(self, number: int, factory: Any, host: str) -> Any:
-        port = self._reactor.listenTCP(number, factory, interface=host)
-        self._ports.append(port)
+    def _listen(self, factory: TransportSOCKSFactory | TransportServerFactory, host: str, port: int) -> tuple[str, int]:
+        listening = self._reactor.listenTCP(port, factory, interface=host)
+        self._ports.append(listening)
         self._factories.append(factory)
-        return port
+        return host, listening.getHost().port
 
     def _say_status(self, name: str, fields: Mapping[str, str]) -> None:
         self._say(Line(Keyword.STATUS, fields=(("TRANSPORT", name), *fields.items())))
@@ -151,7 +144,3 @@ class TransportProgram:
         ports, self._ports = self._ports, []
         closing = [maybeDeferred(port.stopListening) for port in ports]
         return DeferredList([*closing, *(factory.drain(seconds) for factory in self._factories)])
-
-
-def _options(environment: ServerEnvironment, name: str) -> Arguments:
-    return environment.options.get(name, Arguments())

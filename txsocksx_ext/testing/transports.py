@@ -18,8 +18,7 @@ from twisted.python.failure import Failure
 from ..checks import check_integer, check_subclass, check_type
 from ..failures import row_of
 from ..net.twisted_transports import hand_over, open_transport
-from ..protocol.codes import Command
-from ..protocol.messages import Address, Request
+from ..protocol.messages import Address
 from ..pt.adapter import TransportAdapter
 from ..pt.client import OwnTransportRoute
 from ..pt.outgoing import Outgoing
@@ -149,6 +148,6 @@ async def _connect(
     side = Side(reactor, "tested", True, state_location=location, outgoing=_Way(way))
     await maybeDeferred(client.set_up, side)
     route = OwnTransportRoute(side, client)
-    opening = route.open(published if arguments is None else arguments, Request(Command.CONNECT, BRIDGE))
+    opening = Deferred.fromCoroutine(route.open(published if arguments is None else arguments, BRIDGE))
     opening.addTimeout(client.handshake_timeout, reactor, lambda *_: Failure(route.out_of_time()))
     pair.opened(await opening)
