@@ -337,7 +337,7 @@ def test_two_headers_of_balancers_are_refused():
     description = "haproxy:haproxy:tcp:1080:interface=127.0.0.1"
     said = refused("--listen", description)
     assert f"--listen {description}" in said
-    assert "haproxy: stands once" in said
+    assert "write haproxy: once" in said
 
 
 def test_one_bad_listener_among_several_is_enough():

@@ -33,8 +33,8 @@ DEFAULT_LISTENER = "tcp:1080:interface=127.0.0.1"
 _DEFAULTS = Limits()
 
 
-def _number(option: str, kind: type, least: float, what: str) -> Callable[[str], Any]:
-    """Read the value of an option, with an error that names the option."""
+def _parameter(name: str, default: object, help: str, kind: type, least: float, what: str) -> list[Any]:
+    """Return an item of ``optParameters`` whose value is a number, with an error that names the option."""
 
     def read(text: str) -> Any:
         try:
@@ -43,22 +43,23 @@ def _number(option: str, kind: type, least: float, what: str) -> Callable[[str],
             value = None
         # "not >=" rather than "<", so that nan is refused too.
         if value is None or not value >= least or value == float("inf"):
-            raise ValueError(f"--{option} is {what}, not {text!r}")
+            raise ValueError(f"--{name} is {what}, not {text!r}")
         return value
 
-    return read
+    return [name, None, default, help, read]
 
 
-def _seconds(option: str, least: float = 0.001, what: str = "a number of seconds above 0") -> Callable[[str], Any]:
-    return _number(option, float, least, what)
+def _seconds(name: str, default: float, help: str, zero: str = "") -> list[Any]:
+    what = f"a number of seconds, or 0 for {zero}" if zero else "a number of seconds above 0"
+    return _parameter(name, default, help, float, 0 if zero else 0.001, what)
 
 
-def _count(option: str) -> Callable[[str], Any]:
-    return _number(option, int, 1, "a whole number above 0")
+def _count(name: str, default: int | None, help: str) -> list[Any]:
+    return _parameter(name, default, help, int, 1, "a whole number above 0")
 
 
 def _folded(option: Callable[[Any, str], None]) -> Callable[[Any, str], None]:
-    """Make one line of an option's docstring, which --help prints as it stands."""
+    """Join the lines of an option's docstring, which --help prints without change."""
     option.__doc__ = " ".join((option.__doc__ or "").split())
     return option
 
@@ -68,13 +69,13 @@ class Options(TwistedOptions, AuthOptionMixin):
 
     synopsis = "[options]"
     longdesc = (
-        "A proxy for SOCKS5, SOCKS4 and HTTP CONNECT that also speaks Tor's proposal 229: key/value pairs by method 97,"
+        "A proxy for SOCKS5, SOCKS4 and HTTP CONNECT that also speaks Tor's proposal 229: key/value pairs by method 0x97,"
         " and reply codes that say why an onion service failed."
     )
     supportedInterfaces = (IUsernamePassword,)
 
     def getUsage(self, width: int | None = None) -> str:
-        """Return the text of ``--help``, with the kinds of route that other packages add."""
+        """Return the text of ``--help``, with the route kinds of other packages."""
         usage: str = super().getUsage(width)
         kinds = [f"  {kind.name}: {kind.help}" for kind in plugin_route_kinds()]
         return "\n".join([usage, "Kinds of route of other packages:", *kinds, ""]) if kinds else usage
@@ -85,64 +86,20 @@ class Options(TwistedOptions, AuthOptionMixin):
         ["log-targets", None, "Write targets and user names to the log."],
     ]
     optParameters = [
-        [
-            "handshake-timeout",
-            None,
-            _DEFAULTS.handshake_timeout,
-            "Seconds for a client to say what it wants.",
-            _seconds("handshake-timeout"),
-        ],
-        [
-            "connect-timeout",
-            None,
-            _DEFAULTS.connect_timeout,
-            "Seconds to reach a target.",
-            _seconds("connect-timeout"),
-        ],
-        [
-            "idle-timeout",
-            None,
-            0.0,
-            "Seconds without a byte after which a stream is closed; 0 for never.",
-            _seconds("idle-timeout", 0, "a number of seconds, or 0 for never"),
-        ],
-        [
-            "drain",
-            None,
-            10.0,
-            "Seconds for open streams to end on SIGTERM.",
-            _seconds("drain", 0, "a number of seconds, or 0 for none"),
-        ],
-        [
-            "max-connections",
-            None,
-            None,
-            "Connections at once. Default: by the limit of open files.",
-            _count("max-connections"),
-        ],
-        [
+        _seconds("handshake-timeout", _DEFAULTS.handshake_timeout, "Seconds for a client to say what it wants."),
+        _seconds("connect-timeout", _DEFAULTS.connect_timeout, "Seconds to reach a target."),
+        _seconds("idle-timeout", 0.0, "Seconds without a byte after which a stream is closed; 0 for never.", "never"),
+        _seconds("drain", 10.0, "Seconds for open streams to end on SIGTERM.", "none"),
+        _count("max-connections", None, "Connections at once. Default: by the limit of open files."),
+        _count(
             "max-per-peer",
-            None,
             _DEFAULTS.max_per_peer,
             "Connections at once from one IPv4 address or one IPv6 network of 64 bits; loopback and unix sockets do not"
             " count.",
-            _count("max-per-peer"),
-        ],
-        [
-            "workers",
-            None,
-            1,
-            "Processes that serve. Each has its part of max-connections and max-per-peer.",
-            _count("workers"),
-        ],
-        ["max-pairs", None, _DEFAULTS.pairs.pairs, "Pairs in one request of method 97.", _count("max-pairs")],
-        [
-            "max-auth-bytes",
-            None,
-            _DEFAULTS.pairs.total_bytes,
-            "Bytes of all pairs in one request of method 97.",
-            _count("max-auth-bytes"),
-        ],
+        ),
+        _count("workers", 1, "Processes that serve. Each has its part of max-connections and max-per-peer."),
+        _count("max-pairs", _DEFAULTS.pairs.pairs, "Pairs in one request of method 0x97."),
+        _count("max-auth-bytes", _DEFAULTS.pairs.total_bytes, "Bytes of all pairs in one request of method 0x97."),
     ]
 
     def __init__(self) -> None:
@@ -187,7 +144,7 @@ class Options(TwistedOptions, AuthOptionMixin):
     @_folded
     def opt_route(self, rule: str) -> None:
         """
-        Which way targets go: PATTERN=ROUTE. Can be given several times; the first match
+        Which route targets take: PATTERN=ROUTE. Can be given several times; the first match
         wins, and what matches none goes direct. PATTERN is a host name with wildcards,
         an address or a network, with :PORT or :PORT-PORT after it. ROUTE is direct, refuse,
         socks:ENDPOINT[:username=...:password-file=...][:dialect=...],
@@ -201,9 +158,9 @@ class Options(TwistedOptions, AuthOptionMixin):
         """
         Read a command line.
 
-        :raises SystemExit: with one line, where a command does this and the options are wrong: of a `UsageError`
-            Twisted's commands print the whole usage before it.
-        :raises UsageError: where a program does this.
+        :raises SystemExit: an option is wrong and a command of Twisted's reads the options; the message is one
+            line. Before that of a `UsageError`, Twisted's commands would print the whole usage.
+        :raises UsageError: an option is wrong and a program reads the options.
         """
         try:
             super().parseOptions(options)
@@ -213,7 +170,7 @@ class Options(TwistedOptions, AuthOptionMixin):
             raise SystemExit(f"socks5ext: {' '.join(str(error).split())}") from None
 
     def postOptions(self) -> None:
-        """Make the service, so that whatever is wrong with the options is said as a usage error."""
+        """Make the service, so that every fault in the options is a usage error."""
         from twisted.internet import reactor
 
         if self["max-pairs"] > MAX_FIELD_LENGTH:
@@ -260,7 +217,7 @@ class Options(TwistedOptions, AuthOptionMixin):
             raise UsageError(
                 f"--listen {description} is no server endpoint string: {without_function(error)}"
             ) from None
-        except Exception as error:  # of a file that it names, or what a plugin likes
+        except Exception as error:  # of a file that the string names, or of a plugin
             raise UsageError(f"--listen {description} cannot be opened: {reason_of(error)}") from None
         try:
             check_listener(description)
@@ -276,7 +233,7 @@ class Options(TwistedOptions, AuthOptionMixin):
             )
 
     def _limits(self) -> Limits:
-        # Descriptors are each process's own, and so is the limit that follows from them.
+        # Without the option, each process derives its limit from its own limit of open files.
         given = {} if self["max-connections"] is None else {"max_connections": self._part_of("max-connections")}
         return Limits(
             handshake_timeout=self["handshake-timeout"],
@@ -288,12 +245,12 @@ class Options(TwistedOptions, AuthOptionMixin):
         )
 
     def _part_of(self, option: str) -> int:
-        """Each worker's part of a number, rounded up."""
+        """Return each worker's part of an option, rounded up."""
         return -(-int(self[option]) // int(self["workers"]))
 
 
 def makeService(options: Options) -> IService:
-    """Give twistd the service that the options describe."""
+    """Return the service that the options describe. See `twisted.application.service.IServiceMaker`."""
     from twisted.internet import reactor
 
     freeze_gc(reactor)

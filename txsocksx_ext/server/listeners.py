@@ -1,5 +1,5 @@
 """
-What becomes of a listener's description: how long its queue is, and what its connections inherit.
+Listeners: the checks of their endpoint strings, their backlog, and the options that their connections inherit.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from .proxy_protocol import ProxyProtocolFactory
 from .start_failures import ListenerFailed
 
 BACKLOG = 1024
-"""Connections that may wait to be accepted: in a burst, Twisted's 50 makes clients send again after a second."""
+"""Connections that may wait to be accepted. With Twisted's 50, clients of a burst retransmit after a second."""
 
 WRAPPER = "haproxy"
-"""The kind of listener that has another one's description after it: see `txsocksx_ext.server.proxy_protocol`."""
+"""The kind that wraps another listener. See `txsocksx_ext.server.proxy_protocol`."""
 
 _PLACE_OF_BACKLOG = {"tcp": 3, "tcp6": 3, "unix": 3, "ssl": 6}
-"""Where ``backlog`` stands without its name, in each kind that takes one; the kind itself is at 0."""
+"""The position of ``backlog`` among the arguments of each kind that takes one; the kind itself is at 0."""
 
 
 def split_wrapper(description: str) -> tuple[bool, str]:
-    """Return whether a description begins with ``haproxy:``, and what follows."""
+    """Return whether an endpoint string begins with ``haproxy:``, and the string without that."""
     kind, colon, rest = description.partition(":")
     is_wrapper = bool(colon) and parse_description(kind)[0] == [WRAPPER]
     return is_wrapper, rest if is_wrapper else description
 
 
 def what_listens(description: str) -> tuple[list[str], dict[str, str]]:
-    """Return the arguments of a listener's description, the kind first, and its keywords, without its wrapper."""
+    """Return the arguments of an endpoint string, the kind first, and its keywords, without ``haproxy:``."""
     return parse_description(split_wrapper(description)[1])
 
 
 def check_listener(description: str) -> None:
     """
-    Refuse a listener that would not work, or not as it is described.
+    Refuse a listener that cannot work as it is described.
 
     :param description: a Twisted server endpoint string.
-    :raises ValueError: it would wait for the PROXY protocol's header inside TLS,
-        or for a second one; or systemd passed another socket than it says.
+    :raises ValueError: the listener would expect a PROXY header inside TLS, or two
+        of them; or the socket from systemd is not the described one.
     """
     is_wrapped, inner = split_wrapper(description)
     kind = what_listens(description)[0][0]
@@ -60,17 +60,17 @@ def check_listener(description: str) -> None:
             " Have the balancer do TLS, and listen on haproxy:tcp"
         )
     if is_wrapped and split_wrapper(inner)[0]:
-        raise ValueError("haproxy: stands once, because a connection begins with one PROXY header")
+        raise ValueError("write haproxy: once, because a connection begins with one PROXY header")
     if kind == "systemd":
         inherited_socket(description).close()
 
 
 def inherited_socket(description: str) -> socket.socket:
     """
-    Duplicate the socket that a ``systemd:`` listener accepts from.
+    Return a duplicate of the socket of a ``systemd:`` listener.
 
-    :raises ValueError: there is none that listens in the domain that the description says. With another one,
-        Twisted would misread the peers' addresses: those of TCP for unix sockets, which count as this machine.
+    :raises ValueError: systemd passed no listening socket of the described domain. With a wrong domain, Twisted would
+        take TCP peers for unix sockets, which count as this machine.
     """
     try:
         endpoint: Any = serverFromString(None, split_wrapper(description)[1])
@@ -92,10 +92,10 @@ def inherited_socket(description: str) -> socket.socket:
 
 def with_backlog(description: str) -> str:
     """
-    Return a listener's description with a queue of `BACKLOG`, unless it says how long its own is.
+    Return an endpoint string with a backlog of `BACKLOG`, unless it has one.
 
     Only ``tcp``, ``tcp6``, ``unix`` and ``ssl`` are changed, also behind ``haproxy``. The
-    system cuts the queue to its own limit (``net.core.somaxconn`` on Linux).
+    system reduces the backlog to its own limit (``net.core.somaxconn`` on Linux).
 
     :param description: a Twisted server endpoint string.
     """
@@ -108,10 +108,10 @@ def with_backlog(description: str) -> str:
 
 def set_inherited_options(listening: socket.socket) -> None:
     """
-    Set on a listening TCP socket what each accepted connection shall have: keep-alive, and no delay of small writes.
+    Set SO_KEEPALIVE and TCP_NODELAY on a listening TCP socket.
 
-    On Linux a connection inherits both, so that they cost no system call for each.
-    Elsewhere, and on other kinds of sockets, this does nothing, or nothing that lasts.
+    On Linux each accepted connection inherits both, which saves two system calls.
+    Does nothing for other kinds of sockets.
     """
     if listening.family in (socket.AF_INET, socket.AF_INET6):
         keep_socket_alive(listening)
@@ -119,11 +119,11 @@ def set_inherited_options(listening: socket.socket) -> None:
 
 def prepared(port: Any, accepts_in_a_turn: int = ACCEPTS_IN_A_TURN) -> Any:
     """
-    Have a port's connections inherit our options, and be accepted the fast way, where that is possible.
+    Set the inherited options of a port, and have the poller accept its connections if it can.
 
-    :param port: what an endpoint's ``listen`` fires with.
-    :param accepts_in_a_turn: how many connections are then accepted before others have their turn.
-    :returns: the port to be stopped instead of `port`.
+    :param port: the result of an endpoint's ``listen``.
+    :param accepts_in_a_turn: connections that the poller accepts in one turn.
+    :returns: the port to stop instead of `port`.
     """
     opened = getattr(port, "socket", None)
     if isinstance(opened, socket.socket):
@@ -135,14 +135,14 @@ def listener_endpoint(
     reactor: Any, description: str, accepts_in_a_turn: int = ACCEPTS_IN_A_TURN
 ) -> IStreamServerEndpoint:
     """
-    Make the endpoint of a listener, with our queue, and whose port is `prepared`.
+    Return the endpoint of a listener, with our backlog, whose port is `prepared`.
 
-    Behind ``haproxy:`` connections begin with the PROXY protocol's header, which
+    Behind ``haproxy:`` connections begin with a PROXY header, which
     `ProxyProtocolFactory` reads.
 
     :param description: a Twisted server endpoint string.
-    :param accepts_in_a_turn: as for `prepared`.
-    :raises ValueError: the description is faulty; parsers of plugins may raise anything else.
+    :param accepts_in_a_turn: see `prepared`.
+    :raises ValueError: the string is malformed; parsers of plugins may raise anything else.
     """
     check_listener(description)
     is_wrapped, inner = split_wrapper(description)
@@ -152,10 +152,10 @@ def listener_endpoint(
 
 def listener_service(description: str, factory: IProtocolFactory, reactor: Any) -> StreamServerEndpointService:
     """
-    Twisted's service for a listener, with its `listener_endpoint`.
+    Return Twisted's service for a listener, with our `listener_endpoint`.
 
     :param description: a Twisted server endpoint string.
-    :raises ValueError: the description is faulty; parsers of plugins may raise anything else.
+    :raises ValueError: the string is malformed; parsers of plugins may raise anything else.
     """
     endpoint = listener_endpoint(reactor, description)
     made = service(description, factory, reactor)
@@ -166,9 +166,7 @@ def listener_service(description: str, factory: IProtocolFactory, reactor: Any) 
 @implementer(IStreamServerEndpoint)
 class _ListenerEndpoint:
     """
-    Prepares the port that an endpoint opens, and has its connections begin with a PROXY header, if they do.
-
-    Its failure names the listener.
+    An endpoint whose port is `prepared`, whose connections may begin with a PROXY header, and whose errors name it.
     """
 
     def __init__(

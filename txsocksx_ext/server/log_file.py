@@ -1,8 +1,8 @@
 """
-The file that a log is written to, and its rotation.
+A log file with rotation.
 
-Twisted's own `LogFile` renames devices, cannot open a FIFO, and goes on to
-write to a file that another program has moved away.
+Twisted's own `LogFile` renames devices, cannot open a FIFO, and keeps writing
+to a file that another program has moved away.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ _log = Logger(namespace="txsocksx_ext.server")
 
 class LogFile:
     """
-    Appends to a file, and rotates it: ``NAME`` becomes ``NAME.1``, that ``NAME.2``, and so on.
+    Append to a file, and rotate it: ``NAME`` becomes ``NAME.1``, that ``NAME.2``, and so on.
 
-    Only a regular file is rotated. A FIFO, a device or a symlink never is.
+    Only a regular file is rotated, never a FIFO, a device or a symlink.
 
-    :param path: of the file; created if it does not exist.
-    :param rotate_at: its size in bytes after which it is rotated.
-    :raises OSError: it cannot be opened.
+    :param path: the path of the file, which is created if it does not exist.
+    :param rotate_at: the size in bytes from which the file is rotated.
+    :raises OSError: the file cannot be opened.
     """
 
     def __init__(self, path: str, rotate_at: int = ROTATE_AT) -> None:
         self._path = os.path.abspath(path)
         self._rotate_at = rotate_at
         self._is_rotated_by_others = False
-        # Threads write to logs too.
+        # Other threads log too.
         self._lock = threading.RLock()
         self._take(_opened(self._path, None))
 
     def write(self, text: str) -> None:
         """
-        Append a text, in UTF-8. It is lost if this is a FIFO that nobody reads.
+        Append text in UTF-8. The text is lost if the file is a FIFO without a reader.
 
-        :raises OSError: the system does not take it.
-        :raises UnicodeEncodeError: it has surrogates.
+        :raises OSError: the text cannot be written.
+        :raises UnicodeEncodeError: the text has surrogates.
         """
         data = text.encode("utf-8")
         with self._lock:
@@ -58,7 +58,7 @@ class LogFile:
                     data = data[written:]
 
     def flush(self) -> None:
-        """Do nothing, since no text waits."""
+        """Do nothing: no text is buffered."""
 
     def close(self) -> None:
         """Close the file."""
@@ -67,14 +67,14 @@ class LogFile:
 
     def reopen_or_rotate(self) -> None:
         """
-        Begin a new file: open the path again if what was there was moved away, else rotate it.
+        Begin a new file: open the path again if the file was moved away, else rotate it.
 
-        Once another program has moved the file away, its size does not matter any
-        more: two that rotate one file would take each other's numbers. If no new
-        file can be opened, the old one is kept.
+        Once another program has moved the file away, it is not rotated by size any
+        more: two programs that rotate one file would use each other's numbers. If no
+        new file can be opened, the old one is kept.
         """
         with self._lock:
-            # If it fails, the next attempt comes after as many bytes.
+            # If this fails, try again after `rotate_at` more bytes.
             self._size = 0
             try:
                 if self._is_moved():
@@ -92,14 +92,14 @@ class LogFile:
             self._take(opened)
 
     def _take(self, descriptor: int) -> None:
-        """Write to what was opened from now on."""
+        """Write to this descriptor from now on."""
         status = os.fstat(descriptor)
         self._descriptor = descriptor
         self._size = status.st_size
         self._is_regular = stat.S_ISREG(status.st_mode) and not os.path.islink(self._path)
 
     def _is_moved(self) -> bool:
-        """Return whether the path does not lead to the open file any more."""
+        """Return whether the path no longer leads to the open file."""
         try:
             return not os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
         except FileNotFoundError:
@@ -108,10 +108,9 @@ class LogFile:
 
 def _opened(path: str, mode: int | None) -> int:
     """
-    Open a file to append to.
+    Open a file to append to; return its descriptor.
 
-    :param mode: the permissions of one that is made; by default those that the umask leaves.
-    :returns: a descriptor.
+    :param mode: the permissions of a file that is created; by default the umask decides.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
     try:
@@ -123,7 +122,7 @@ def _opened(path: str, mode: int | None) -> int:
         return descriptor
     if not is_fifo:
         return os.open(path, flags)
-    # Without a reader, opening it would wait for one.
+    # Without a reader, opening a FIFO would block.
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.open(path, flags)
@@ -132,7 +131,7 @@ def _opened(path: str, mode: int | None) -> int:
 
 
 def _shift(path: str) -> None:
-    """Rename a file to ``NAME.1``, after those that have numbers already."""
+    """Rename a file to ``NAME.1``, after renaming the numbered files."""
     folder, name = os.path.split(path)
     numbers = (re.fullmatch(re.escape(name) + r"\.(\d+)", each) for each in os.listdir(folder))
     for number in sorted((int(match[1]) for match in numbers if match), reverse=True):

@@ -1,12 +1,12 @@
 """
-The PROXY protocol of HAProxy, versions 1 and 2: the client's address, told by a balancer.
+The PROXY protocol of HAProxy, versions 1 and 2: a balancer tells the client's address.
 
 `parse_header` is the decoder, without I/O. `ProxyProtocolFactory` reads the
 header before the connection's own protocol exists. That protocol then gets the
-transport itself, whose ``getPeer()`` and ``getHost()`` return what the header
-said: no wrapper stays between them, so half-close and the relay between sockets
+transport itself, whose ``getPeer()`` and ``getHost()`` return the addresses of the
+header. No wrapper stays between them, so half-close and the relay between sockets
 work as without a balancer. Twisted's wrapper builds the protocol before it knows
-the client's address, and believes everybody.
+the client's address, and trusts every peer.
 
 Specification: https://www.haproxy.org/download/2.6/doc/proxy-protocol.txt
 """
@@ -33,39 +33,39 @@ if TYPE_CHECKING:
     from .factory import SOCKS5ExtFactory
 
 HEADER_TIMEOUT = 5.0
-"""Seconds for the whole header; section 2 asks for 3 at least, so that a lost segment can be sent again."""
+"""Seconds for the whole header. Section 2 asks for at least 3, so that a lost segment can be retransmitted."""
 
 LONGEST_V1 = 107
-"""Bytes of a header of version 1, with its CRLF (section 2.1)."""
+"""Bytes of a header of version 1 with its CRLF (section 2.1)."""
 
 LONGEST_V2 = 16384
 """
 Bytes that may follow the fixed part of a header of version 2.
 
-The format allows 65,535. Addresses take 216 at most, and what balancers add to
-them, a client certificate for example, some thousands.
+The format allows 65,535. Addresses take 216 at most, and TLVs, such as a client
+certificate, some thousands.
 """
 
 LOOPBACK: tuple[IPNetwork, ...] = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
-"""The networks whose headers are believed by default."""
+"""The networks of the balancers that are trusted by default."""
 
 _log = Logger(namespace="txsocksx_ext.server")
 
 
 class InvalidHeader(ValueError):
-    """What a connection began with is no PROXY header. The message quotes none of it."""
+    """A connection does not begin with a PROXY header. The message quotes none of its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
     """
-    What a balancer says of a connection.
+    A PROXY header.
 
-    :ivar source: the client's address; ``None`` if the real addresses of the
-        connection count (``UNKNOWN``, ``LOCAL``, and families other than TCP and
-        unix stream sockets).
-    :ivar destination: the address that the client connected to; ``None`` as above.
-    :ivar tlvs: further fields of version 2, each a type and a value.
+    :ivar source: the client's address; ``None`` if the connection's own addresses
+        hold (``UNKNOWN``, ``LOCAL``, and families other than TCP and unix stream
+        sockets).
+    :ivar destination: the address that the client connected to, or ``None``.
+    :ivar tlvs: the TLVs of version 2, each a type and a value.
     """
 
     source: IAddress | None = None
@@ -81,8 +81,9 @@ _V1_TCP = re.compile(
 _V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _V2_FIXED = len(_V2_SIGNATURE) + 4
 _V2_LOCAL, _V2_PROXY = 0x20, 0x21
-_V2_TCP4, _V2_TCP6, _V2_UNIX = 0x11, 0x21, 0x31
-_V2_ADDRESS_BYTES = {_V2_TCP4: 12, _V2_TCP6: 36, _V2_UNIX: 216}
+_V2_UNIX = 0x31
+_V2_HOST_BYTES = {0x11: 4, 0x21: 16, _V2_UNIX: 108}
+"""The bytes of one host: of TCP over IPv4, TCP over IPv6 and unix stream sockets."""
 
 
 def parse_header(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
@@ -90,7 +91,7 @@ def parse_header(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
     Decode the header at the beginning of `data`.
 
     :returns: the header and its length in bytes; ``None`` if bytes are missing.
-    :raises InvalidHeader: whatever follows, this is no header.
+    :raises InvalidHeader: `data` does not begin with a header, whatever follows.
     """
     if _V2_SIGNATURE.startswith(data[: len(_V2_SIGNATURE)]):
         return _parse_v2(data)
@@ -112,18 +113,16 @@ def _parse_v1(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
     fields = _V1_TCP.fullmatch(line)
     if fields is None:
         raise InvalidHeader("a malformed PROXY header of version 1")
-    family, source, destination, source_port, destination_port = (field.decode("ascii") for field in fields.groups())
-    kind = socket.AF_INET if family == "TCP4 " else socket.AF_INET6
+    name, *hosts, source_port, destination_port = (field.decode("ascii") for field in fields.groups())
+    family = socket.AF_INET if name == "TCP4 " else socket.AF_INET6
+    ports = int(source_port), int(destination_port)
     try:
-        packed_source, packed_destination = socket.inet_pton(kind, source), socket.inet_pton(kind, destination)
+        source, destination = (socket.inet_pton(family, host) for host in hosts)
     except OSError:
         raise InvalidHeader("a malformed address in a PROXY header of version 1") from None
-    if max(int(source_port), int(destination_port)) > 0xFFFF:
+    if max(ports) > 0xFFFF:
         raise InvalidHeader("a port above 65535 in a PROXY header of version 1")
-    header = ProxyHeader(
-        _tcp_address(packed_source, int(source_port)), _tcp_address(packed_destination, int(destination_port))
-    )
-    return header, length
+    return ProxyHeader(_tcp_address(source, ports[0]), _tcp_address(destination, ports[1])), length
 
 
 def _parse_v2(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
@@ -142,25 +141,25 @@ def _parse_v2(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
         return ProxyHeader(), _V2_FIXED + length
     if family >> 4 > 3 or family & 0x0F > 2:
         raise InvalidHeader(f"the PROXY address family 0x{family:02X}, which is unknown")
-    return _decoded_v2(family, bytes(data[_V2_FIXED : _V2_FIXED + length])), _V2_FIXED + length
+    return _decode_v2(family, bytes(data[_V2_FIXED : _V2_FIXED + length])), _V2_FIXED + length
 
 
-def _decoded_v2(family: int, body: bytes) -> ProxyHeader:
-    size = _V2_ADDRESS_BYTES.get(family)
+def _decode_v2(family: int, body: bytes) -> ProxyHeader:
+    size = _V2_HOST_BYTES.get(family)
     if size is None:
         # Section 2.2: a receiver falls back to UNSPEC for combinations that it does not support, such as UDP.
         return ProxyHeader()
-    if len(body) < size:
+    end = 2 * size if family == _V2_UNIX else 2 * size + 4
+    if len(body) < end:
         raise InvalidHeader("a PROXY header of version 2 that is shorter than its addresses")
-    tlvs = tuple(_tlvs_of(body[size:]))
+    hosts, tlvs = (body[:size], body[size : 2 * size]), tuple(_decode_tlvs(body[end:]))
     if family == _V2_UNIX:
-        return ProxyHeader(_unix_address(body[:108]), _unix_address(body[108:216]), tlvs)
-    host = (size - 4) // 2
-    ports = int.from_bytes(body[size - 4 : size - 2], "big"), int.from_bytes(body[size - 2 : size], "big")
-    return ProxyHeader(_tcp_address(body[:host], ports[0]), _tcp_address(body[host : 2 * host], ports[1]), tlvs)
+        return ProxyHeader(_unix_address(hosts[0]), _unix_address(hosts[1]), tlvs)
+    ports = int.from_bytes(body[end - 4 : end - 2], "big"), int.from_bytes(body[end - 2 : end], "big")
+    return ProxyHeader(_tcp_address(hosts[0], ports[0]), _tcp_address(hosts[1], ports[1]), tlvs)
 
 
-def _tlvs_of(data: bytes) -> Iterable[tuple[int, bytes]]:
+def _decode_tlvs(data: bytes) -> Iterable[tuple[int, bytes]]:
     """Section 2.2, "Type-Length-Value"."""
     start = 0
     while start < len(data):
@@ -178,7 +177,7 @@ def _tcp_address(packed: bytes, port: int) -> IPv4Address | IPv6Address:
 
 
 def _unix_address(field: bytes) -> UNIXAddress:
-    """Return the address of a unix socket. Abstract ones, whose first byte is NUL, have no path."""
+    """Return the address of a unix socket. An abstract one, whose first byte is NUL, has no path."""
     path = field.partition(b"\0")[0]
     if re.search(rb"[\x01-\x1f\x7f]", path):
         raise InvalidHeader("a control byte in the path of a unix socket in a PROXY header")
@@ -187,16 +186,16 @@ def _unix_address(field: bytes) -> UNIXAddress:
 
 class ProxyProtocolFactory(Factory):
     """
-    Reads the PROXY header of each connection, and leaves the connection to another factory.
+    Reads the PROXY header of each connection, then hands the connection over to another factory.
 
-    Its ``buildProtocol`` gets the address that the header named. Without a
-    complete header within five seconds the connection is closed, and so it is
-    where the header is malformed; the log says why.
+    That factory's ``buildProtocol`` gets the address of the header. A connection is
+    closed if its header is malformed, or incomplete after `HEADER_TIMEOUT`; the log
+    says why.
 
     :param wrapped: the factory of the server.
-    :param trusted: the networks of the balancers. Others are closed as they
-        come. Peers on unix sockets are always trusted: the mode of the socket's
-        file says who can connect.
+    :param trusted: the networks of the balancers. Connections of other peers are
+        closed at once. Peers on unix sockets are always trusted: the mode of the
+        socket's file says who can connect.
     """
 
     noisy = False
@@ -223,7 +222,7 @@ class ProxyProtocolFactory(Factory):
                 protocol.close()
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        """Build what reads the header, or ``None`` for a peer whose header is not believed."""
+        """Build the protocol that reads the header; return ``None`` for a peer that is not trusted."""
         if not self._is_trusted(addr):
             _log.warn(
                 "{peer} closed: it is not a trusted balancer, and this listener takes connections with a PROXY header"
@@ -248,7 +247,7 @@ class _HeaderProtocol(Protocol):
     """
     The protocol of a connection until its header is complete.
 
-    :param waiting: holds it meanwhile.
+    :param waiting: the set of such protocols.
     """
 
     transport: Any
@@ -276,7 +275,7 @@ class _HeaderProtocol(Protocol):
             self._hand_over(header, bytes(self._received[length:]))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        # A balancer that only tried whether the server listens sends nothing: that is not worth a line.
+        # A balancer's health check sends nothing: do not log it.
         if self in self._waiting and self._received:
             self._report("the connection ended inside the PROXY header")
         self._stop_waiting()
@@ -285,7 +284,7 @@ class _HeaderProtocol(Protocol):
         """
         Close the connection at once.
 
-        :param reason: what the log says of it, if anything.
+        :param reason: is logged, unless it is empty.
         """
         self._stop_waiting()
         if reason:
@@ -293,13 +292,13 @@ class _HeaderProtocol(Protocol):
         abort(self.transport)
 
     def _hand_over(self, header: ProxyHeader, data: bytes) -> None:
-        """Have the wrapped factory's protocol go on, with the bytes that followed the header."""
+        """Give the connection to a protocol of the wrapped factory, with the bytes that followed the header."""
         transport = self.transport
-        # "Loopback" and "unix socket" mean the balancer's own machine, so another machine's balancer cannot say it.
+        # A local address means this machine, so ignore it from a balancer on another machine.
         if header.source is not None and (is_local(transport.getPeer()) or not is_local(header.source)):
             _set_addresses(transport, header.source, header.destination)
         wrapped = self._wrapped
-        # A server that stopped listening meanwhile takes no session any more.
+        # A server that has stopped listening meanwhile accepts no session.
         protocol = wrapped.buildProtocol(transport.getPeer()) if wrapped.numPorts else None
         if protocol is None:
             abort(transport)
@@ -321,6 +320,6 @@ class _HeaderProtocol(Protocol):
 
 
 def _set_addresses(transport: Any, peer: IAddress | None, host: IAddress | None) -> None:
-    """Have a transport of any kind, also of another package, return other addresses than its socket's."""
+    """Replace the addresses of a transport of any kind."""
     transport.getPeer = lambda: peer
     transport.getHost = lambda: host

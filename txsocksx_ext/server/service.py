@@ -1,5 +1,5 @@
 """
-The server as a Twisted service: listeners, and an orderly end.
+The server as a Twisted service: it listens, and drains its streams before it stops.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ _DEFAULT_INTERFACES = {"tcp": "0.0.0.0", "tcp6": "::"}
 
 def may_be_sniffed(description: str) -> bool:
     """
-    Return whether others could read, or reach, what a listener takes (proposal 229, section 4).
+    Return whether other machines can reach a listener or read its connections (proposal 229, section 4).
 
-    Unix sockets and TLS are safe from that, and so is TCP on loopback; a socket
-    of systemd's is asked what it is. Of kinds that are not known here nothing can
-    be said, so they count as unsafe.
+    Unix sockets, TLS and TCP on loopback are safe. A socket from systemd is
+    inspected. Unknown kinds count as unsafe.
 
     :param description: a Twisted server endpoint string.
     """
@@ -51,13 +50,13 @@ def _may_inherited_be_sniffed(description: str) -> bool:
         with inherited_socket(description) as inherited:
             name = inherited.getsockname()
             return inherited.family != socket.AF_UNIX and not is_loopback_host(name[0])
-    except ValueError:  # none was passed
+    except ValueError:  # systemd passed none
         return True
 
 
 def port_of(description: str) -> int | None:
     """
-    Return the port on which a listener is to be opened; ``None`` where its kind is not known here, or has none.
+    Return the port of a listener; ``None`` if it has none, or is of an unknown kind.
 
     :param description: a Twisted server endpoint string.
     """
@@ -73,9 +72,9 @@ def port_of(description: str) -> int | None:
 
 class SharedService(MultiService):
     """
-    The parent of a route's service, which runs as long as one of its users does.
+    The parent of a route's service, which runs while any of its users runs.
 
-    A service can have one parent only, and several servers of a program may share a route.
+    A service can have only one parent, but several servers of a program may share a route.
     """
 
     def __init__(self) -> None:
@@ -85,7 +84,7 @@ class SharedService(MultiService):
 
     @classmethod
     def around(cls, service: IService) -> SharedService:
-        """Return the one parent of this kind that a service has, or is given."""
+        """Return the parent of a service; give it one of this class if it has none."""
         parent = service.parent
         if not isinstance(parent, cls):
             parent = cls()
@@ -93,16 +92,16 @@ class SharedService(MultiService):
         return parent
 
     def start_for(self, user: object) -> None:
-        """Run, for the first user, and after a stop that is under way; one that has it running changes nothing."""
+        """Start for the first user, once a stop in progress has ended; no-op if the user has started it before."""
         if not self._users and self._stopping is None:
             self.startService()
         self._users.add(user)
 
     def stop_for(self, user: object) -> Deferred[object] | None:
         """
-        Stop, for the last user; one that does not have it running changes nothing.
+        Stop for the last user; no-op if the user has not started it.
 
-        :returns: fires when it is stopped; ``None`` where nothing was to be stopped.
+        :returns: fires when it has stopped; ``None`` if it does not stop.
         """
         if user not in self._users:
             return None
@@ -115,21 +114,21 @@ class SharedService(MultiService):
 
     def _stopped(self, outcome: object) -> object:
         self._stopping = None
-        if self._users:  # one that came meanwhile
+        if self._users:  # a user started it meanwhile
             self.startService()
         return outcome
 
 
 class SOCKS5ExtService(LoggingService, MultiService):
     """
-    Listens for a factory, and lets its streams end before it stops.
+    A service that listens for a factory, and drains its streams before it stops.
 
-    :param reactor: to listen with.
+    :param reactor: listens.
     :param factory: serves the connections.
     :param listeners: Twisted server endpoint strings.
-    :param drain: how many seconds open streams have to end by themselves.
-    :raises ValueError: a listener's description is faulty, or `drain` is below 0.
-    :raises TypeError: `listeners` is one description, and not several, or `factory` is of a wrong type.
+    :param drain: seconds that open streams have to end by themselves.
+    :raises ValueError: a listener is malformed, or `drain` is below 0.
+    :raises TypeError: `listeners` is one string, or `factory` is of a wrong type.
     """
 
     def __init__(self, reactor: Any, factory: SOCKS5ExtFactory, listeners: Iterable[str], drain: float = 10.0) -> None:
@@ -140,7 +139,7 @@ class SOCKS5ExtService(LoggingService, MultiService):
         super().__init__()
         self.factory = factory
         self._drain = drain
-        # How many of the policies in use need each.
+        # The number of policies in use that need each service.
         self._shared: Counter[SharedService] = Counter()
         self._use_services_of(factory.policy)
         factory.policy_observers.append(self)
@@ -157,15 +156,15 @@ class SOCKS5ExtService(LoggingService, MultiService):
         """
         Stop listening, then drain, then stop the routes.
 
-        Where a command runs it, another SIGINT or SIGTERM ends the draining.
+        If a command runs the service, another SIGINT or SIGTERM ends the draining.
 
-        :returns: fires when no connection is left, and nothing runs.
+        :returns: fires when all connections are closed and the routes have stopped.
         """
         self.on_another_signal(self.factory.reactor, self.factory.abort_all)
         stopped: Deferred[object] = super().stopService()
         stopped.addCallback(lambda _: self.factory.drain(self._drain))
         stopped.addCallback(lambda _: self.report())
-        # The streams that drain still need their routes.
+        # Only now: draining streams need their routes.
         return stopped.addCallback(lambda _: self._stop_routes())
 
     def _stop_routes(self) -> Deferred[Any]:
@@ -190,7 +189,7 @@ class SOCKS5ExtService(LoggingService, MultiService):
                 shared.stop_for(self)
 
     def report(self) -> None:
-        """Say at the end what was done."""
+        """Log the counters."""
         self.factory.counters.write_to_log()
 
 

@@ -1,5 +1,5 @@
 """
-What makes a server's factory, as strings and numbers alone, so that it can go to another process.
+The settings of a server as strings and numbers, which can be sent to another process.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .limits import Limits
 @dataclass(frozen=True)
 class ServerSettings:
     """
-    The settings of one server. Its `repr` shows none: there are passwords among them.
+    The settings of one server. The `repr` shows none, because some hold passwords.
 
-    :ivar auth: descriptions of checkers, as ``--auth`` takes them.
-    :ivar anonymous: whether clients may come without credentials.
-    :ivar rules: as ``--route`` takes them.
+    :ivar auth: descriptions of checkers, as in ``--auth``.
+    :ivar anonymous: whether clients may connect without credentials.
+    :ivar rules: as in ``--route``.
     :ivar limits: sizes and times.
     :ivar log_targets: whether logs may hold targets and user names.
     :ivar protocols: the names of those that are served.
@@ -42,10 +42,10 @@ class ServerSettings:
 
     def make_factory(self, reactor: Any, routes: Mapping[str, IRoute] | None = None) -> SOCKS5ExtFactory:
         """
-        Make the factory that serves like this.
+        Return a factory with these settings.
 
-        :param routes: those that are there already, by their descriptions.
-        :raises ValueError: a rule is faulty; checkers raise what they like.
+        :param routes: existing routes, by description.
+        :raises ValueError: a rule is malformed; checkers may raise anything.
         """
         factory = SOCKS5ExtFactory(
             reactor,
@@ -60,9 +60,9 @@ class ServerSettings:
 
     def routes_run_once(self, reactor: Any) -> Iterator[tuple[str, IRoute]]:
         """
-        Make the routes of which the server needs one, however many processes it has.
+        Yield the routes of which a server has one for all its processes.
 
-        :returns: each with its description.
+        :returns: each route with its description.
         """
         for description in dict.fromkeys(split_rule(rule)[1] for rule in self.rules):
             route = route_from_string(reactor, description)
@@ -70,12 +70,12 @@ class ServerSettings:
                 yield description, route
 
     def as_message(self) -> dict[str, Any]:
-        """Return a dict that JSON can hold, of which `from_message` makes the same settings."""
+        """Return a dict for JSON, from which `from_message` makes equal settings."""
         return asdict(self)
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> ServerSettings:
-        """Return the settings in a message, which JSON may have made lists of tuples in."""
+        """Return the settings of a message, in which JSON has replaced tuples by lists."""
         limits = message["limits"]
         given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in message.items()

@@ -1,5 +1,5 @@
 """
-Why a server does not start, in one line.
+One-line errors for a server that cannot start.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class ListenerFailed(CannotListenError):
     """
     A listener cannot be opened.
 
-    :param description: its endpoint string.
-    :param error: what its endpoint raised.
+    :param description: the endpoint string.
+    :param error: the exception of the endpoint.
     """
 
     def __init__(self, description: str, error: BaseException) -> None:
@@ -33,11 +33,11 @@ class ListenerFailed(CannotListenError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Describe an error of the system, of OpenSSL or of a parser, in one line and without its errno."""
+    """Return an error of the system, of OpenSSL or of a parser as one line, without its errno."""
     if isinstance(error, CannotListenError) and not isinstance(error, ListenerFailed):
         return reason_of(error.socketError)
     if isinstance(error, OSError) and error.strerror:
-        # Of two names, as of a symlink that cannot be made, the first is no file.
+        # If the error has two names, as of a symlink that cannot be created, the first is not a file.
         has_file = error.filename is not None and error.filename2 is None
         text = f"{os.fsdecode(error.filename)}: {error.strerror}" if has_file else error.strerror
     elif isinstance(error, (SSL.Error, crypto.Error)) and error.args and isinstance(error.args[0], list):
@@ -49,16 +49,16 @@ def reason_of(error: BaseException) -> str:
 
 def report_start_failures(options: Mapping[str, Any]) -> None:
     """
-    From now on, end the process with one line on standard error where it cannot start, instead of a traceback.
+    Write one line to standard error instead of a traceback if the process cannot start.
 
-    The line is logged too, unless the log goes to standard output. Errors of the
-    system are reported so, and listeners that cannot be opened; any other
-    exception is a bug, and keeps its traceback.
+    The line is also logged, unless the log goes to standard output. This holds for
+    errors of the system and for listeners that cannot be opened; any other
+    exception is a bug and keeps its traceback.
 
-    Twisted's commands let an exception of a service's start end the process, so
-    that the exit status is 1. They catch what is raised once the reactor runs.
+    In Twisted's commands an exception of ``startService`` ends the process with exit
+    status 1. Exceptions raised once the reactor runs are caught.
 
-    :param options: those of the command.
+    :param options: the options of the command.
     """
 
     def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -66,7 +66,7 @@ def report_start_failures(options: Mapping[str, Any]) -> None:
             sys.__excepthook__(kind, error, traceback)
             return
         reason = reason_of(error)
-        # Where logging has begun, `sys.stderr` is the log.
+        # Once logging has begun, `sys.stderr` is the log.
         if sys.stderr is not sys.__stderr__ and not logs_to_stdout(options):
             _log.critical("the server does not start: {reason}", reason=reason)
         if sys.__stderr__ is not None:
@@ -76,8 +76,8 @@ def report_start_failures(options: Mapping[str, Any]) -> None:
 
 
 def logs_to_stdout(options: Mapping[str, Any]) -> bool:
-    """Return whether a command with these options writes its log to standard output."""
+    """Return whether a command with these options logs to standard output."""
     if options.get("logger") or options.get("syslog"):
         return False
-    # A daemon has none.
+    # A daemon has no standard output.
     return bool(options.get("nodaemon")) and options.get("logfile") in (None, "", "-")
