@@ -4,6 +4,7 @@ The control connection that comes back, and the tor of our own: their lives, by 
 
 import fcntl
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -135,7 +136,7 @@ def test_it_listens_to_what_a_tracker_has_to_see(log):
     assert control.tor is tor
     assert control.tracker.bootstrapped
     assert set(tor.listeners) == {"STREAM", "HS_DESC", "STATUS_CLIENT"}
-    assert log == ["the scripted tor is under control, and has bootstrapped"]
+    assert log == ["the scripted tor: control connection established; bootstrapped"]
     attempts.stop()
 
 
@@ -175,9 +176,9 @@ def test_the_progress_of_the_bootstrap_stands_in_the_log(log):
     say('NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"')
     assert tracker.bootstrapped
     assert log == [
-        "the scripted tor is under control, and bootstraps",
-        "the scripted tor bootstraps: 5 % Connecting to a relay: No route to host",
-        "the scripted tor bootstraps: 100 % Done",
+        "the scripted tor: control connection established; bootstrapping",
+        "the scripted tor: bootstrapping (5 %): Connecting to a relay: No route to host",
+        "the scripted tor: bootstrapping (100 %): Done",
     ]
     attempts.stop()
 
@@ -265,11 +266,11 @@ def test_a_connection_that_is_lost_comes_back_and_knows_nothing_of_before(log):
     assert control.tor is again
     again.listeners["STREAM"](f"5 NEW 0 {SERVICE}.onion:80 SOURCE_ADDR=127.0.0.1:4711 PURPOSE=USER")
     assert not waiting.is_seen
-    assert [line.partition(":")[0] for line in log] == [
-        "the scripted tor is under control, and has bootstrapped",
-        "the scripted tor is gone from its control port",
+    assert [re.sub("controlled: .*", "controlled", line) for line in log] == [
+        "the scripted tor: control connection established; bootstrapped",
+        "the scripted tor: control connection lost",
         "the scripted tor cannot be controlled",
-        "the scripted tor is under control, and has bootstrapped",
+        "the scripted tor: control connection established; bootstrapped",
     ]
     attempts.stop()
 
@@ -317,8 +318,8 @@ async def test_no_password_of_a_way_to_tor_is_logged(log):
     await until(lambda: len(log) == 2)
     await route.service.stopService()
     assert sorted(line.partition(" cannot be controlled")[0] for line in log) == [
-        "tor 1 at socks5ext, by its control port socks5ext,",
-        "tor 2 at tcp:127.0.0.1:2, by its control port unix:/nowhere,",
+        "tor 1 at socks5ext (control port socks5ext)",
+        "tor 2 at tcp:127.0.0.1:2 (control port unix:/nowhere)",
     ]
     assert "SECRET" not in "".join(log)
 
@@ -347,7 +348,7 @@ def test_it_stops_at_any_moment_and_leaves_nothing(moment, log):
     assert attempts.clock.getDelayedCalls() == []
     attempts.clock.advance(1000)
     assert len(attempts.opened) == 1
-    assert not any("gone" in line for line in log)
+    assert not any("control connection lost" in line for line in log)
 
 
 def test_it_can_be_started_again():
@@ -422,7 +423,7 @@ async def test_a_tor_that_wants_a_password_and_gets_none_is_told_in_our_options(
         peer.send(PROTOCOLINFO % b"HASHEDPASSWORD")
         await until(lambda: log)
         await route.service.stopService()
-    assert "wants a password: give control-password-file=" in log[0]
+    assert "asks for a password, and its cookie cannot be read: give control-password-file=" in log[0]
 
 
 async def test_a_password_of_any_bytes_reaches_tor():

@@ -239,7 +239,7 @@ async def test_the_same_tor_is_believed_again_when_it_comes_back(log):
         tor.control.listeners, tor.script = right, missing
         tor.control.connections[0].transport.loseConnection()
         await until(lambda: tor.control.attached == 2)
-        await until(lambda: sum("under control" in line for line in log) == 2)
+        await until(lambda: sum("control connection established" in line for line in log) == 2)
         assert await codes(server) == heard_as(4, 0xE0, 0xF0)
 
 
@@ -252,7 +252,7 @@ async def test_a_stalled_control_connection_is_given_up_and_made_again(quick, lo
         assert await codes(server) == same(4)
         await until(lambda: any("has not answered" in line for line in log))
         tor.control.go_on()
-        await until(lambda: sum("under control" in line for line in log) == 2)
+        await until(lambda: sum("control connection established" in line for line in log) == 2)
         assert await codes(server) == heard_as(4, 0xE0, 0xF0)
 
 

@@ -69,8 +69,8 @@ class Options(TwistedOptions, AuthOptionMixin):
 
     synopsis = "[options]"
     longdesc = (
-        "A proxy for SOCKS5, SOCKS4 and HTTP CONNECT that also speaks Tor's proposal 229: key/value pairs by method 0x97,"
-        " and reply codes that say why an onion service failed."
+        "A proxy for SOCKS5, SOCKS4 and HTTP CONNECT that also speaks Tor's proposal 229: key/value pairs by method"
+        " 0x97, and reply codes that say why an onion service failed."
     )
     supportedInterfaces = (IUsernamePassword,)
 

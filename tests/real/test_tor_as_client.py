@@ -183,7 +183,7 @@ def test_fetching_a_page_of_an_onion_service(tor_network, socks5ext):
     control = quoteStringArgument(f"unix:{client.control_socket}")
     route = f"*=tor:{quoteStringArgument(f'tcp:127.0.0.1:{client.plain_port}')}:control={control}"
     server = socks5ext("--route", route)
-    wait_until_said(server, "is under control")
+    wait_until_said(server, "control connection established")
     extended, through_server = (f"tcp:127.0.0.1:{each}" for each in (client.extended_port, server.port))
     nobody = f"tcp:127.0.0.1:{free_port()}"
     expected = {
@@ -242,7 +242,7 @@ def test_a_gateway_for_a_team(tor_network, program, tmp_path):
         },
         port=port,
     )
-    wait_until_said(gateway, "is under control")
+    wait_until_said(gateway, "control connection established")
 
     def circuit(user):
         with socks.request(port, tor_network.onion, WEB_PORT, user=user, password=passwords[user]) as answer:

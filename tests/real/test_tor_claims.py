@@ -150,7 +150,7 @@ def test_a_second_server_with_the_same_state_says_so_and_the_first_works(tor_net
     with ThreadPoolExecutor() as threads:
         started = [threads.submit(start_server, program, route, attached=False) for _ in range(2)]
         servers = [each.result() for each in started]
-    assert settles(lambda: any("bootstraps: 100 % Done" in each.output for each in servers), 60)
+    assert settles(lambda: any("bootstrapping (100 %): Done" in each.output for each in servers), 60)
     first, second = sorted(servers, key=lambda each: "is in use by another server" in each.output)
     assert "is in use by another server" not in first.output
     assert second.output.count(f"state={tmp_path}/state is in use by another server (process {first.pid})") == 1

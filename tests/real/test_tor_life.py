@@ -133,8 +133,8 @@ def test_killed_and_restarted_under_load(tor_network, restless_tor, program):
         assert settles(lambda: load.heard_since(back, 0xE0), 40)
     assert load.faults == []
     assert max(seconds for _, _, seconds in load.answers) < DEADLINE + SLACK
-    assert server.output.count("is gone from its control port") == 1
-    assert server.output.count("is under control") == 2
+    assert server.output.count(": control connection lost") == 1
+    assert server.output.count("control connection established") == 2
     assert "Traceback" not in server.output
     assert settles(lambda: server.descriptors() <= before), os.listdir(f"/proc/{server.pid}/fd")
 
@@ -243,13 +243,13 @@ def launching_server(tor_network, program, tmp_path):
 def test_a_tor_of_our_own(tor_network, launching_server, tmp_path):
     server, state = launching_server, tmp_path / "state"
     started = f"DataDirectory\0{state}\0"
-    assert settles(lambda: "our own tor bootstraps: 100 % Done" in server.output, 60), server.output
+    assert settles(lambda: "our own tor: bootstrapping (100 %): Done" in server.output, 60), server.output
     assert echoes(server, tor_network)
     assert codes(server.port, [never_published() for _ in range(4)], ECHO_PORT) == heard_as(0x04, 0xE0, 0xF0)
     # It dies, and another one comes.
     (pid,) = processes_with(started)
     os.kill(pid, signal.SIGKILL)
-    assert settles(lambda: "our own tor is gone from its control port" in server.output)
+    assert settles(lambda: "our own tor: control connection lost" in server.output)
     assert settles(lambda: under_control(server, 2), 60)
     assert settles(lambda: echoes(server, tor_network), 60)
     # It ends with the service, and of itself: the test has not yet ended the server's other processes.

@@ -27,7 +27,7 @@ def test_workers_use_one_tor_of_our_own(tor_network, program, tmp_path):
     route = f"tor:launch:exec={need('tor')}:torrc={torrc}:state={state}"
     server = start_server(program, route, "--workers=2", attached=False)
     all_serve(server)
-    assert settles(lambda: "our own tor bootstraps: 100 % Done" in server.output), server.output
+    assert settles(lambda: "our own tor: bootstrapping (100 %): Done" in server.output), server.output
     assert all(echo_often(server, tor_network))
     # Each client in its own codes, as with one process.
     assert codes(server.port, [never_published() for _ in range(4)], ECHO_PORT) == heard_as(0x04, 0xE0, 0xF0)
@@ -36,7 +36,7 @@ def test_workers_use_one_tor_of_our_own(tor_network, program, tmp_path):
     # Tor is the supervisor's: it does not end with a worker.
     os.kill(workers_of(server)[0], signal.SIGKILL)
     assert all(echo_often(server, tor_network))
-    assert "gone from its control port" not in server.output
+    assert "control connection lost" not in server.output
     pids = workers_of(server)
     server.process.terminate()
     server.process.wait(30)

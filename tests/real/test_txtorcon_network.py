@@ -100,7 +100,7 @@ def server(tor_network):
     with programs() as start:
         process = twistd(start, "--route", f"*=tor:{socks}:control={control}")
         deadline = time.monotonic() + 20
-        while "is under control" not in process.output:
+        while "control connection established" not in process.output:
             assert time.monotonic() < deadline, process.output
             time.sleep(0.05)
         yield process.port

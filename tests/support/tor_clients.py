@@ -131,7 +131,7 @@ def all_routes_to(client):
 
 
 def under_control(server, times=1):
-    return server.output.count("is under control") >= times
+    return server.output.count("control connection established") >= times
 
 
 def start_server(start, route, *options, attached=True):

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 class TorRoute(Route):
     """
-    Reaches targets through one tor or several, and says as exactly as can be why an onion service failed.
+    Reaches targets through one tor or several, and explains why an onion service failed.
 
-    :param tors: one or more. A token stays with one of them while that can be reached.
-    :param tokens: keeps clients apart.
-    :ivar service: while it runs, the route is attached to the control ports,
-        and a tor that it launches runs.
+    :param tors: one or more. A token stays with one tor while that can be reached.
+    :param tokens: isolates the clients.
+    :ivar service: while it runs, the route is attached to the control ports, and a
+        tor that it launches runs.
     """
 
     name = "tor"
@@ -78,7 +78,7 @@ class TorRoute(Route):
             except ProxyUnreachable as error:
                 unreachable = error
             except CancelledError:
-                # An onion service that tor found, or may have found, was not reachable.
+                # A timeout, whose reason the events may tell.
                 reason = stream.error_of_timeout()
                 if reason is None:
                     raise
@@ -86,7 +86,7 @@ class TorRoute(Route):
         raise unreachable
 
     def _in_order_for(self, token: bytes | None) -> list[TorInstance]:
-        """Return all tors: a token's own first, but those that cannot be reached just now last."""
+        """Return all tors in a token's order of preference, those that could not be reached last."""
 
         def place(tor: TorInstance) -> tuple[bool, bytes]:
             own = b"" if token is None else hashlib.sha256(token + tor.name.encode("utf-8")).digest()
@@ -96,7 +96,7 @@ class TorRoute(Route):
 
 
 class _LaunchedTorRoute(TorRoute):
-    """Through a tor of our own, of which there is one for all processes."""
+    """The route through a launched tor, of which there is one for all processes."""
 
     is_for_each_process = False
 
@@ -107,10 +107,10 @@ LAUNCH_KEYWORDS = frozenset({"exec", "torrc", "state"})
 
 def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]) -> TorRoute:
     """
-    Make the route of ``tor:ENDPOINT[:ENDPOINT…][:control=ENDPOINT[,ENDPOINT…]][:extended=…][:allow-cleartext=…]``.
+    Return the route of ``tor:ENDPOINT[:ENDPOINT…][:control=ENDPOINT[,ENDPOINT…]][:extended=…][:allow-cleartext=…]``.
 
-    Each ENDPOINT is a client endpoint string, with its colons written ``\\:``.
-    Control ports stand in the order of the SOCKS ports. Or that of
+    Each ENDPOINT is a client endpoint string with its colons written ``\\:``, and
+    control ports have the order of the SOCKS ports. Or return that of
     ``tor:launch[:exec=PROGRAM][:torrc=FILE][:state=DIR]``.
     """
     if list(arguments) == ["launch"]:
@@ -120,7 +120,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
         return _LaunchedTorRoute([launched], TOKENS)
     refuse_unknown(keywords, KEYWORDS, "the route tor")
     descriptions = _endpoint_descriptions(arguments)
-    # What it said is no longer needed: a code says itself whose it is.
+    # The value is only checked: replies themselves show whether the port has ExtendedErrors.
     yes_or_no("extended", keywords.get("extended", "yes"))
     allow_cleartext = yes_or_no("allow-cleartext", keywords.get("allow-cleartext", "no"))
     controls = keywords["control"].split(",") if "control" in keywords else []
@@ -143,9 +143,9 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
 
 def _check_launch(keywords: Mapping[str, str]) -> None:
     """
-    Look whether a tor of our own can start.
+    Check that tor can be launched.
 
-    :raises ValueError: its program or its torrc is missing.
+    :raises ValueError: the program or the torrc is missing.
     """
     try:
         find_tor(keywords.get("exec"))
@@ -159,7 +159,7 @@ def _check_launch(keywords: Mapping[str, str]) -> None:
 
 
 def _endpoint_descriptions(arguments: Sequence[str]) -> list[str]:
-    """Endpoint strings; or one with its colons bare; or HOST and PORT."""
+    """Return the endpoint strings in the arguments: escaped ones, or one with bare colons, or HOST and PORT."""
     if not arguments:
         raise ValueError("the route tor needs the endpoint of a SOCKS port, as in tor:tcp\\:127.0.0.1\\:9050")
     if all(":" in argument for argument in arguments):
@@ -171,7 +171,7 @@ def _control(reactor: Any, description: str, password: bytes | None, number: int
     try:
         endpoint = client_endpoint(reactor, description)
     except ValueError as error:
-        # Not the string itself, which may hold a password.
+        # Do not quote the string, which may hold a password.
         raise ValueError(f"control=, endpoint {number} in it: {error}") from None
-    shown = f"{tor}, by its control port {shown_endpoint(description)},"
+    shown = f"{tor} (control port {shown_endpoint(description)})"
     return ControlConnection(reactor, lambda: attach(reactor, endpoint, password), shown)

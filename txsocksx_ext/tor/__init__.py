@@ -1,5 +1,5 @@
 """
-Tor: isolation, control events, and what programs with a `txtorcon.Tor` need.
+Tor: isolation, control events, and functions for programs that have a `txtorcon.Tor`.
 """
 
 from .programs import (

@@ -14,67 +14,65 @@ from zope.interface import implementer
 
 
 class NotAControlPort(Exception):
-    """What answers does not speak tor's control protocol."""
+    """The peer does not speak tor's control protocol."""
 
 
 async def attach(reactor: Any, endpoint: IStreamClientEndpoint, password: bytes | None = None) -> Any:
     """
-    Attach to a tor with txtorcon. Where that fails, or is cancelled, the connection is closed.
+    Attach to a tor with txtorcon. Close the connection if that fails or is cancelled.
 
-    :param password: for a tor that wants one; else its cookie is read, if it has one.
+    :param password: authenticates if tor asks for a password; by default tor's cookie is read.
     :returns: a `txtorcon.Tor`.
-    :raises NotAControlPort: something else answers.
+    :raises NotAControlPort: the peer does not speak the control protocol.
     """
     import txtorcon
 
-    kept = _GuardedEndpoint(endpoint)
+    guarded = _GuardedEndpoint(endpoint)
     factory = txtorcon.TorProtocolFactory(password_function=_no_password if password is None else lambda: password)
     try:
-        # Not txtorcon.connect(): it asks for each of tor's 300 options, one after the other.
-        protocol: Any = await kept.connect(factory)
+        # Not txtorcon.connect(): it queries each of tor's 300 options in turn.
+        protocol: Any = await guarded.connect(factory)
         await protocol.post_bootstrap
         return txtorcon.Tor(reactor, protocol)
-    except BaseException:
-        # Cancelled too. txtorcon leaves open what it could not use.
-        kept.abort()
-        fault = kept.fault
-        if fault is not None:
-            raise fault from None
+    except BaseException:  # of any kind, a cancellation too: txtorcon leaves the connection open
+        guarded.abort()
+        if guarded.fault is not None:
+            raise guarded.fault from None
         raise
 
 
 def _no_password() -> str:
-    raise PermissionError("it has no cookie that can be read, and wants a password: give control-password-file=")
+    raise PermissionError("tor asks for a password, and its cookie cannot be read: give control-password-file=")
 
 
 class _Guard(ProtocolWrapper):
     """
-    Ends a connection whose bytes txtorcon cannot parse.
+    Aborts a connection whose bytes txtorcon cannot parse.
 
-    txtorcon raises in `dataReceived`, which Twisted logs as a traceback.
+    txtorcon raises in `dataReceived`, which Twisted would log as a traceback.
     """
 
     fault: NotAControlPort | None = None
     transport: Any
 
     def abortConnection(self) -> None:
-        """Close the connection at once."""
+        """Abort the connection."""
         self.transport.abortConnection()
 
     def dataReceived(self, data: bytes) -> None:
-        """Hand on what came."""
+        """Pass the bytes on."""
         try:
             super().dataReceived(data)
         except Exception:
             self.fault = NotAControlPort(
-                f"what answers does not speak tor's control protocol, but says {data[:20]!r}: check control="
+                f"the peer does not speak tor's control protocol, but sent {data[:20]!r}: check control="
             )
             self.abortConnection()
 
 
 @implementer(IStreamClientEndpoint)
 class _GuardedEndpoint:
-    """An endpoint that keeps the connection that it made."""
+    """An endpoint that keeps its connection, to abort it later."""
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
@@ -82,7 +80,7 @@ class _GuardedEndpoint:
 
     @property
     def fault(self) -> NotAControlPort | None:
-        """What is wrong with what the other end says, if anything is."""
+        """Why the peer's bytes could not be parsed, if they could not."""
         return None if self._guard is None else self._guard.fault
 
     def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -98,26 +96,26 @@ class _GuardedEndpoint:
         return self._endpoint.connect(factory).addCallback(keep)
 
     def abort(self) -> None:
-        """Close the connection, if there is one."""
+        """Abort the connection, if there is one."""
         if self._guard is not None:
             self._guard.abortConnection()
 
 
 def disconnected(tor: Any) -> Deferred[None]:
-    """Return a Deferred that fires when the control connection is lost, for whatever reason."""
-    gone: Deferred[Any] = tor.protocol.when_disconnected()
-    return gone.addBoth(lambda _: None)
+    """Return a Deferred that fires when the control connection is lost, for any reason."""
+    lost: Deferred[Any] = tor.protocol.when_disconnected()
+    return lost.addBoth(lambda _: None)
 
 
 _ends: WeakKeyDictionary[Any, Deferred[Any]] = WeakKeyDictionary()
-"""Of each of txtorcon's control protocols that was asked about: fires at its end. txtorcon keeps each that it makes."""
+"""For each control protocol of txtorcon's a Deferred that fires at its end: txtorcon keeps every one that it makes."""
 
 
 def is_disconnected(tor: Any) -> bool:
     """
-    Return whether a control connection was lost already.
+    Return whether a control connection has been lost.
 
-    Of the commands that follow, txtorcon lets the first fail, and the others wait for ever.
+    Of the commands after that, txtorcon lets the first fail and the others wait for ever.
     """
     if tor.protocol not in _ends:
         _ends[tor.protocol] = disconnected(tor)

@@ -1,5 +1,5 @@
 """
-A connection to tor's control port that comes back when tor does.
+A connection to tor's control port that reconnects.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from .listeners import is_among
 from .tracker import StreamEnd, StreamKey, StreamRecord, StreamTracker, onion_address
 
 ATTACH_WITHIN = 30.0
-"""Seconds for one attempt, since what answers there need not be a tor, or it may be stopped."""
+"""Seconds for one attempt to attach: the peer may not be a tor, or may be stopped."""
 
-BEING_MADE_FOR = 2.0
-"""Seconds from the beginning of an attempt in which streams wait for its outcome."""
+SETTLE_WITHIN = 2.0
+"""Seconds from the beginning of an attempt during which streams wait for its outcome."""
 
 EVENTS_FOLLOW_WITHIN = 0.5
-"""Seconds: nothing orders tor's reply and the events of the same failure."""
+"""Seconds by which the events of a failure may be later than tor's reply."""
 
 ANSWERS_WITHIN = 5.0
-"""Seconds in which a control connection that shows no event has to answer a command."""
+"""Seconds that a control connection without events has to answer a command."""
 
-STANDS_AFTER = 15.0
-"""Seconds after which a connection that is lost is made again without a pause."""
+STABLE_AFTER = 15.0
+"""Seconds that a connection has to last for the next attempt to follow without a delay."""
 
-_pause = backoffPolicy(initialDelay=0.5, maxDelay=15.0, factor=1.7, jitter=lambda: 0.0)
+_delay = backoffPolicy(initialDelay=0.5, maxDelay=15.0, factor=1.7, jitter=lambda: 0.0)
 
 
 _log = Logger(namespace="txsocksx_ext.tor")
@@ -49,15 +49,15 @@ _ONION_ADDRESS = re.compile("[a-z2-7]{56}")
 
 class ControlConnection(Service):
     """
-    Keeps attached to one tor while the service runs, and lets a tracker see its events.
+    A service that stays attached to one tor, and passes tor's events to a tracker.
 
     :param reactor: provides time.
-    :param open_tor: attaches to tor, or launches it: returns a coroutine or
+    :param open_tor: attaches to tor or launches it; returns a coroutine or
         Deferred of a `txtorcon.Tor`.
-    :param name: what logs call this tor.
-    :param close_tor: ends what `open_tor` launched, if anything.
+    :param name: the name of this tor in logs.
+    :param close_tor: ends a tor that `open_tor` has launched.
     :ivar tor: the `txtorcon.Tor`, or ``None`` while there is no connection.
-    :ivar tracker: sees the events.
+    :ivar tracker: gets the events.
     """
 
     def __init__(
@@ -82,31 +82,31 @@ class ControlConnection(Service):
 
     @property
     def _clock(self) -> Any:
-        # Not before it is needed: twistd forks when services have been made.
+        # Not in __init__: twistd forks after it has made its services.
         return clock_of(self._reactor)
 
     @property
     def is_live(self) -> bool:
-        """Whether events of our streams are being seen."""
+        """Whether the events of our streams arrive."""
         return self.tor is not None and not self._is_foreign
 
     async def settled(self) -> None:
-        """Wait for a connection that is being made, until `BEING_MADE_FOR` after that began."""
+        """Wait for the outcome of an attempt to attach, until `SETTLE_WITHIN` after it began."""
         if self._began is None:
             return
-        left = self._began + BEING_MADE_FOR - self._clock.seconds()
+        left = self._began + SETTLE_WITHIN - self._clock.seconds()
         if left <= 0:
             return
         try:
             await self._waiting.wait().addTimeout(left, self._clock)
         except DeferredTimeout:
-            _log.debug("{tor}: going on without its control port, which takes long", tor=self._tor_name)
+            _log.debug("{tor}: going on without its control port, which is slow", tor=self._tor_name)
 
     def expect(self, key: StreamKey, host: str) -> StreamRecord:
-        """Begin to watch a stream, before tor hears of it."""
+        """Watch a stream. Call this before the request is sent to tor."""
         address = onion_address(host)
         if address is not None and not self.tracker.knows(address) and _ONION_ADDRESS.fullmatch(address):
-            # Of a descriptor that tor had before we came there is no event.
+            # There is no event for a descriptor that tor had before we attached.
             asking: Deferred[Any] = self.tor.protocol.queue_command(f"GETINFO hs/client/desc/id/{address}")
             asking.addCallbacks(lambda answer: self._saw_cache(address, answer), lambda _: None)
         return self.tracker.expect(key)
@@ -115,52 +115,53 @@ class ControlConnection(Service):
         """
         Wait for the event that explains tor's reply.
 
-        :param socks_port: the address to which the stream's connection was made.
-        :returns: ``None`` where tor does not show one.
+        :param socks_port: the peer address of the stream's connection.
+        :returns: ``None`` if there is no such event.
         """
-        try:
-            return await record.end_for(said).addTimeout(EVENTS_FOLLOW_WITHIN, self._clock)
-        except DeferredTimeout:
-            # Events come in the order of commands' answers, however slow the network is.
+        for is_checked in (False, True):
+            try:
+                return await record.end_for(said).addTimeout(EVENTS_FOLLOW_WITHIN, self._clock)
+            except DeferredTimeout:
+                if is_checked:
+                    break
+            # Tor sends events and answers in order, so after an answer the events of the reply have arrived.
             await self.check(record, socks_port)
-        if not self.is_live:
-            return None
-        try:
-            return await record.end_for(said).addTimeout(EVENTS_FOLLOW_WITHIN, self._clock)
-        except DeferredTimeout:
-            return None
+            if not self.is_live:
+                break
+        return None
 
     async def check(self, record: StreamRecord, socks_port: IAddress) -> None:
         """
-        Find out why there is no event of a stream that tor has.
+        Find out why there is no event for a stream that tor has.
 
-        The control connection may be slow. If it does not answer it is given
-        up. If it is that of another tor, it is not asked any more.
+        The control connection may be slow; if it does not answer, drop it. If it is
+        another tor's, ignore it from now on.
         """
         if self.tor is None:
             return
-        # Not shared with other streams: the answer to an earlier command may come before the events of this one.
+        # Do not share the command with other streams: the answer to an earlier one may precede this stream's events.
         listeners = await self._ask_for_listeners(self.tor)
-        # A client that left early may leave no event of its own.
+        # The stream of a client that left early may have no event.
         if listeners is None or self.tracker.has_recognized or not self.is_live or is_among(socks_port, listeners):
             return
         self._is_foreign = True
         _log.warn(
-            "{tor} shows no event of our streams, and does not listen where they go: it is another tor's control port,"
-            " or their addresses are translated on the way. Going on without it. Its SOCKS ports: {listeners}",
+            "{tor} reports no events for our streams, and listens on none of the ports that they use: this is another"
+            " tor's control port, or addresses are translated on the way. Going on without it. Its SOCKS ports:"
+            " {listeners}",
             tor=self._tor_name,
             listeners=listeners or "none",
         )
 
     def startService(self) -> None:
-        """Attach, and again whenever the connection is lost."""
+        """Attach, and attach again whenever the connection is lost."""
         super().startService()
         self._attaching = Deferred.fromCoroutine(self._keep_attached())
         self._attaching.addErrback(lambda failure: failure.trap(CancelledError))
 
     def stopService(self) -> Deferred[None]:
         """
-        Detach. A tor that was launched here ends.
+        Detach, and end a tor that was launched.
 
         :returns: fires when that is done.
         """
@@ -169,11 +170,13 @@ class ControlConnection(Service):
         self._attaching = None
         if attaching is not None:
             attaching.cancel()
-        return Deferred.fromCoroutine(self._finish(tor))
+        return Deferred.fromCoroutine(self._detach(tor))
 
-    async def _finish(self, tor: Any) -> None:
+    async def _detach(self, tor: Any) -> None:
         if tor is not None:
-            await _detach(tor)
+            lost = disconnected(tor)
+            tor.protocol.transport.loseConnection()
+            await lost
         if self._close_tor is not None:
             await self._close_tor()
 
@@ -181,18 +184,18 @@ class ControlConnection(Service):
         """
         Return whether tor has a client authorization key for an onion address (control-spec, ONION_CLIENT_AUTH_VIEW).
 
-        Where it does not say so, it has none.
+        If tor cannot be asked, return ``False``.
         """
         try:
             asking: Deferred[Any] = self.tor.protocol.queue_command(f"ONION_CLIENT_AUTH_VIEW {address}")
             answer = await asking.addTimeout(ANSWERS_WITHIN, self._clock)
-        except Exception as error:  # a tor that goes away, or that is too old to know the command
-            _log.debug("{tor} does not show its client keys: {error}", tor=self._tor_name, error=_said(error))
+        except Exception as error:  # the connection is lost, or tor is too old to know the command
+            _log.debug("{tor} does not show its client keys: {error}", tor=self._tor_name, error=_shown(error))
             return False
         return "CLIENT " in answer
 
     async def _keep_attached(self) -> None:
-        failures, said = 0, ""
+        failures, reason = 0, ""
         while self.running:
             self._began = self._clock.seconds()
             try:
@@ -200,22 +203,22 @@ class ControlConnection(Service):
             except CancelledError:
                 self._settle()
                 raise
-            except Exception as error:  # txtorcon raises many kinds, of which none is the last word
+            except Exception as error:  # txtorcon raises many kinds, and the next attempt may succeed after any
                 self._settle()
-                # Once for each reason: what comes when tor is up at last may be another one.
-                said_before, said = said, _said(error)
-                if said != said_before:
-                    _log.warn("{tor} cannot be controlled: {error}", tor=self._tor_name, error=said)
-                await deferLater(self._clock, _pause(failures))
+                # Log each reason once, but a new reason too: it may be the one that remains when tor runs.
+                previous, reason = reason, _shown(error)
+                if reason != previous:
+                    _log.warn("{tor} cannot be controlled: {error}", tor=self._tor_name, error=reason)
+                await deferLater(self._clock, _delay(failures))
                 failures += 1
                 continue
-            said, self._last_step, self._is_foreign, self.tor = "", None, False, tor
+            reason, self._last_step, self._is_foreign, self.tor = "", None, False, tor
             began = self._clock.seconds()
             self._settle()
             _log.info(
-                "{tor} is under control, and {state}",
+                "{tor}: control connection established; {state}",
                 tor=self._tor_name,
-                state="has bootstrapped" if self.tracker.bootstrapped else "bootstraps",
+                state="bootstrapped" if self.tracker.bootstrapped else "bootstrapping",
             )
             try:
                 await disconnected(tor)
@@ -223,16 +226,16 @@ class ControlConnection(Service):
                 self._lost()
             if not self.running:
                 return
-            _log.warn("{tor} is gone from its control port", tor=self._tor_name)
-            if self._clock.seconds() - began >= STANDS_AFTER:
+            _log.warn("{tor}: control connection lost", tor=self._tor_name)
+            if self._clock.seconds() - began >= STABLE_AFTER:
                 failures = 0
                 continue
             if failures:
-                await deferLater(self._clock, _pause(failures - 1))
+                await deferLater(self._clock, _delay(failures - 1))
             failures += 1
 
     def _settle(self) -> None:
-        """End the attempt: fire for those who wait."""
+        """End the attempt, and resume the streams that wait for it."""
         self._began = None
         self._waiting.fire(None)
 
@@ -243,7 +246,7 @@ class ControlConnection(Service):
             probe.cancel()
 
     async def _ask_for_listeners(self, tor: Any) -> str | None:
-        """Return what tor says of its SOCKS ports; ``None`` if it says nothing."""
+        """Return tor's answer about its SOCKS ports; ``None`` if there is none."""
         probe: Deferred[Any] = tor.protocol.get_info("net/listeners/socks")
         self._probes.add(probe)
         try:
@@ -259,9 +262,9 @@ class ControlConnection(Service):
         return str(answer["net/listeners/socks"])
 
     def _stalled(self, tor: Any) -> None:
-        """The control connection stands, and nothing comes."""
+        """Drop a control connection that does not answer."""
         _log.warn(
-            "{tor} has not answered for {seconds:g} seconds: connecting to its control port again",
+            "{tor} has not answered for {seconds:g} seconds: reconnecting to its control port",
             tor=self._tor_name,
             seconds=ANSWERS_WITHIN,
         )
@@ -275,8 +278,7 @@ class ControlConnection(Service):
         tor = await self._open_tor()
         try:
             await self._listen_to(tor)
-        except BaseException:
-            # Cancelled too: nobody else knows of this connection.
+        except BaseException:  # of any kind, a cancellation too: nothing else closes this connection
             tor.protocol.transport.abortConnection()
             raise
         return tor
@@ -305,23 +307,20 @@ class ControlConnection(Service):
             return
         self.tracker.bootstrapped = progress == 100
         summary = bootstrap_summary(line)
-        # Tor tells a step once more for each relay that it does not reach.
+        # Tor repeats a step for each relay that it cannot reach.
         if (progress, summary) != self._last_step:
             self._last_step = (progress, summary)
             _log.info(
-                "{tor} bootstraps: {progress} % {summary}", tor=self._tor_name, progress=progress, summary=summary
+                "{tor}: bootstrapping ({progress} %): {summary}",
+                tor=self._tor_name,
+                progress=progress,
+                summary=summary,
             )
 
 
-async def _detach(tor: Any) -> None:
-    gone = disconnected(tor)
-    tor.protocol.transport.loseConnection()
-    await gone
-
-
-def _said(error: Exception) -> str:
-    if isinstance(error, DeferredTimeout):  # Twisted's own words are its arguments
+def _shown(error: Exception) -> str:
+    """Return an exception on one line."""
+    if isinstance(error, DeferredTimeout):  # its message is that of Deferred.addTimeout()
         return f"TimeoutError: no answer within {ATTACH_WITHIN:g} seconds"
-    # On one line, whatever the other end said.
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

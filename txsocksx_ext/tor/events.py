@@ -1,5 +1,5 @@
 """
-Lines of tor's control port, as far as they say why a stream failed (control-spec, section 4.1).
+The events of tor's control port that explain why a stream failed (control-spec, section 4.1).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ _WORD = re.compile(r'(?:[^\s"]|"(?:[^"\\]|\\.)*")+')
 @dataclass(frozen=True, slots=True, repr=False)
 class StreamEvent:
     """
-    One STREAM event.
+    A STREAM event.
 
     :ivar stream: the stream's number, as text.
     :ivar status: NEW, SENTCONNECT, SUCCEEDED, FAILED, CLOSED and so on.
-    :ivar circuit: the circuit's number, ``0`` where it is attached to none.
+    :ivar circuit: the circuit's number, ``0`` while the stream is not attached.
     :ivar host: the target's name or address.
-    :ivar port: the target's.
-    :ivar tail: the rest, as tor wrote it.
+    :ivar port: the target's port.
+    :ivar tail: the unparsed keywords.
     """
 
     stream: str
@@ -32,19 +32,19 @@ class StreamEvent:
 
     @property
     def keywords(self) -> dict[str, str]:
-        """REASON, REMOTE_REASON, SOURCE_ADDR and so on. Read on demand: of most streams nobody asks for them."""
+        """REASON, REMOTE_REASON, SOURCE_ADDR and so on. Parsed on demand, because most streams' are never used."""
         return _keywords(_WORD.findall(self.tail))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class DescriptorEvent:
     """
-    One HS_DESC event.
+    An HS_DESC event.
 
     :ivar action: REQUESTED, RECEIVED, FAILED and so on.
     :ivar address: the onion address without ``.onion``.
-    :ivar directory: the relay that is asked, as fingerprint and nickname.
-    :ivar reason: of a failure: NOT_FOUND, BAD_DESC and so on, or empty.
+    :ivar directory: the fingerprint and nickname of the directory.
+    :ivar reason: the reason of a failure, such as NOT_FOUND or BAD_DESC; else empty.
     """
 
     action: str
@@ -54,7 +54,7 @@ class DescriptorEvent:
 
 
 def parse_stream_event(line: str) -> StreamEvent | None:
-    """Read what follows ``650 STREAM``; ``None`` where it is not to be understood."""
+    """Parse the line after ``650 STREAM``; return ``None`` if it is malformed."""
     words = line.split(None, 4)
     if len(words) < 4:
         return None
@@ -64,7 +64,7 @@ def parse_stream_event(line: str) -> StreamEvent | None:
 
 
 def parse_descriptor_event(line: str) -> DescriptorEvent | None:
-    """Read what follows ``650 HS_DESC``; ``None`` where it is not to be understood."""
+    """Parse the line after ``650 HS_DESC``; return ``None`` if it is malformed."""
     words = _WORD.findall(line)
     if len(words) < 4:
         return None
@@ -78,7 +78,7 @@ def bootstrap_progress(line: str) -> int | None:
 
 
 def bootstrap_summary(line: str) -> str:
-    """Return in words what such an event says of the step, and of what stands in its way."""
+    """Return the description of the bootstrap step in such an event, and its warning."""
     keywords = _keywords(_WORD.findall(line))
     return ": ".join(keywords[name] for name in ("SUMMARY", "WARNING") if keywords.get(name))
 

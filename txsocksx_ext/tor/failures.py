@@ -1,8 +1,8 @@
 """
 Why a stream to an onion service failed, from tor's reply and its control events.
 
-Tor's reply says 04 both of a service that does not exist and of one that cannot
-be reached, and a port with ExtendedErrors keeps the F0 of the first directory
+Tor replies 0x04 both for a service that does not exist and for one that cannot
+be reached, and a port with ExtendedErrors keeps the 0xF0 of the first directory
 whatever follows. The events tell the cases apart: which directories were asked
 for the descriptor, what they answered, and how the stream ended.
 """
@@ -27,17 +27,16 @@ def classify_failure(end: StreamEnd, said: ReplyError) -> ReplyError:
     """
     Return the exception for an onion service that was not reached.
 
-    That it does not exist is said only where every directory that was asked
-    answered so, and that it cannot be reached only where it was found. That tor
-    has a client key for it, so that the key is not missing but wrong, the
-    events do not say.
+    It says that the service does not exist only if every directory that was asked
+    said so, and that it cannot be reached only if it was found. Events do not tell
+    a wrong client key from a missing one.
 
-    :param said: what tor's reply was read as.
-    :returns: `said` where the events say no more. Another keeps the plain code
-        that tor gave, for clients that understand no other.
+    :param said: the exception for tor's reply.
+    :returns: `said` if the events say no more. Any other exception keeps tor's
+        plain code, for clients that understand no extended ones.
     """
     if end.is_remote:
-        # A port with ExtendedErrors says what the first directory said, and not what the service did.
+        # A port with ExtendedErrors reports the first directory's answer, and not the service's.
         if said.reply_code.dialect is Dialect.TOR:
             said = reply_error(end.plain_code, Dialect.TOR)
         said.relay_reason = end.reason
@@ -60,7 +59,7 @@ def classify_failure(end: StreamEnd, said: ReplyError) -> ReplyError:
 
 
 def _of_unresolved(fetch: Fetch) -> ReplyError | None:
-    """Return the exception for a name that was not resolved; ``None`` if nothing is known."""
+    """Return the exception for a name that was not resolved; ``None`` if there is no evidence."""
     if fetch.received:
         return OnionIntroductionFailed()
     if fetch.is_not_found:
@@ -69,8 +68,8 @@ def _of_unresolved(fetch: Fetch) -> ReplyError | None:
 
 
 def of_timeout(fetch: Fetch | None) -> ReplyError | None:
-    """Return the exception for a service that did not answer in time; ``None`` if it may not exist."""
+    """Return the exception for a service that has not answered in time; ``None`` if it may not exist."""
     if fetch is None or not fetch.is_found:
         return None
-    # Directories that were asked, and did not give the descriptor: it was known before, and no longer is.
+    # Directories were asked and lack the descriptor: it was known before, and is not any more.
     return OnionServiceNotReachable() if fetch.answers and not fetch.received else OnionRendezvousFailed()

@@ -1,5 +1,5 @@
 """
-The folder of a tor that we launch: locked while a server uses it.
+The data folder of a launched tor, locked while a server uses it.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from pathlib import Path
 from ..state_folders import private_folder
 
 PREFIX = "socks5ext-tor-"
-"""Begins the names of folders that do not outlive their server."""
+"""The prefix of the names of temporary folders."""
 
 _LOCK = "socks5ext.lock"
 _LOCK_OF_TOR = "lock"
 
 
 class FolderInUse(Exception):
-    """Another server runs its tor in this folder."""
+    """Another server uses this folder."""
 
 
 class StateFolder:
     """
-    A folder with tor's data, and a lock that the system releases when this process ends.
+    A folder for tor's data, with a lock that the system releases when this process ends.
 
-    :param path: where; ``None`` for a temporary one, which `close` removes.
-    :raises FolderInUse: another process has it.
-    :raises OSError: it cannot be made or used, or other users can write to it or replace it.
+    :param path: the path; ``None`` for a temporary folder, which `close` removes.
+    :raises FolderInUse: another process uses it.
+    :raises OSError: it cannot be created or used, or other users can write to it or replace it.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -41,7 +41,8 @@ class StateFolder:
         else:
             self.path = private_folder(Path(path))
         lock = self.path / _LOCK
-        # A temporary one gets its lock's name when it is locked, so that nobody takes it for stale before.
+        # In a temporary folder the lock file gets its name only once it is locked: until then, another server must
+        # not take the folder for stale.
         made = self.path / f"{_LOCK}.new" if self._is_temporary else lock
         self._lock = os.open(made, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -64,7 +65,7 @@ class StateFolder:
         os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
 
     def close(self) -> None:
-        """Let others use the folder; a temporary one is removed."""
+        """Unlock the folder; remove a temporary one."""
         if self._is_temporary:
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
@@ -74,13 +75,13 @@ def remove_stale_folders() -> None:
     """
     Remove the temporary folders of servers that were killed.
 
-    Only ours: of this user, with our lock file in it; and only where neither the server nor its tor holds a lock.
+    Only folders of this user with our lock file are removed, and only if neither the server nor its tor holds a lock.
     """
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
             if _is_stale(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # not ours, or removed by another server
+        except OSError:  # another user's, or removed by another server
             continue
 
 
@@ -94,7 +95,7 @@ def _is_stale(folder: Path) -> bool:
 
 
 def _is_unlocked(file: Path) -> bool:
-    """Return whether a file exists and nobody holds a lock on it."""
+    """Return whether no process holds a lock on a file."""
     descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

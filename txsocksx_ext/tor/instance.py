@@ -1,5 +1,5 @@
 """
-One tor, as a way to ask for streams.
+One tor: its SOCKS port, its control connection, and the streams that go through it.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from .failures import classify_failure, of_timeout
 from .tracker import StreamEnd, StreamRecord, key_of_source, key_of_target, onion_address
 
 PASSED_OVER_FOR = 5.0
-"""Seconds in which a tor that could not be reached is asked only if no other can be."""
+"""Seconds during which a tor that could not be reached is tried after all others."""
 
 
 class TorInstance:
     """
-    One tor's SOCKS port, and its control connection where there is one.
+    One tor's SOCKS port, and its control connection if there is one.
 
     :param reactor: provides time.
-    :param socks: the endpoint of the SOCKS port; ``None`` while it is not known yet.
-    :param control: sees what becomes of the streams; or ``None``.
-    :param name: what tells this tor from others, the same in every process.
+    :param socks: the endpoint of the SOCKS port; ``None`` while it is not known.
+    :param control: the control connection, or ``None``.
+    :param name: identifies this tor in all processes of a server.
     :param allow_cleartext: whether tokens may go to a SOCKS port that is not on
         this machine or behind TLS.
     """
@@ -65,23 +65,23 @@ class TorInstance:
 
     @property
     def is_passed_over(self) -> bool:
-        """Whether this tor could not be reached a moment ago."""
+        """Whether this tor could not be reached in the last `PASSED_OVER_FOR` seconds."""
         return bool(clock_of(self._reactor).seconds() < self._passed_over_until)
 
     async def ask(
         self, request: Request, token: bytes | None, application: IProtocolFactory | None, stream: WatchedStream
     ) -> Any:
         """
-        Ask for a stream, or for a look-up.
+        Ask for a stream or a lookup.
 
-        :param token: keeps the stream on circuits of its own; or ``None``.
-        :param application: builds what gets the stream; ``None`` for a look-up.
-        :param stream: is told what is seen of it.
+        :param token: isolates the stream; ``None`` for no isolation.
+        :param application: builds the protocol of the stream; ``None`` for a lookup.
+        :param stream: collects what is known of the stream.
         :returns: the application's protocol, or the address that was found.
         :raises ProxyUnreachable: this tor could not be reached.
-        :raises ReplyError: tor's answer, as exact as can be said.
+        :raises ReplyError: tor's answer, made as exact as the events allow.
         """
-        # A tor of our own is not known where it listens before it is under control.
+        # The SOCKS port of a launched tor is known only once the control connection is established.
         if self.control is not None and (self.socks is None or _is_onion_stream(request)):
             await self.control.settled()
         if self.socks is None:
@@ -90,7 +90,7 @@ class TorInstance:
             return await self._ask_once(request, token, application, stream)
         except _NotFoundUnproven as doubt:
             first = doubt
-        # Tor keeps the descriptor of a service that it found, and so comes to its real answer now.
+        # Tor caches the descriptor of a service that it has found, so now it gives its final answer.
         try:
             return await self._ask_once(request, token, application, stream)
         except (_NotFoundUnproven, HostUnreachable):
@@ -107,7 +107,7 @@ class TorInstance:
             request, methods, application, allow_cleartext=self._allow_cleartext, reactor=self._reactor
         )
         factory.stream = stream
-        # As tor is asked for it, and tells it in its events.
+        # The factory's request has the name that tor gets, and that its events have.
         stream.begin(self, factory.request, token)
         try:
             return await negotiate(self._reactor, self.socks, factory, timeout=None)
@@ -119,20 +119,11 @@ class TorInstance:
         finally:
             stream.finish()
 
-    def error_of_timeout(self, request: Request, record: StreamRecord | None) -> ReplyError:
-        """
-        Return what a timeout means while this tor has the request.
-
-        Without events it is not known whether tor has asked any directory: it may not have bootstrapped.
-        """
-        error = of_timeout(record.fetch) if record is not None and _is_onion_stream(request) else None
-        return TTLExpired() if error is None else error.with_plain_code(TTL_EXPIRED.number)
-
     def _pass_over(self) -> None:
         self._passed_over_until = clock_of(self._reactor).seconds() + PASSED_OVER_FOR
 
     async def _explained(self, said: ReplyError, request: Request, stream: WatchedStream) -> Exception:
-        """Return the best that can be said of a failure: control events decide, else the reply's own code."""
+        """Return the most exact exception for a failure: by the control events, else by the reply's own code."""
         if not _is_onion_stream(request):
             return said
         end = await stream.end_for(said)
@@ -151,10 +142,10 @@ class TorInstance:
 
 class _NotFoundUnproven(Exception):
     """
-    Tor said F0, which is what the first directory said: another may have known the service.
+    Tor replied 0xF0, the answer of the first directory; another one may have known the service.
 
     :ivar said: tor's reply.
-    :ivar was_connected: whether the service was reached, as events say.
+    :ivar was_connected: whether the events show that the service was reached.
     """
 
     def __init__(self, said: ReplyError, was_connected: bool) -> None:
@@ -163,18 +154,18 @@ class _NotFoundUnproven(Exception):
 
 
 def _is_onion_stream(request: Request) -> bool:
-    """Return whether more can be known of a failure than a reply says: a look-up of an onion always fails."""
+    """Return whether events can explain a failure. A lookup of an onion address always fails."""
     return request.command == Command.CONNECT and request.destination.is_onion
 
 
 class WatchedStream:
     """
-    One stream on its way through a tor, and what a tracker sees of it.
+    One stream through a tor, and what the tracker knows of it.
 
     :ivar tor: the tor that was asked last, or ``None`` before that.
-    :ivar is_asked: whether that tor has the request, and did not only let us connect.
-    :ivar record: what was seen; ``None`` where nobody watches.
-    :ivar end: how it ended, as events showed it; ``None`` where they did not.
+    :ivar is_asked: whether that tor has been sent the request.
+    :ivar record: the tracker's record; ``None`` if the stream is not tracked.
+    :ivar end: how the stream ended by the events; ``None`` if they do not tell.
     """
 
     def __init__(self) -> None:
@@ -188,12 +179,12 @@ class WatchedStream:
         self._socks_port: IAddress | None = None
 
     def begin(self, tor: TorInstance, request: Request, token: bytes | None) -> None:
-        """A tor is about to be asked."""
+        """Note which tor is asked next."""
         self.tor, self._request, self._token = tor, request, token
         self.is_asked, self.record, self.end, self._control = False, None, None, None
 
     def connected(self, transport: Any) -> None:
-        """The connection to tor stands; its events can follow from now on."""
+        """Begin to track the stream: the connection to tor is established, and its events may follow."""
         assert self.tor is not None
         assert self._request is not None
         control, destination, address = self.tor.control, self._request.destination, transport.getHost()
@@ -214,13 +205,19 @@ class WatchedStream:
         return self.end
 
     def error_of_timeout(self) -> ReplyError | None:
-        """Return what a timeout means; ``None`` if no tor has the request."""
-        if self.tor is None or self._request is None or not self.is_asked:
+        """
+        Return the exception for a timeout; ``None`` if no tor has been sent the request.
+
+        Without events it is unknown whether tor has asked any directory: it may not have bootstrapped.
+        """
+        if self._request is None or not self.is_asked:
             return None
-        return self.tor.error_of_timeout(self._request, self.record)
+        # Only streams to onion services are tracked.
+        error = None if self.record is None else of_timeout(self.record.fetch)
+        return TTLExpired() if error is None else error.with_plain_code(TTL_EXPIRED.number)
 
     def finish(self) -> None:
-        """Nobody waits for this stream's events any more."""
+        """Stop tracking the stream."""
         if self.record is None or self._control is None:
             return
         if self.is_asked and not self.record.is_seen:
@@ -249,7 +246,7 @@ class _TorClientProtocol(SOCKS5ExtClientProtocol):
 
 
 class _TorClientFactory(SOCKS5ExtClientFactory):
-    """A client of tor that is watched; what a reply means is decided by all that was seen."""
+    """A client of tor whose stream is tracked. Replies become exceptions later, with the help of events."""
 
     protocol = _TorClientProtocol
     stream: WatchedStream

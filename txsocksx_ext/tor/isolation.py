@@ -1,5 +1,5 @@
 """
-Which streams may share tor's circuits.
+Isolation: which streams may share tor's circuits.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 class IsolationTokens:
     """
-    Makes the tokens by which tor keeps streams apart.
+    Computes the tokens by which tor isolates streams.
 
-    Streams have the same token if, and only if, their client says the same of
-    itself: its user name (with the password where no portal checks them; without
-    either, its address) and its ``tor.isolation``. The token gives away none of it, is the same wherever
-    `secret` is the same, and another after a restart.
+    Streams have the same token if and only if their clients have the same identity:
+    the user name (with the password if no portal verifies it), or else the address;
+    and the same ``tor.isolation``. A token reveals none of these. It depends on
+    `secret`, and so changes at a restart.
 
     :param secret: by default a new one.
     :ivar secret: shared by all processes of one server.
@@ -36,9 +36,8 @@ class IsolationTokens:
         """
         Return the token of a client's streams.
 
-        :returns: 64 characters, or ``None`` for a client on this machine that
-            says nothing of itself: then tor does what it does for streams
-            without credentials.
+        :returns: 64 characters; ``None`` for an anonymous client on this machine, whose
+            streams tor treats like any without credentials.
         """
         parts: list[tuple[bytes, bytes]] = []
         credentials = session.credentials
@@ -47,7 +46,7 @@ class IsolationTokens:
             if session.avatar is None:
                 parts.append((b"password", credentials.password))
         elif not session.is_local:
-            # Tor itself keeps clients from different addresses apart; behind us they all have ours.
+            # Tor itself isolates clients by address, but all of ours have the address of this server.
             parts.append((b"peer", peer_name(session.peer).encode("utf-8")))
         isolation = session.pairs.get(TOR_ISOLATION)
         if isolation is not None:
@@ -59,4 +58,4 @@ class IsolationTokens:
 
 
 TOKENS = IsolationTokens()
-"""Those of this process's server: a user is the same, whichever tor is asked."""
+"""The tokens of this process's server: a user has the same token at every tor."""

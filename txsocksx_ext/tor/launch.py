@@ -1,5 +1,5 @@
 """
-A tor of our own, as our child, with txtorcon at its control port.
+A tor that runs as our child process, with txtorcon on its control port.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from .folder import StateFolder
 from .instance import TorInstance
 from .listeners import socks_listeners
 
-_LOOK_EVERY = 0.1
+_ATTACH_PERIOD = 0.1
+"""Seconds between two attempts to attach to a tor that starts."""
 
 _log = Logger(namespace="txsocksx_ext.tor")
 
@@ -30,15 +31,15 @@ def launched_tor(
     reactor: Any, program: str | None = None, torrc: str | None = None, state: str | None = None
 ) -> TorInstance:
     """
-    Return a tor that runs as our child while its control connection, a service, runs.
+    Return a tor that runs as our child process while its control connection, a service, runs.
 
-    It is started again, after growing pauses, when it ends. Streams can be asked
-    for as soon as it listens, and wait there until it has bootstrapped.
+    Tor is restarted, after growing delays, when it exits. It accepts streams as soon
+    as it listens, and keeps them waiting until it has bootstrapped.
 
     :param program: the path of tor; by default the one that txtorcon finds.
-    :param torrc: a file of further options, which those of ours override.
-    :param state: a folder that outlives the process, so that tor starts faster;
-        by default one that does not.
+    :param torrc: a file of further options; ours override them.
+    :param state: a folder that is kept, so that tor bootstraps faster; by default a
+        temporary one.
     """
     instance = TorInstance(reactor, None, name="launch")
     own = _OwnTor(reactor, instance, program, torrc, state)
@@ -48,11 +49,10 @@ def launched_tor(
 
 class _OwnTor:
     """
-    What starts the process, and ends it.
+    Starts and ends the process.
 
-    Not `txtorcon.launch`: that waits for ever where it comes to the control
-    port before tor does, or after the last step of the bootstrap; and where it
-    is cancelled, tor runs on.
+    Not `txtorcon.launch`: that waits for ever if it connects before tor listens, or
+    after the last step of the bootstrap; and if it is cancelled, tor keeps running.
     """
 
     def __init__(
@@ -61,22 +61,22 @@ class _OwnTor:
         self._reactor = reactor
         self._instance = instance
         self._program = program
-        # A daemon changes its folder before it starts anything.
+        # A daemon changes its working directory before it starts tor.
         self._torrc = None if torrc is None else os.path.abspath(torrc)
         self._state = None if state is None else os.path.abspath(state)
         self._folder: StateFolder | None = None
         self._process: _TorProcess | None = None
 
     async def open(self) -> Any:
-        """Start tor, and attach to it: a `txtorcon.Tor`."""
+        """Start tor and attach to it; return the `txtorcon.Tor`."""
         await self._end_process()
         if self._state is None:
             self._close_folder()
-        # That of a server's own is kept from others until it ends, and not only while tor runs.
+        # A folder that is kept stays locked while the server runs, also between two runs of tor.
         self._folder = self._folder or StateFolder(self._state)
         folder = self._folder.path
         port_file = folder / "control-port"
-        # That of an earlier life would lead astray.
+        # The file of an earlier run names another port.
         port_file.unlink(missing_ok=True)
         self._process = process = self._start(folder, port_file)
         while True:
@@ -86,8 +86,8 @@ class _OwnTor:
                 tor = await attach(self._reactor, _control_endpoint(self._reactor, port_file))
             except CancelledError:
                 raise
-            except Exception:  # not there yet, or not with its new cookie
-                await deferLater(self._reactor, _LOOK_EVERY)
+            except Exception:  # tor does not listen yet, or has not written its new cookie
+                await deferLater(self._reactor, _ATTACH_PERIOD)
             else:
                 break
         await tor.protocol.queue_command("TAKEOWNERSHIP")
@@ -95,7 +95,7 @@ class _OwnTor:
         return tor
 
     async def close(self) -> None:
-        """End tor, if it runs, and let others use its folder."""
+        """End tor if it runs, and unlock its folder."""
         await self._end_process()
         self._close_folder()
 
@@ -120,14 +120,14 @@ class _OwnTor:
             "CookieAuthentication": 1,
             "RunAsDaemon": 0,
             "Log": "notice stdout",
-            # Its warnings come into our log, which holds no targets whatever the torrc says.
+            # Tor's warnings go to our log, which must not hold targets whatever the torrc says.
             "SafeLogging": 1,
-            # Besides TAKEOWNERSHIP: we may be killed before that.
+            # Besides TAKEOWNERSHIP, because this process may be killed before that.
             "__OwningControllerProcess": os.getpid(),
         }
         arguments = ["--defaults-torrc", os.devnull, "-f", self._torrc or os.devnull]
         if self._torrc is None:
-            # Tor takes no device for a file, and would end.
+            # Tor does not accept a device as its torrc, and would exit.
             arguments.append("--ignore-missing-torrc")
         for name, value in options.items():
             arguments += [name, str(value)]
@@ -140,7 +140,7 @@ def find_tor(program: str | None) -> str:
     """
     Return the path of tor.
 
-    :param program: its path, or its name on PATH; by default where txtorcon finds it.
+    :param program: a path, or a name on PATH; by default the tor that txtorcon finds.
     :raises FileNotFoundError: there is no such program.
     """
     import txtorcon
@@ -154,9 +154,9 @@ def find_tor(program: str | None) -> str:
 
 def _control_endpoint(reactor: Any, port_file: Path) -> TCP4ClientEndpoint:
     """
-    Return the endpoint that tor wrote to its ControlPortWriteToFile, as ``PORT=127.0.0.1:9051``.
+    Return the endpoint that tor has written to its ControlPortWriteToFile, as ``PORT=127.0.0.1:9051``.
 
-    :raises OSError: it has written none yet.
+    :raises OSError: tor has not written the file yet.
     """
     host, _, port = port_file.read_text().strip().removeprefix("PORT=").rpartition(":")
     return TCP4ClientEndpoint(reactor, host, int(port))

@@ -1,5 +1,5 @@
 """
-The SOCKS ports on which a tor listens (control-spec, GETINFO net/listeners/socks).
+The SOCKS ports of a tor (control-spec, GETINFO net/listeners/socks).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IAddress
 from ..errors import ProxyUnreachable
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Addresses that stand for all of this machine, and where one that listens so is reached here."""
+"""The wildcard addresses, and where a port bound to one is reached on this machine."""
 
 
 async def socks_listeners(tor: Any) -> list[str]:
@@ -22,7 +22,7 @@ async def socks_listeners(tor: Any) -> list[str]:
     Return a client endpoint string for each SOCKS port of a tor, in tor's order.
 
     :param tor: a `txtorcon.Tor`.
-    :raises ProxyUnreachable: it listens on none.
+    :raises ProxyUnreachable: tor has no SOCKS port.
     """
     answer = await tor.protocol.get_info("net/listeners/socks")
     listeners = _listeners(str(answer["net/listeners/socks"]))
@@ -33,9 +33,10 @@ async def socks_listeners(tor: Any) -> list[str]:
 
 def is_among(address: IAddress, text: str) -> bool:
     """
-    Return whether an address to which we are connected is one of a tor's SOCKS ports.
+    Return whether an address is one of a tor's SOCKS ports.
 
-    :param text: the answer of ``net/listeners/socks``.
+    :param address: the peer of a connection of ours.
+    :param text: tor's answer to ``net/listeners/socks``.
     """
     for listener in _listeners(text):
         if isinstance(address, UNIXAddress):
@@ -43,18 +44,18 @@ def is_among(address: IAddress, text: str) -> bool:
             if listener.startswith("unix:") and os.path.realpath(listener[5:]) == os.path.realpath(path):
                 return True
         elif isinstance(address, (IPv4Address, IPv6Address)) and not listener.startswith("unix:"):
-            host, port = _host_and_port(listener)
+            host, port = _split(listener)
             if port == str(address.port) and (host == address.host or host in _EVERYWHERE):
                 return True
     return False
 
 
 def _listeners(text: str) -> list[str]:
-    # Each stands in quotation marks, of which txtorcon takes the outermost away.
+    # Each is quoted; txtorcon removes the first and the last quotation mark.
     return [each for each in text.strip('"').split('" "') if each]
 
 
-def _host_and_port(listener: str) -> tuple[str, str]:
+def _split(listener: str) -> tuple[str, str]:
     host, _, port = listener.rpartition(":")
     return host.strip("[]"), port
 
@@ -62,5 +63,5 @@ def _host_and_port(listener: str) -> tuple[str, str]:
 def _endpoint(listener: str) -> str:
     if listener.startswith("unix:"):
         return f"unix:{quoteStringArgument(listener.removeprefix('unix:'))}"
-    host, port = _host_and_port(listener)
+    host, port = _split(listener)
     return f"tcp:{quoteStringArgument(_EVERYWHERE.get(host, host))}:{port}"

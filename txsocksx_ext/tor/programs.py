@@ -1,19 +1,19 @@
 """
-For programs that have a `txtorcon.Tor`: what it does over SOCKS, done by this package.
+Functions for programs that have a `txtorcon.Tor`.
 
-The functions have the names and arguments of the methods of `txtorcon.Tor`, and
-a few more. Each endpoint, agent and look-up has circuits of its own unless it is
-told otherwise. Why an onion service failed is read from tor's events, which come
-by the program's own control connection, so that any SOCKS port will do.
+They replace the methods of `txtorcon.Tor` that use SOCKS, with the same names and
+arguments and a few more. Each endpoint, agent and lookup is isolated by default.
+Failures of onion services are explained by tor's events on the program's own
+control connection, so any SOCKS port will do.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import enum
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Union
 
 from twisted.internet.defer import Deferred
@@ -35,16 +35,19 @@ from .streams import AgentEndpoints, StreamEndpoint, StreamsOfTor, socks_port
 
 
 class _SharedCircuits(enum.Enum):
-    """No text: any text could be somebody's token."""
+    """An enumeration, because any text could be a token."""
 
     SHARED = "shared"
 
 
 SHARED = _SharedCircuits.SHARED
-"""The isolation of streams that are content with the circuits of all others without a token."""
+"""No isolation: the streams may share circuits with all others that have no token."""
+
+SOCKSPort = Union[IStreamClientEndpoint, Deferred[IStreamClientEndpoint], None]
+"""One of a tor's SOCKS ports, or a Deferred of it; ``None`` for the first that can be reached."""
 
 Isolation = Union[bytes, str, None, _SharedCircuits]
-"""A token: streams with the same may share circuits. ``None`` makes one that nobody else has."""
+"""A token: streams with the same token may share circuits. ``None`` makes a unique one."""
 
 
 def stream_via(
@@ -52,14 +55,14 @@ def stream_via(
     host: str | bytes,
     port: int,
     tls: bool | IOpenSSLClientConnectionCreator = False,
-    socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None,
+    socks_endpoint: SOCKSPort = None,
     *,
     isolation: Isolation = None,
     timeout: float | None = DEFAULT_TIMEOUT,
     allow_cleartext: bool = False,
 ) -> IStreamClientEndpoint:
     """
-    Return an endpoint for a target behind Tor, as ``txtorcon.Tor.stream_via`` makes one.
+    Return an endpoint for a target behind Tor, like ``txtorcon.Tor.stream_via``.
 
     :param tor: a `txtorcon.Tor`.
     :param host: a name, which is never resolved here, or a public address.
@@ -88,7 +91,7 @@ def stream_via(
 def web_agent(
     tor: Any,
     pool: HTTPConnectionPool | None = None,
-    socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None,
+    socks_endpoint: SOCKSPort = None,
     tls_context_factory: IPolicyForHTTPS | None = None,
     *,
     isolation: Isolation = None,
@@ -96,12 +99,12 @@ def web_agent(
     allow_cleartext: bool = False,
 ) -> Agent:
     """
-    Return an agent whose every request goes through Tor, as ``txtorcon.Tor.web_agent`` makes one.
+    Return an agent whose requests go through Tor, like ``txtorcon.Tor.web_agent``.
 
     :param tor: a `txtorcon.Tor`.
-    :param pool: keeps connections; by default none is kept.
+    :param pool: the pool of persistent connections; by default there are none.
     :param socks_endpoint: see `stream_via`.
-    :param tls_context_factory: decides how to speak TLS; by default as browsers do.
+    :param tls_context_factory: makes the TLS options; by default those of browsers.
     :param isolation: the agent's token; by default one of its own.
     :param timeout: seconds until a target is connected; ``None`` for no deadline.
     :param allow_cleartext: whether the token may go to a SOCKS port that is not
@@ -122,18 +125,18 @@ def resolve(
     tor: Any,
     hostname: str | bytes,
     *,
-    socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None,
+    socks_endpoint: SOCKSPort = None,
     isolation: Isolation = None,
     timeout: float | None = DEFAULT_TIMEOUT,
     allow_cleartext: bool = False,
 ) -> Deferred[str]:
     """
-    Have Tor resolve a name, as ``txtorcon.Tor.dns_resolve`` does.
+    Resolve a name through Tor, like ``txtorcon.Tor.dns_resolve``.
 
     :param hostname: a name, which is never resolved here.
     :param socks_endpoint: see `stream_via`.
-    :param isolation: the look-up's token; by default one of its own.
-    :param timeout: seconds until the answer is there; ``None`` for no deadline.
+    :param isolation: the lookup's token; by default one of its own.
+    :param timeout: seconds until the answer; ``None`` for no deadline.
     :param allow_cleartext: whether the token may go to a SOCKS port that is not
         on this machine or behind TLS, such as that of a tor in another container.
     :returns: fires with an address, or fails as the endpoints of `stream_via` do.
@@ -147,20 +150,20 @@ def resolve_ptr(
     tor: Any,
     ip: str | bytes,
     *,
-    socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None,
+    socks_endpoint: SOCKSPort = None,
     isolation: Isolation = None,
     timeout: float | None = DEFAULT_TIMEOUT,
     allow_cleartext: bool = False,
 ) -> Deferred[str]:
     """
-    Have Tor find an address's name, as ``txtorcon.Tor.dns_resolve_ptr`` does.
+    Find the name of an address through Tor, like ``txtorcon.Tor.dns_resolve_ptr``.
 
     :param ip: an IPv4 or IPv6 address.
 
     The other parameters are those of `resolve`.
 
     :returns: fires with a name, or fails as the endpoints of `stream_via` do.
-    :raises ValueError: `ip` is no address; or the isolation or the timeout is faulty.
+    :raises ValueError: `ip` is not an address, or the isolation or the timeout is invalid.
     """
     port, methods = _checked_port(tor, socks_endpoint), _methods(isolation)
     return endpoints.resolve_ptr(ip, port, methods, timeout=timeout, dialect="tor", allow_cleartext=allow_cleartext)
@@ -170,10 +173,10 @@ def teach_txtorcon() -> Callable[[], None]:
     """
     Have txtorcon's own SOCKS client raise the exceptions of this package.
 
-    It changes a private function of txtorcon for the whole process, and only
-    because you call this. What else is wrong with that client stays.
+    This replaces a private function of txtorcon for the whole process. Nothing else
+    about that client changes.
 
-    :returns: undoes it, unless someone else has taught it too.
+    :returns: a function that undoes this call; the last one to be undone restores txtorcon's function.
     """
     from txtorcon import socks  # not above: importing it installs a reactor
 
@@ -201,17 +204,17 @@ async def add_client_authorization(
     tor: Any, address: str, private_key: bytes | str, *, name: str | None = None, permanent: bool = False
 ) -> None:
     """
-    Give tor the key that an onion service asks for (ONION_CLIENT_AUTH_ADD).
+    Give tor the client authorization key for an onion service (ONION_CLIENT_AUTH_ADD).
 
-    This is what a program does about `~txsocksx_ext.errors.OnionClientAuthRequired`.
+    Call this after `~txsocksx_ext.errors.OnionClientAuthRequired`.
 
-    :param address: the service's, with or without ``.onion``.
+    :param address: the service's address, with or without ``.onion``.
     :param private_key: an x25519 private key: 32 bytes, or those in base64 or base32.
-    :param name: what tor calls the key.
-    :param permanent: whether tor keeps it in its ClientOnionAuthDir.
+    :param name: tor's name for the key.
+    :param permanent: whether tor keeps the key in its ClientOnionAuthDir.
     :raises ValueError: the key or the address is malformed.
-    :raises TorProtocolError: (txtorcon's) tor does not take it.
-    :raises TorDisconnectError: (txtorcon's) its control connection was lost.
+    :raises TorProtocolError: (txtorcon's) tor rejects the key.
+    :raises TorDisconnectError: (txtorcon's) the control connection is lost.
     """
     words = [f"ONION_CLIENT_AUTH_ADD {_service_id(address)} x25519:{_key_as_base64(private_key)}"]
     if name is not None:
@@ -225,10 +228,10 @@ async def add_client_authorization(
 
 async def remove_client_authorization(tor: Any, address: str) -> None:
     """
-    Take the key for an onion service from tor (ONION_CLIENT_AUTH_REMOVE).
+    Remove tor's client authorization key for an onion service (ONION_CLIENT_AUTH_REMOVE).
 
     :raises ValueError: `address` is not an onion address.
-    :raises TorDisconnectError: (txtorcon's) tor's control connection was lost.
+    :raises TorDisconnectError: (txtorcon's) the control connection is lost.
     """
     await _command(tor, f"ONION_CLIENT_AUTH_REMOVE {_service_id(address)}")
 
@@ -247,20 +250,18 @@ def _methods(isolation: Isolation) -> Mapping[str, Any]:
 
 def _streams(
     tor: Any,
-    socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None,
+    socks_endpoint: SOCKSPort,
     isolation: Isolation,
     timeout: float | None,
     allow_cleartext: bool,
 ) -> StreamsOfTor:
     check_type("allow_cleartext", allow_cleartext, bool)
-    # The token is made once, so that an endpoint or agent keeps the one that it has.
+    # Make the token once, so that an endpoint or agent keeps it.
     token = ClientMethods.of(_methods(isolation)).isolation
     return StreamsOfTor(tor, _checked_port(tor, socks_endpoint), token, checked_timeout(timeout), allow_cleartext)
 
 
-def _checked_port(
-    tor: Any, socks_endpoint: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None
-) -> IStreamClientEndpoint:
+def _checked_port(tor: Any, socks_endpoint: SOCKSPort) -> IStreamClientEndpoint:
     if not hasattr(tor, "protocol"):
         raise TypeError(f"tor must be a txtorcon.Tor, not {kind_of(tor)}")
     if socks_endpoint is not None and not isinstance(socks_endpoint, Deferred):
@@ -276,20 +277,14 @@ def _service_id(address: str) -> str:
 
 
 def _key_as_base64(key: bytes | str) -> str:
-    """Return the key as tor's control port takes it."""
-    raw: bytes | None = key if isinstance(key, bytes) and len(key) == 32 else None
-    text = key if isinstance(key, str) else key.decode("ascii", "replace")
-    decoders: tuple[Callable[[str], bytes], ...] = (
-        lambda text: base64.b64decode(text + "=" * (-len(text) % 4), validate=True),
-        lambda text: base64.b32decode(text + "=" * (-len(text) % 8), casefold=True),
-    )
-    for decode in decoders:
-        if raw is None:
-            try:
-                decoded = decode(text.strip())
-            except (binascii.Error, ValueError):
-                continue
-            raw = decoded if len(decoded) == 32 else None
-    if raw is None:
-        raise ValueError("the private key is not 32 bytes, nor those in base64 or base32")
-    return base64.b64encode(raw).decode("ascii")
+    """Return a private key as tor's control port takes it."""
+    text = key.strip() if isinstance(key, str) else key.decode("ascii", "replace").strip()
+    candidates = [key] if isinstance(key, bytes) else []
+    with suppress(ValueError):
+        candidates.append(base64.b64decode(text + "=" * (-len(text) % 4), validate=True))
+    with suppress(ValueError):
+        candidates.append(base64.b32decode(text + "=" * (-len(text) % 8), casefold=True))
+    for raw in candidates:
+        if len(raw) == 32:
+            return base64.b64encode(raw).decode("ascii")
+    raise ValueError("the private key is not 32 bytes, nor those in base64 or base32")

@@ -1,11 +1,11 @@
 """
-Streams through the tor of a program that has a `txtorcon.Tor`.
+Streams through the tor of a program's `txtorcon.Tor`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -26,7 +26,7 @@ from ..client.endpoints import over_tls
 from ..client.negotiation import PROXY_NOT_REACHED
 from ..client.web import FaultyEndpoint, target_and_tls
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
-from ..net.waiters import Waiters, fired
+from ..net.waiters import SharedResult
 from ..protocol.codes import Command
 from ..protocol.messages import Address, Request
 from .attach import is_disconnected
@@ -36,17 +36,15 @@ from .listeners import socks_listeners
 
 _log = Logger(namespace="txsocksx_ext.tor")
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class StreamsOfTor:
     """
-    How streams are to be asked of a tor.
+    The settings of streams through a tor.
 
     :ivar tor: a `txtorcon.Tor`.
     :ivar socks_port: the endpoint of one of its SOCKS ports.
-    :ivar token: keeps the streams on circuits of their own; or ``None``.
+    :ivar token: isolates the streams; ``None`` for no isolation.
     :ivar timeout: seconds until the target is connected; ``None`` for no deadline.
     :ivar allow_cleartext: whether the token may go to a port that is not on this
         machine or behind TLS.
@@ -59,13 +57,12 @@ class StreamsOfTor:
     allow_cleartext: bool = False
 
     async def connect(self, target: Address, application: IProtocolFactory) -> IProtocol:
-        """Connect to a target; fails as `SOCKS5ClientEndpoint` does."""
+        """Connect to a target. Raises the exceptions of `SOCKS5ClientEndpoint`."""
         from twisted.internet import reactor
 
         request = Request(Command.CONNECT, target)
         instance = TorInstance(reactor, self.socks_port, allow_cleartext=self.allow_cleartext)
         stream = WatchedStream()
-
         if target.is_onion:
             instance.control = events_of(self.tor)
         asking: Deferred[IProtocol] = Deferred.fromCoroutine(instance.ask(request, self.token, application, stream))
@@ -77,7 +74,7 @@ class StreamsOfTor:
             error = stream.error_of_timeout()
             if not isinstance(error, OnionServiceError):
                 raise HandshakeTimeout() from None
-            error.code = None  # none was sent
+            error.code = None  # no reply was received
             raise error from None
 
 
@@ -86,7 +83,7 @@ class StreamEndpoint:
     """
     A target behind a program's tor.
 
-    :param tls: speaks TLS with it; or ``None``.
+    :param tls: speaks TLS with the target; ``None`` for plain TCP.
     """
 
     def __init__(
@@ -112,9 +109,9 @@ class StreamEndpoint:
 @implementer(IAgentEndpointFactory)
 class AgentEndpoints:
     """
-    Makes the endpoint for each URI of an `Agent`.
+    Makes the endpoints of an `Agent`.
 
-    :param policy: decides how to speak TLS with a host.
+    :param policy: makes the TLS options for a host.
     """
 
     def __init__(self, streams: StreamsOfTor, policy: IPolicyForHTTPS) -> None:
@@ -136,7 +133,7 @@ def socks_port(
     """
     Return the endpoint of a SOCKS port.
 
-    :param given: the program's choice; by default the first of those on which `tor` listens that can be reached.
+    :param given: the program's choice; by default the first port of `tor` that can be reached.
     """
     if given is None or isinstance(given, Deferred):
         return _LateEndpoint(tor, given)
@@ -145,11 +142,11 @@ def socks_port(
 
 @implementer(IStreamClientEndpoint)
 class _LateEndpoint:
-    """A SOCKS port that is found out when it is first needed."""
+    """A SOCKS port that is looked up when it is first used."""
 
     def __init__(self, tor: Any, found: Deferred[IStreamClientEndpoint] | None) -> None:
         self._tor = tor
-        self._found = None if found is None else _AwaitedByMany(found)
+        self._found = None if found is None else SharedResult(found)
         self._endpoint: IStreamClientEndpoint | None = None
 
     def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
@@ -162,7 +159,7 @@ class _LateEndpoint:
         if self._found is not None:
             self._endpoint = await self._found.wait()
             return await self._endpoint.connect(protocol_factory)
-        # A socket may be gone, or not for us: the next one need not be.
+        # A unix socket may be missing or forbidden, but the next port may work.
         unreachable: BaseException | None = None
         for endpoint in await self._look():
             try:
@@ -179,47 +176,24 @@ class _LateEndpoint:
         from twisted.internet import reactor
 
         if self._tor.protocol is None or is_disconnected(self._tor):
-            raise ProxyUnreachable("nobody controls this tor, so its SOCKS port is not known: give socks_endpoint")
+            raise ProxyUnreachable("tor has no control connection, so its SOCKS port is unknown: give socks_endpoint")
         try:
             listeners = await socks_listeners(self._tor)
         except (CancelledError, SOCKS5Error):
             raise
-        except Exception as error:  # txtorcon's, of which there are many
+        except Exception as error:  # txtorcon raises many kinds
             raise ProxyUnreachable("tor does not say where its SOCKS port is: give socks_endpoint") from error
         return [clientFromString(reactor, each) for each in listeners]
 
 
-class _AwaitedByMany(Generic[T]):
-    """
-    What many wait for, each by a Deferred of their own.
-
-    :param found: a failure of it is theirs from now on, and nobody else's.
-    """
-
-    def __init__(self, found: Deferred[T]) -> None:
-        self._waiting: Waiters[T] = Waiters()
-        self._outcome: Any = None
-        self._has_come = False
-        found.addBoth(self._came)
-
-    def wait(self) -> Deferred[T]:
-        """Return a Deferred that fires with the result, or fails with its failure."""
-        return fired(self._outcome) if self._has_come else self._waiting.wait()
-
-    def _came(self, outcome: Any) -> Any:
-        self._outcome, self._has_come = outcome, True
-        self._waiting.fire(outcome)
-        return None if isinstance(outcome, Failure) else outcome
-
-
 class _Events(ControlConnection):
-    """What a program's own control connection shows. That is the program's: it is neither made nor ended here."""
+    """The events of a program's own control connection, which the program makes and ends."""
 
     def __init__(self, reactor: Any, tor: Any) -> None:
         super().__init__(reactor, lambda: succeed(tor), "tor")
 
     def begin(self, tor: Any) -> None:
-        """Listen until the connection is lost."""
+        """Listen for events until the connection is lost."""
         self._began = self._clock.seconds()
         listening: Deferred[None] = Deferred.fromCoroutine(self._listen_to(tor))
         listening.addCallbacks(lambda _: self._have_begun(tor), self._cannot_begin)
@@ -230,11 +204,11 @@ class _Events(ControlConnection):
         self._settle()
 
     def _cannot_begin(self, failure: Failure) -> None:
-        _log.warn("tor does not show its events: {error}", error=str(failure.value))
+        _log.warn("tor does not report its events: {error}", error=str(failure.value))
         self._settle()
 
     def _stalled(self, tor: Any) -> None:
-        """Go on without it until it answers: the connection is not ours to end."""
+        """Go on without the connection until tor answers; only the program may end it."""
         _log.warn("tor does not answer at its control port: going on without its events")
         self.tor = None
         answer: Deferred[Any] = tor.protocol.get_info("net/listeners/socks")
@@ -247,11 +221,11 @@ class _Events(ControlConnection):
 
 
 _events: dict[Any, _Events] = {}
-"""Of each tor that was asked for an onion service, while its control connection stands."""
+"""For each tor that was asked for an onion service, while its control connection lasts."""
 
 
 def events_of(tor: Any) -> ControlConnection | None:
-    """Return the events of a tor; ``None`` where nobody controls it: then its replies have to do."""
+    """Return the events of a tor; ``None`` if it has no control connection."""
     if tor.protocol is None or is_disconnected(tor):
         return None
     events = _events.get(tor)

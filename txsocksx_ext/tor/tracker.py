@@ -1,5 +1,5 @@
 """
-What tor's control events show of our streams, and of the services that they go to.
+What tor's control events tell of our streams and of their onion services.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .events import DescriptorEvent, StreamEvent
 _TCP_SOURCE = re.compile(r"(?:[0-9.]+|\[[^]]+\]):[0-9]+")
 
 REMEMBERED_SERVICES = 1024
-"""Of how many onion addresses the last fetch is remembered."""
+"""Onion addresses whose last fetch is remembered."""
 
 REMEMBERED_ENDS = 64
-"""How many ends of streams with one key are kept for those that still wait: tor closes some streams unasked."""
+"""Ends that are kept of streams with one key. Streams still wait for theirs, and tor closes some unasked."""
 
 DIRECTORY_ASKED_AGAIN_AFTER = 900.0
-"""Seconds in which tor does not ask a directory again for the same descriptor (REND_HID_SERV_DIR_REQUERY_PERIOD)."""
+"""Seconds before tor asks a directory again for the same descriptor (REND_HID_SERV_DIR_REQUERY_PERIOD)."""
 
 NOT_FOUND, UNREADABLE, UNANSWERED = "NOT_FOUND", "BAD_DESC", ""
 
@@ -41,16 +41,16 @@ _PLAIN_CODES = {
     "TIMEOUT": 0x06,
     "NET_UNREACHABLE": 0x03,
 }
-"""The reply that tor derives from a stream's reason (stream_end_reason_to_socks5_response); 01 for any other."""
+"""The reply code that tor derives from a stream's reason (stream_end_reason_to_socks5_response); else 0x01."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What one directory said of a descriptor.
+    One directory's answer about a descriptor.
 
-    :ivar reason: that of its failure, or `UNANSWERED`.
-    :ivar time: when, in seconds of the tracker's clock.
+    :ivar reason: the reason of a failure, or `UNANSWERED`.
+    :ivar time: the time, in seconds of the tracker's clock.
     """
 
     reason: str
@@ -60,10 +60,10 @@ class Answer:
 @dataclass
 class Fetch:
     """
-    What became of the fetch of one service's descriptor.
+    The fetch of one service's descriptor.
 
-    :ivar answers: by directory; those that were asked and have the descriptor are not in it.
-    :ivar received: whether one gave the descriptor.
+    :ivar answers: by directory, without directories that have the descriptor.
+    :ivar received: whether a directory gave the descriptor.
     :ivar existed: whether the service was found or connected before.
     :ivar streams: the streams that wait for the descriptor.
     """
@@ -75,7 +75,7 @@ class Fetch:
 
     @property
     def is_not_found(self) -> bool:
-        """Whether directories were asked, and all of them answered that they do not have the descriptor."""
+        """Whether directories were asked and all of them lack the descriptor."""
         reasons = {answer.reason for answer in self.answers.values()}
         return not self.received and reasons == {NOT_FOUND}
 
@@ -86,17 +86,17 @@ class Fetch:
 
     def next(self, now: float) -> Fetch:
         """
-        Begin the next fetch.
+        Return the next fetch.
 
-        Keep what is missing of the last: tor does not ask those directories
-        again soon, so the next answers alone would not be those of all.
+        It keeps the answers of directories that tor will not ask again soon: without
+        them, the next answers would not be those of all directories.
         """
-        missing = {
+        kept = {
             directory: answer
             for directory, answer in self.answers.items()
             if answer.reason != NOT_FOUND and answer.time > now - DIRECTORY_ASKED_AGAIN_AFTER
         }
-        return Fetch(missing, existed=self.received or self.existed)
+        return Fetch(kept, existed=self.received or self.existed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +104,10 @@ class StreamEnd:
     """
     How a stream ended.
 
-    :ivar reason: in tor's words.
-    :ivar is_remote: whether the service itself ended it.
-    :ivar was_connected: whether it had been connected, though tor's reply was F0.
-    :ivar fetch: of its service's descriptor.
+    :ivar reason: tor's word for it.
+    :ivar is_remote: whether the service ended the stream.
+    :ivar was_connected: whether the stream had been connected, although tor replied 0xF0.
+    :ivar fetch: the fetch of the service's descriptor.
     """
 
     reason: str
@@ -117,25 +117,25 @@ class StreamEnd:
 
     @property
     def plain_code(self) -> int:
-        """The code of RFC 1928 that tor has for this reason."""
+        """The reply code of RFC 1928 that tor derives from the reason."""
         return _PLAIN_CODES.get(self.reason, 0x01)
 
 
 StreamKey = tuple[str, str, str]
-"""A source address or a password, and the target, by which our streams are known."""
+"""What identifies our streams: ``source`` and an address or ``password`` and a token, then the target."""
 
 
 @dataclass(eq=False)
 class StreamRecord:
     """
-    What was seen of one stream of ours.
+    What is known of one stream of ours.
 
-    Streams over a unix socket with one key cannot be told apart, so each of
-    their records sees all of them.
+    Streams over a unix socket with one key cannot be told apart, so each of their
+    records gets the events of all.
 
-    :ivar key: how its first event is recognised.
-    :ivar is_seen: whether its first event came.
-    :ivar fetch: of its service's descriptor, once its first event came.
+    :ivar key: identifies the stream in its first event.
+    :ivar is_seen: whether its first event has arrived.
+    :ivar fetch: the fetch of its service's descriptor, from its first event on.
     """
 
     key: StreamKey = field(repr=False)
@@ -146,9 +146,9 @@ class StreamRecord:
 
     def end_for(self, said: ReplyError) -> Deferred[StreamEnd | None]:
         """
-        Fire with the end that explains tor's reply, once tor has closed the stream.
+        Return a Deferred that fires with the end that explains tor's reply, once tor has closed the stream.
 
-        ``None`` where the control connection is lost before.
+        It fires with ``None`` if the control connection is lost first.
         """
         found: Deferred[StreamEnd | None] = Deferred()
         for end in self._ends:
@@ -159,14 +159,14 @@ class StreamRecord:
         return found
 
     def saw_end(self, end: StreamEnd) -> None:
-        """Take the end of a stream with this key."""
+        """Note the end of a stream with this key."""
         if len(self._ends) < REMEMBERED_ENDS:
             self._ends.append(end)
         if self._waiting is not None and self._explains(end, self._waiting[0]):
             self._tell(end)
 
     def lose(self) -> None:
-        """Drop what was seen, and fire ``None``: the control connection is lost."""
+        """Forget everything, because the control connection is lost."""
         self.fetch = None
         self._ends.clear()
         self._tell(None)
@@ -180,7 +180,7 @@ class StreamRecord:
     def _explains(self, end: StreamEnd, said: ReplyError) -> bool:
         if self.key[0] == "source":
             return True
-        # Others with this key may have left, for which tor says DONE, or have had other answers.
+        # Another stream with this key may have been closed by its client (DONE), or have had another reply.
         if end.reason == "DONE" and not end.is_remote:
             return False
         return said.reply_code.dialect is Dialect.TOR or (
@@ -189,15 +189,15 @@ class StreamRecord:
 
 
 def key_of_source(source: str, source_port: int, host: str, port: int) -> StreamKey:
-    """Return the key of a stream over TCP: our own address of the connection to tor, and the target."""
+    """Return the key of a stream over TCP: our end of the connection to tor, and the target."""
     return ("source", host_and_port(source, source_port), _target(host, port))
 
 
 def key_of_target(token: bytes | None, host: str, port: int) -> StreamKey:
     """
-    Return the key of a stream over a unix socket, whose ends have no names.
+    Return the key of a stream over a unix socket, whose ends have no addresses.
 
-    Streams alike in token and target are alike in all that a tracker can tell.
+    Streams with the same token and target cannot be told apart.
     """
     return ("password", (token or b"").decode("latin-1"), _target(host, port))
 
@@ -208,7 +208,7 @@ def _target(host: str, port: int | str) -> str:
 
 @dataclass
 class _Stream:
-    """An open stream to an onion service, of any program that uses this tor."""
+    """An open stream to an onion service, from any client of this tor."""
 
     key: StreamKey
     fetch: Fetch
@@ -220,11 +220,11 @@ class _Stream:
 
 class StreamTracker:
     """
-    Watches the events of one tor.
+    Follows the events of one tor.
 
     :param seconds: the clock.
     :ivar bootstrapped: whether this tor has built circuits.
-    :ivar has_recognized: whether a stream of ours was seen on this connection.
+    :ivar has_recognized: whether this control connection has reported a stream of ours.
     """
 
     def __init__(self, seconds: Callable[[], float] = time.monotonic) -> None:
@@ -237,21 +237,21 @@ class StreamTracker:
 
     def knows(self, address: str) -> bool:
         """
-        Return whether anything was seen of this onion address's descriptor.
+        Return whether there was an event about this onion address's descriptor.
 
-        A stream alone shows nothing: that of another program may have found the descriptor in tor's cache.
+        Another program's stream is no such event: it may have found the descriptor in tor's cache.
         """
         fetch = self._fetches.get(address)
         return fetch is not None and (fetch.is_found or bool(fetch.answers))
 
     def expect(self, key: StreamKey) -> StreamRecord:
-        """Begin to watch a stream, before tor hears of it."""
+        """Return the record of a new stream. Call this before the request is sent to tor."""
         record = StreamRecord(key)
         self._records.setdefault(key, []).append(record)
         return record
 
     def dismiss(self, record: StreamRecord) -> None:
-        """Watch a stream no longer; no-op if it is unknown."""
+        """Drop the record of a stream; no-op if it is unknown."""
         alike = self._records.get(record.key, [])
         if record in alike:
             alike.remove(record)
@@ -259,7 +259,7 @@ class StreamTracker:
                 del self._records[record.key]
 
     def forget(self) -> None:
-        """Forget all that was going on: the control connection is lost."""
+        """Forget everything, because the control connection is lost."""
         self.bootstrapped = self.has_recognized = False
         records, self._records = self._records, {}
         self._streams.clear()
@@ -269,7 +269,7 @@ class StreamTracker:
                 record.lose()
 
     def saw_stream(self, event: StreamEvent) -> None:
-        """Take a STREAM event."""
+        """Process a STREAM event."""
         if event.status in ("NEW", "NEWRESOLVE"):
             self._saw_new(event)
             return
@@ -285,7 +285,7 @@ class StreamTracker:
             self._saw_end(event, stream)
 
     def saw_descriptor(self, event: DescriptorEvent) -> None:
-        """Take an HS_DESC event. It is of a service, and so of every stream that waits for it."""
+        """Process an HS_DESC event, which concerns every stream to its service."""
         fetch = self._fetches.get(event.address)
         if fetch is None:
             return
@@ -298,7 +298,7 @@ class StreamTracker:
             fetch.answers[event.directory] = Answer(event.reason, self._seconds())
 
     def saw_cached_descriptor(self, address: str) -> None:
-        """Tor has the descriptor of this onion address."""
+        """Note that tor has the descriptor of this onion address."""
         fetch = self._fetches.setdefault(address, Fetch())
         fetch.existed = True
         self._drop_oldest()
@@ -310,7 +310,7 @@ class StreamTracker:
         keywords = event.keywords
         password, source = keywords.get("SOCKS_PASSWORD", ""), keywords.get("SOURCE_ADDR", "")
         target = _target(event.host, event.port)
-        # The source of a unix socket is its path, the same for all.
+        # The source of a unix socket is its path, which all its streams share.
         is_tcp = _TCP_SOURCE.fullmatch(source)
         key: StreamKey = ("source", source, target) if is_tcp else ("password", password, target)
         fetch = self._fetch_of(address, event.stream)
@@ -324,8 +324,8 @@ class StreamTracker:
         if fetch is None:
             fetch = self._fetches[address] = Fetch()
         elif not fetch.streams:
-            # A new fetch, unless the descriptor is still known. The last one stays as it is:
-            # a stream that waited for it may have ended, and tor's reply to it not yet be read.
+            # Replace the last fetch, do not change it: it belongs to streams that have ended, but whose reply from
+            # tor may not be read yet.
             fetch = self._fetches[address] = fetch.next(self._seconds())
         self._fetches.move_to_end(address)
         fetch.streams.add(stream)
@@ -334,9 +334,9 @@ class StreamTracker:
 
     def _saw_end(self, event: StreamEvent, stream: _Stream) -> None:
         """
-        Take FAILED, which has the reason, or CLOSED, which is the last word.
+        Process FAILED, which has the reason, or CLOSED, which is final.
 
-        Events of the same step can follow FAILED but come before CLOSED.
+        Other events of the same failure may come between the two.
         """
         keywords = event.keywords
         reason, remote = keywords.get("REASON", ""), keywords.get("REMOTE_REASON", "")
@@ -356,16 +356,16 @@ class StreamTracker:
     def _drop_oldest(self) -> None:
         while len(self._fetches) > REMEMBERED_SERVICES:
             _, fetch = self._fetches.popitem(last=False)
-            # Answers that follow are not seen, so those that came are not those of all.
+            # Its further answers will be missed, so those so far must not count as all.
             fetch.answers.clear()
 
 
 def _is_false_failure(event: StreamEvent) -> bool:
-    """Return whether this is how tor reports a stream that connected although a directory did not know the service."""
+    """Return whether this FAILED is tor's report of a stream that connected after a directory lacked the descriptor."""
     return event.status == "FAILED" and event.circuit != "0" and not event.keywords.get("REASON")
 
 
 def onion_address(host: str) -> str | None:
-    """Return the address of an onion service's name, without sub-domains and ``.onion``; ``None`` for another name."""
+    """Return the onion address of a name, without subdomains and ``.onion``; ``None`` for other names."""
     labels = host.lower().rstrip(".").split(".")
     return labels[-2] if len(labels) > 1 and labels[-1] == "onion" else None
