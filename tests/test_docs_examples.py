@@ -303,11 +303,15 @@ class ProxyThatComesUp(FakeProxy):
 
 async def test_staying_connected(listening):
     port = listening(ProxyThatComesUp(Factory.forProtocol(SaysHello)))
-    said = await run_example("stay_connected.py", "example.com", 80, proxy_at(port))
-    assert [line.partition(":")[0] for line in said] == ["attempt failed", "first line"]
+    said, logged, status = await end_of_example("stay_connected.py", "example.com", 80, proxy_at(port))
+    assert (len(said), said[0].partition(":")[0], status) == (1, "first line", 0)
+    assert logged.count("not connected: ") == 1
     port = listening(FakeProxy(method=Method.EXTENDED, status=2))
-    said = await run_example("stay_connected.py", "example.com", 80, proxy_at(port))
-    assert said == ["gave up: the proxy does not take these arguments: check the keys and values of the pairs"]
+    said, logged, status = await end_of_example("stay_connected.py", "example.com", 80, proxy_at(port))
+    assert (said, status) == ([], 1)
+    why = "the proxy does not take these arguments: check the keys and values of the pairs"
+    assert f"not connected: {why}; retry: never" in logged
+    assert logged.splitlines()[-1] == f"gave up: {why}"
 
 
 class Greet(BaseRequestHandler):

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from txsocksx_ext import RetryingClientService, RetryingEndpoint, SOCKS5ClientEndpoint, errors
+from txsocksx_ext import RetryingEndpoint, SOCKS5ClientEndpoint, errors
 from txsocksx_ext.failures import reply_error
 from txsocksx_ext.protocol.codes import Dialect, Method
 from txsocksx_ext.testing import FakeProxy, Recorder
@@ -135,17 +135,9 @@ def test_no_other_failure_is_tried_again(options, methods, error):
 
 
 @pytest.mark.parametrize("counts", [{"at_once": -1}, {"after_pause": -1}, {"at_once": 1.5}, {"after_pause": None}])
-@pytest.mark.parametrize(
-    "kind",
-    [
-        lambda endpoint, **counts: RetryingEndpoint(endpoint, Clock(), **counts),
-        lambda endpoint, **counts: RetryingClientService(endpoint, Factory.forProtocol(Recorder), **counts),
-    ],
-    ids=["endpoint", "service"],
-)
-def test_a_bound_is_a_number(counts, kind):
+def test_a_bound_is_a_number(counts):
     with pytest.raises(ValueError, match=next(iter(counts))):
-        kind(FakeProxy().endpoint, **counts)
+        RetryingEndpoint(FakeProxy().endpoint, Clock(), **counts)
 
 
 def test_it_is_an_endpoint_and_its_repr_tells_no_target():

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 
 from txsocksx_ext import (
     Limits,
-    RetryingClientService,
+    ReconnectingClientService,
     RetryingEndpoint,
     RouteTable,
     SOCKS5AgentEndpointFactory,
@@ -166,12 +166,13 @@ CLIENT = [
     (lambda: RetryingEndpoint(PROXY, at_once=True), "at_once must be an integer, 0 or more, not True"),
     (lambda: RetryingEndpoint(PROXY, after_pause=-1), "after_pause must be an integer, 0 or more, not -1"),
     (lambda: RetryingEndpoint(PROXY, pauses=3.0), "pauses must be callable, not float"),
-    (lambda: RetryingClientService("tcp:127.0.0.1:80", Factory()), f"endpoint {NO_ENDPOINT}"),
-    (lambda: RetryingClientService(PROXY, Factory), "factory must be a protocol factory, not the class Factory"),
-    (lambda: RetryingClientService(PROXY, Factory(), 3), "retryPolicy must be callable, not int"),
-    (lambda: RetryingClientService(PROXY, Factory(), clock=3), "clock must be a reactor, not int"),
+    (lambda: ReconnectingClientService("tcp:127.0.0.1:80", Factory()), f"endpoint {NO_ENDPOINT}"),
+    (lambda: ReconnectingClientService(PROXY, Factory), "factory must be a protocol factory, not the class Factory"),
+    (lambda: ReconnectingClientService(PROXY, Factory(), 3), "retryPolicy must be callable, not int"),
+    (lambda: ReconnectingClientService(PROXY, Factory(), clock=3), "clock must be a reactor, not int"),
+    (lambda: ReconnectingClientService(PROXY, Factory(), at_once=-1), "at_once must be 0 or more, not -1"),
     (
-        lambda: RetryingClientService(PROXY, Factory(), prepareConnection=3),
+        lambda: ReconnectingClientService(PROXY, Factory(), prepareConnection=3),
         "prepareConnection must be callable, not int",
     ),
 ]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .client.factory import SOCKS5Address, SOCKS5ExtClientFactory
     from .client.protocol import SOCKS5ExtClientProtocol
     from .client.proxied_reactor import proxied_reactor
-    from .client.retrying import RetryingClientService, RetryingEndpoint
+    from .client.retrying import ReconnectingClientService, RetryingEndpoint
     from .client.web import SOCKS5AgentEndpointFactory, web_agent
     from .net.twisted_transports import open_transport
     from .route import IRoute, IRouteKind, Route, route_from_string
@@ -28,7 +28,7 @@ _HOMES = {
     "IRoute": "route",
     "IRouteKind": "route",
     "Limits": "server",
-    "RetryingClientService": "client.retrying",
+    "ReconnectingClientService": "client.retrying",
     "RetryingEndpoint": "client.retrying",
     "Route": "route",
     "RouteTable": "server",
@@ -53,7 +53,7 @@ __all__ = [
     "IRoute",
     "IRouteKind",
     "Limits",
-    "RetryingClientService",
+    "ReconnectingClientService",
     "RetryingEndpoint",
     "Route",
     "RouteTable",

@@ -1,9 +1,5 @@
 """
-Trying again what a pluggable transport failed at, as proposal 229 (section 2.2) asks for.
-
-F0 is tried again at once, F2 after a pause, F1 never. Nothing else is tried
-again here: an onion service that is not there, a refused connection, a proxy
-that is gone. Every row of tries has a bound, for transports can be wrong.
+Retries: of one connection, and of a service that stays connected.
 """
 
 from __future__ import annotations
@@ -15,20 +11,21 @@ from twisted.application.internet import ClientService, backoffPolicy
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..checks import check_callable, check_endpoint, check_protocol_factory, check_reactor
-from ..errors import Retry, TransportError
+from ..checks import check_callable, check_endpoint, check_integer, check_protocol_factory, check_reactor
+from ..errors import Retry, SOCKS5Error, TransportError
+from ..failures import describe
 
 DEFAULT_RETRIES = 3
 """How often an endpoint tries again at once, and how often after a pause."""
 
-DEFAULT_SERVICE_RETRIES = 10
-"""How often a service tries again after a pause: with Twisted's pauses, for about three minutes."""
-
 _LONGER_THAN_STOPPING_TAKES = 60.0
-"""Seconds before a try that stopping prevents."""
+"""Seconds before an attempt that stopping prevents."""
+
+_log = Logger(namespace="txsocksx_ext.client")
 
 
 class _Patience:
@@ -59,7 +56,7 @@ class RetryingEndpoint:
     """
     An endpoint that tries again what a pluggable transport failed at (proposal 229, section 2.2).
 
-    F0 is tried again at once; F2, and an F0 that stays, after pauses; F1 is not
+    0xF0 is tried again at once; 0xF2, and a 0xF0 that stays, after pauses; 0xF1 is not
     tried again, nor is any failure that is no `txsocksx_ext.errors.TransportError`.
 
     :param endpoint: leads through the transport: a `SOCKS5ClientEndpoint`, or
@@ -121,26 +118,21 @@ class RetryingEndpoint:
                 await deferLater(self._reactor, self._pauses(patience.pauses))
 
 
-class RetryingClientService(ClientService):
+class ReconnectingClientService(ClientService):
     """
-    Twisted's `ClientService`, which heeds what a pluggable transport says of trying again.
+    Twisted's `ClientService`, which says why it is not connected, and stops where a retry cannot help.
 
-    After F0 it connects again at once; after F2, an F0 that stays, and all that
-    is no failure of a transport, as every `ClientService` does. After F1, or
-    when a transport failed more often in a row than is allowed, it stops, and
-    `whenConnected` fails with that failure. A connection, or a failure of
-    another kind, begins a new row.
+    Each failed attempt is logged with its reason. An error whose ``retry`` is ``never``, such as a wrong password,
+    stops the service: `whenConnected` fails with that error. One whose ``retry`` is ``now`` is tried again at once.
 
-    :param endpoint: leads through the transport.
+    :param endpoint: the target's: a `SOCKS5ClientEndpoint`, or any other, whose failures are all tried again later.
     :param factory: builds the protocol of each connection.
-    :param retryPolicy: the seconds before the first, second, ... try of a row.
+    :param retryPolicy: the seconds before the first, second, ... retry in a row; by default Twisted's.
     :param clock: provides time; by default the global reactor.
     :param prepareConnection: see `ClientService`.
-    :param at_once: how often at most in a row it tries again at once.
-    :param after_pause: how often at most in a row it tries again after a pause
-        what a transport failed at.
-    :ivar gave_up: the failure after which it stopped by itself; ``None`` if it did not.
-    :raises ValueError: `at_once` or `after_pause` is not an integer of 0 or more.
+    :param at_once: how many attempts in a row at most are made at once.
+    :ivar last_failure: of the latest attempt that failed; ``None`` before any has.
+    :raises ValueError: `at_once` is not an integer of 0 or more.
     :raises TypeError: another argument is of a wrong type.
     """
 
@@ -153,30 +145,29 @@ class RetryingClientService(ClientService):
         prepareConnection: Callable[[IProtocol], object] | None = None,
         *,
         at_once: int = DEFAULT_RETRIES,
-        after_pause: int = DEFAULT_SERVICE_RETRIES,
     ) -> None:
         if clock is None:
             from twisted.internet import reactor as clock
         check_endpoint("endpoint", endpoint)
         check_protocol_factory("factory", factory)
         check_reactor("clock", clock)
+        check_integer("at_once", at_once, 0)
         for name, function in (("retryPolicy", retryPolicy), ("prepareConnection", prepareConnection)):
             if function is not None:
                 check_callable(name, function)
+        self.last_failure: Failure | None = None
         self._clock = clock
         self._stopping: IDelayedCall | None = None
-        self.gave_up: TransportError | None = None
-        self._bounds = (at_once, after_pause)
-        self._patience = _Patience(at_once, after_pause)
-        self._is_at_once = False
+        self._at_once = at_once
+        self._attempts_at_once = 0
+        self._retry = Retry.LATER
         self._pauses = backoffPolicy() if retryPolicy is None else retryPolicy
         super().__init__(_Observed(endpoint, self), factory, self._seconds, clock, prepareConnection)
 
     def startService(self) -> None:
-        """Begin to connect, with all patience."""
+        """See `ClientService`."""
         if not self.running:
-            self.gave_up = None
-            self._patience = _Patience(*self._bounds)
+            self.last_failure, self._retry, self._attempts_at_once = None, Retry.LATER, 0
         super().startService()
 
     def stopService(self) -> Deferred[None]:
@@ -184,7 +175,7 @@ class RetryingClientService(ClientService):
         stopping, self._stopping = self._stopping, None
         if stopping is not None and stopping.active():
             stopping.cancel()
-        if self.gave_up is not None and not self.running:
+        if self._retry is Retry.NEVER and not self.running:
             # A caller that learns of it may call again before `ClientService` has stopped.
             return succeed(None)
         stopped: Deferred[None] = super().stopService()
@@ -194,39 +185,50 @@ class RetryingClientService(ClientService):
         """
         See `ClientService`.
 
-        :returns: also fails with a `txsocksx_ext.errors.TransportError`, when the service gives up.
+        :returns: also fails with the error after which the service stopped by itself.
         """
-        return super().whenConnected(failAfterFailures).addErrback(self._why)
+        return super().whenConnected(failAfterFailures).addErrback(self._reason)
 
     def _heard(self, outcome: Any) -> Any:
-        """Take note of what became of a try, before `ClientService` does."""
-        self._is_at_once = False
-        if not isinstance(outcome, Failure) or not isinstance(outcome.value, TransportError):
-            self._patience = _Patience(*self._bounds)
-            return outcome
-        what = self._patience.after(outcome.value)
-        self._is_at_once = what is Retry.NOW
-        if what is Retry.NEVER and self.running:
-            self.gave_up = outcome.value
-            # Later, since `ClientService` has yet to hear of the failure.
-            self._stopping = self._clock.callLater(0, self.stopService)
+        """Take note of what became of an attempt, before `ClientService` does."""
+        self._retry = Retry.LATER
+        if not isinstance(outcome, Failure):
+            self._attempts_at_once = 0
+        elif self.running:  # and not cancelled because it stops
+            self.last_failure, error = outcome, outcome.value
+            assert error is not None
+            self._retry = self._retry_after(error)
+            # Texts of other errors may hold the target.
+            why = str(error) if isinstance(error, SOCKS5Error) else describe(error)
+            _log.warn("not connected: {why}; retry: {retry}", why=why, retry=self._retry.value)
+            if self._retry is Retry.NEVER:
+                # Later, since `ClientService` has yet to hear of the failure.
+                self._stopping = self._clock.callLater(0, self.stopService)
         return outcome
 
-    def _seconds(self, attempt: int) -> float:
-        if self.gave_up is not None:
-            return _LONGER_THAN_STOPPING_TAKES
-        return 0 if self._is_at_once else self._pauses(attempt)
+    def _retry_after(self, error: BaseException) -> Retry:
+        retry = error.retry if isinstance(error, SOCKS5Error) else Retry.LATER
+        if retry is Retry.NOW:
+            self._attempts_at_once += 1
+            # What fails so often may need the time that a transport takes to restart.
+            return Retry.NOW if self._attempts_at_once <= self._at_once else Retry.LATER
+        return retry
 
-    def _why(self, failure: Failure) -> Failure:
-        is_ours = self.gave_up is not None and failure.check(CancelledError)
-        return Failure(self.gave_up) if is_ours else failure
+    def _seconds(self, attempt: int) -> float:
+        if self._retry is Retry.NEVER:
+            return _LONGER_THAN_STOPPING_TAKES
+        return 0 if self._retry is Retry.NOW else self._pauses(attempt)
+
+    def _reason(self, failure: Failure) -> Failure:
+        is_ours = self._retry is Retry.NEVER and failure.check(CancelledError)
+        return self.last_failure if is_ours and self.last_failure is not None else failure
 
 
 @implementer(IStreamClientEndpoint)
 class _Observed:
     """Tells a service what became of each try, since `ClientService` does not tell its policy."""
 
-    def __init__(self, endpoint: IStreamClientEndpoint, service: RetryingClientService) -> None:
+    def __init__(self, endpoint: IStreamClientEndpoint, service: ReconnectingClientService) -> None:
         self._endpoint = endpoint
         self._service = service
 
