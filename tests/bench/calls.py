@@ -126,7 +126,9 @@ def main():
         return polled(reactor.listenTCP(0, factory, interface="127.0.0.1"))
 
     target = reactor.listenTCP(0, Factory.forProtocol(Echo), interface="127.0.0.1")
-    if options.which == "socks":
+    if options.which == "direct":
+        port = server("direct").getHost().port
+    else:
         from subprocess import PIPE, Popen
 
         listen = "from twisted.scripts.twistd import run; run()"
@@ -146,17 +148,18 @@ def main():
         while b"starting on" not in other.stdout.readline():
             pass
         reactor.addSystemEventTrigger("after", "shutdown", other.kill)
-        listening = server(f"socks:tcp\\:127.0.0.1\\:{port}")
-    else:
-        listening = server("direct")
-    port = listening.getHost().port
+        if options.which == "socks":
+            port = server(f"socks:tcp\\:127.0.0.1\\:{port}").getHost().port
 
     def begin():
         sys.setprofile(recorder)
         if options.which == "client":
-            # The server runs in this process too, so its calls are counted with the client's.
+            # The server runs in another process, so that its calls are not counted.
             endpoint = SOCKS5ClientEndpoint(
-                "127.0.0.1", target.getHost().port, TCP4ClientEndpoint(reactor, "127.0.0.1", port), {"anonymous": ()}
+                "127.0.0.1",
+                target.getHost().port,
+                TCP4ClientEndpoint(reactor, "127.0.0.1", port),
+                {"extended": {}, "anonymous": ()},
             )
             endpoint.connect(Factory.forProtocol(Application))
         else:
