@@ -142,8 +142,8 @@ def test_without_a_way_to_a_proxy_there_is_no_endpoint():
     ],
 )
 def test_a_way_to_a_proxy_that_is_no_endpoint_is_told_by_its_type(ask):
-    with pytest.raises(TypeError, match=r"a client endpoint, not str: clientFromString\(\)") as caught:
-        ask("socks5ext:far.example:1080:username=someone:password=hunter2")
+    with pytest.raises(TypeError, match=r"a client endpoint, not bytes: clientFromString\(\)") as caught:
+        ask(b"socks5ext:far.example:1080:username=someone:password=hunter2")
     assert "hunter2" not in str(caught.value)
 
 

@@ -48,6 +48,7 @@ ROUTE = FakeRoute()
 REQUEST = Request(Command.CONNECT, Address.of("example.com", 80))
 ANONYMOUS = ClientMethods.of({"anonymous": ()})
 NO_ENDPOINT = "must be a client endpoint, not str: clientFromString() makes one of an endpoint string"
+NO_PROXY = NO_ENDPOINT.replace("str", "bytes", 1)
 NO_ROUTE = "must provide IRoute, not str: route_from_string() makes one of a description"
 
 
@@ -108,14 +109,14 @@ CLIENT = [
     (lambda: endpoint(port="80"), "port must be an integer from 0 to 65535, not '80'"),
     (lambda: endpoint(port=True), "port must be an integer from 0 to 65535, not True"),
     (lambda: endpoint(port=65536), "port must be an integer from 0 to 65535, not 65536"),
-    (lambda: endpoint(proxy_endpoint="tcp:127.0.0.1:1080"), f"proxy_endpoint {NO_ENDPOINT}"),
+    (lambda: endpoint(proxy_endpoint=b"tcp:127.0.0.1:1080"), f"proxy_endpoint {NO_PROXY}"),
     (
         lambda: endpoint(proxy_endpoint=MemoryEndpoint),
         "proxy_endpoint must be a client endpoint, not the class MemoryE",
     ),
-    (lambda: resolve("example.com", "tcp:127.0.0.1:1080"), f"proxy_endpoint {NO_ENDPOINT}"),
-    (lambda: resolve_ptr("192.0.2.1", "tcp:127.0.0.1:1080"), f"proxy_endpoint {NO_ENDPOINT}"),
-    (lambda: web_agent(Clock(), "tcp:127.0.0.1:1080"), f"proxy_endpoint {NO_ENDPOINT}"),
+    (lambda: resolve("example.com", b"tcp:127.0.0.1:1080"), f"proxy_endpoint {NO_PROXY}"),
+    (lambda: resolve_ptr("192.0.2.1", b"tcp:127.0.0.1:1080"), f"proxy_endpoint {NO_PROXY}"),
+    (lambda: web_agent(Clock(), b"tcp:127.0.0.1:1080"), f"proxy_endpoint {NO_PROXY}"),
     (lambda: web_agent(PROXY, Clock()), "proxy_endpoint must be a client endpoint, not Clock"),
     (lambda: endpoint(timeout="60"), "timeout must be seconds above 0, or None, not '60'"),
     (lambda: endpoint(timeout=True), "timeout must be seconds above 0, or None, not True"),
@@ -346,7 +347,7 @@ def test_what_a_wrong_argument_holds_is_not_shown():
         methods(extended=["hunter2"]),
         methods(extended={"key": ["hunter2"]}),
         lambda: endpoint(methods=[("login", ("someone", "hunter2"))]),
-        lambda: endpoint(proxy_endpoint="socks5ext:example.com:1080:username=someone:password=hunter2"),
+        lambda: endpoint(proxy_endpoint=b"socks5ext:example.com:1080:username=someone:password=hunter2"),
         lambda: pt.Arguments(["hunter2"]),
         lambda: pt.Arguments({"key": ["hunter2"]}),
         lambda: FakeProxy(joined="hunter2"),

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client.endpoints import SOCKS5ClientEndpoint, resolve, resolve_ptr
-    from .client.factory import SOCKS5Address, SOCKS5ExtClientFactory
-    from .client.protocol import SOCKS5ExtClientProtocol
+    from .client.http_connect import HTTPConnectClientEndpoint
     from .client.proxied_reactor import proxied_reactor
     from .client.retrying import ReconnectingClientService, RetryingEndpoint
+    from .client.socks4 import SOCKS4ClientEndpoint
+    from .client.socks5 import SOCKS5ExtClientFactory, SOCKS5ExtClientProtocol
+    from .client.tunnel import SOCKS5Address
     from .client.web import SOCKS5AgentEndpointFactory, web_agent
     from .net.twisted_transports import open_transport
     from .route import IRoute, IRouteKind, Route, route_from_string
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "HTTPConnectClientEndpoint": "client.http_connect",
     "IRoute": "route",
     "IRouteKind": "route",
     "Limits": "server",
@@ -32,11 +35,12 @@ _HOMES = {
     "RetryingEndpoint": "client.retrying",
     "Route": "route",
     "RouteTable": "server",
-    "SOCKS5Address": "client.factory",
+    "SOCKS4ClientEndpoint": "client.socks4",
+    "SOCKS5Address": "client.tunnel",
     "SOCKS5AgentEndpointFactory": "client.web",
     "SOCKS5ClientEndpoint": "client.endpoints",
-    "SOCKS5ExtClientFactory": "client.factory",
-    "SOCKS5ExtClientProtocol": "client.protocol",
+    "SOCKS5ExtClientFactory": "client.socks5",
+    "SOCKS5ExtClientProtocol": "client.socks5",
     "SOCKS5ExtFactory": "server",
     "SOCKS5ExtProtocol": "server",
     "Session": "context",
@@ -50,6 +54,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "HTTPConnectClientEndpoint",
     "IRoute",
     "IRouteKind",
     "Limits",
@@ -57,6 +62,7 @@ __all__ = [
     "RetryingEndpoint",
     "Route",
     "RouteTable",
+    "SOCKS4ClientEndpoint",
     "SOCKS5Address",
     "SOCKS5AgentEndpointFactory",
     "SOCKS5ClientEndpoint",

@@ -48,6 +48,9 @@ class SOCKS5Error(TxtorconRelated):
         class's, unless more is known of one failure.
     :ivar retry: whether another attempt can succeed without a change to the configuration.
     :ivar osError: the system's error number, if known: an attribute of Twisted's `ConnectError`.
+    :ivar status: the number that the proxy answered beside a reply code: HTTP's status, SOCKS4's code, or the STATUS
+        of an authentication; ``None`` if it sent none.
+    :ivar reasons: why an HTTP proxy failed, as the tokens of ``Tor-Request-Failed``, such as ``end/RESOLVEFAILED``.
     """
 
     reply_code: ReplyCode = codes.GENERAL_FAILURE
@@ -55,6 +58,8 @@ class SOCKS5Error(TxtorconRelated):
     message: str = "the proxy could not do it: its own log may tell more"
     retry: Retry = Retry.LATER
     osError: int | None = None
+    status: int | None = None
+    reasons: tuple[str, ...] = ()
 
     def __init__(self, message: str = "", code: int | None = None) -> None:
         self.message = message or self.message
@@ -304,7 +309,7 @@ class AuthenticationFailed(SOCKS5Error):
 
     def __init__(self, message: str = "", *, status: int | None = 1, pairs: Pairs = NO_PAIRS) -> None:
         super().__init__(message)
-        self.status: int | None = None if status is None else Byte(status)
+        self.status = None if status is None else Byte(status)
         self.pairs = pairs
 
 

@@ -1,5 +1,5 @@
 """
-What Twisted finds of txsocksx_ext: a service, an endpoint string, a checker.
+What Twisted finds of txsocksx_ext: a service, endpoint strings, a checker.
 
 twistd loads this file for every command, so it imports nothing heavy.
 """
@@ -13,13 +13,14 @@ from zope.interface import implementer
 
 
 @implementer(IPlugin, IStreamClientEndpointStringParserWithReactor)
-class _SOCKS5ExtEndpointParser:
-    prefix = "socks5ext"
+class _EndpointParser:
+    def __init__(self, prefix):
+        self.prefix = prefix
 
     def parseStreamClient(self, reactor, /, *args, **kwargs):
         from txsocksx_ext.client.strings import endpoint_from_arguments
 
-        return endpoint_from_arguments(reactor, args, kwargs)
+        return endpoint_from_arguments(self.prefix, reactor, args, kwargs)
 
 
 @implementer(IPlugin, ICheckerFactory)
@@ -48,5 +49,7 @@ class _HashedPasswordFileFactory:
 socks5ext_service = ServiceMaker(
     "txsocksx_ext", "txsocksx_ext.tap", "A SOCKS5 proxy with the extensions of Tor's proposal 229.", "socks5ext"
 )
-socks5ext_endpoint = _SOCKS5ExtEndpointParser()
+socks5ext_endpoint = _EndpointParser("socks5ext")
+httpconnect_endpoint = _EndpointParser("httpconnect")
+socks4a_endpoint = _EndpointParser("socks4a")
 hashed_password_file = _HashedPasswordFileFactory()

@@ -29,32 +29,52 @@ TLS_FAULT = (
     "no TLS could be begun with the proxy: check that it speaks TLS, its certificate,"
     " and that it is the proxy that you meant"
 )
-CLOSED_WITHOUT_ANSWER = (
-    "the proxy closed the connection before it answered anything:"
-    " is this a SOCKS5 proxy? Check its address and port, and its log"
-)
-NEVER_ANSWERED = (
-    "the proxy did not answer at all in time: is this a SOCKS5 proxy? Check its address and port, or give it more time"
-)
 NOT_CONNECTED = "the connection to the proxy was not made in time: check its address and port, and that it runs"
 
 
-def violation_error(violation: MalformedMessage, received: bytes | bytearray) -> ProtocolViolation:
+def closed_without_answer(speaks: str) -> str:
+    """Return what to tell of a proxy that closed the connection; `speaks` names the protocol that it should speak."""
+    often = " tor does so with requests that it cannot parse, and some proxies with every failure;" * (speaks == "HTTP")
+    return (
+        f"the proxy closed the connection before it answered anything:{often}"
+        f" is this {_a(speaks)} proxy? Check its address and port, and its log"
+    )
+
+
+def never_answered(speaks: str) -> str:
+    """Return what to tell of a proxy that was silent."""
+    return (
+        f"the proxy did not answer at all in time: is this {_a(speaks)} proxy?"
+        " Check its address and port, or give it more time"
+    )
+
+
+def _a(speaks: str) -> str:
+    return f"an {speaks}" if speaks == "HTTP" else f"a {speaks}"
+
+
+def violation_error(violation: MalformedMessage, received: bytes | bytearray, speaks: str) -> ProtocolViolation:
     """
-    Return the exception for an answer that is not SOCKS5.
+    Return the exception for an answer that the protocol does not have.
 
     :param received: what was not decoded, from the first byte of the faulty message on.
+    :param speaks: the protocol that the proxy should speak.
     """
     name = protocol_of(received) if violation.fault is Fault.VERSION else None
+    if name is None and speaks != "SOCKS5" and received[:1] == b"\x05":
+        name = "SOCKS5"
     if name is None:
-        return ProtocolViolation(f"{ProtocolViolation.message} ({violation})")
+        said = f"the proxy does not speak {speaks} as it should: check that the address is {_a(speaks)} proxy's"
+        return ProtocolViolation(f"{said} ({violation})")
     hint = ", or connect to it by TLS" if name == "TLS" else ""
-    return ProtocolViolation(f"the proxy speaks {name}, not SOCKS5: check its address and port{hint}")
+    return ProtocolViolation(f"the proxy speaks {name}, not {speaks}: check its address and port{hint}")
 
 
-def echo_error() -> ProtocolViolation:
+def echo_error(speaks: str) -> ProtocolViolation:
     """Return the exception for an answer that is our own greeting."""
-    return ProtocolViolation("the proxy sends back what it gets, so it is no SOCKS5 proxy: check its address and port")
+    return ProtocolViolation(
+        f"the proxy sends back what it gets, so it is no {speaks} proxy: check its address and port"
+    )
 
 
 def no_acceptable_method(offered: tuple[Method, ...]) -> NoAcceptableMethod:

@@ -4,31 +4,28 @@ Client endpoints, and the look-ups that a proxy does for us.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import inf
 from typing import Any
 
 import idna
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import (
-    IAddress,
     IOpenSSLClientConnectionCreator,
     IProtocol,
     IProtocolFactory,
     IStreamClientEndpoint,
 )
-from zope.interface import directlyProvides, implementer, providedBy
+from zope.interface import implementer
 
-from ..checks import check_endpoint, check_reactor, check_type
+from ..checks import check_reactor, check_type
 from ..protocol.codes import Command, Dialect
 from ..protocol.messages import Address, Request
-from .factory import SOCKS5ExtClientFactory
 from .methods import ClientMethods
-from .negotiation import negotiate
-from .tls import creator_of
+from .proxies import SOCKS5, AnyProxy, proxy_of
+from .socks5 import SOCKS5ExtClientFactory
+from .tls import creator_of, over_tls
+from .tunnel import TunnelFactory
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds for a whole handshake with a proxy."""
@@ -100,13 +97,85 @@ _NOT_IN_NAMES = frozenset(":/")
 
 
 @implementer(IStreamClientEndpoint)
-class SOCKS5ClientEndpoint:
+class ProxiedEndpoint:
+    """
+    A target behind a proxy: what the endpoints of all protocols have in common.
+
+    :cvar speaks: the protocol, by its name in `proxies`.
+    """
+
+    speaks: str
+
+    def __init__(
+        self,
+        host: str | bytes,
+        port: int,
+        proxy: AnyProxy,
+        methods: ClientMethods,
+        timeout: float | None,
+        tls: bool | IOpenSSLClientConnectionCreator,
+        allow_cleartext: bool,
+        reactor: Any,
+    ) -> None:
+        check_type("allow_cleartext", allow_cleartext, bool)
+        if reactor is not None:
+            check_reactor("reactor", reactor)
+        self.target = target_address(host, port)
+        found = proxy_of(reactor, proxy, self.speaks)
+        self._proxy = found.endpoint
+        self._methods = found.complete(methods)
+        self._timeout = checked_timeout(timeout)
+        self._allow_cleartext = allow_cleartext
+        self._reactor = reactor
+        self._tls = None if tls is False else creator_of(tls, self.target.host)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        Connect to the target through the proxy.
+
+        :param protocol_factory: its ``buildProtocol`` gets a `SOCKS5Address`.
+        :returns: fires with its protocol, or fails with an exception of
+            `txsocksx_ext.errors`. Cancelling it at any moment closes the
+            socket, and builds nothing later.
+        """
+        if self._tls is not None:
+            return over_tls(self._tls, self._connect_plainly, protocol_factory)
+        return self.ask(Command.CONNECT, protocol_factory)
+
+    def _connect_plainly(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
+        return self.ask(Command.CONNECT, protocol_factory)
+
+    def ask(self, command: Command, application: IProtocolFactory | None) -> Deferred[Any]:
+        """Ask the proxy. It answers a look-up, for which there is no application, with an `Address`."""
+        reactor = self._reactor
+        if reactor is None:
+            from twisted.internet import reactor
+        conversation = self._conversation(Request(command, self.target), application, reactor)
+        return conversation.begin(self._proxy, self._timeout)
+
+    def _conversation(self, request: Request, application: IProtocolFactory | None, reactor: Any) -> TunnelFactory:
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        """
+        Check that the request can be written.
+
+        :raises ValueError: it cannot.
+        """
+        self._conversation(Request(Command.CONNECT, self.target), None, self._reactor)
+
+
+class SOCKS5ClientEndpoint(ProxiedEndpoint):
     """
     A target behind a SOCKS5 proxy, as an endpoint for any Twisted program.
 
     :param host: the target: an address literal or a name, which the proxy resolves.
     :param port: the target's.
-    :param proxy_endpoint: how to reach the proxy.
+    :param proxy_endpoint: how to reach the proxy: an endpoint, an endpoint string or a URL such as
+        ``socks5://user:password@proxy.example:1080``.
     :param methods: ``"anonymous": ()``, ``"login": (username, password)``,
         ``"extended": {key: value}`` and ``"isolated": token`` (``None`` for a
         fresh one, which is then this endpoint's), in any combination but
@@ -122,10 +191,12 @@ class SOCKS5ClientEndpoint:
         not seen to be on this machine or behind TLS, as behind another tunnel.
     :param reactor: provides time; by default the global one.
     :param proxyEndpoint: txsocksx's name of `proxy_endpoint`, for its users' calls.
-    :raises ValueError: SOCKS5 cannot carry the target, or the methods or the timeout are faulty.
+    :raises ValueError: SOCKS5 cannot carry the target, or the methods, the timeout or the URL are faulty.
     :raises TypeError: the host is no text, the proxy no endpoint, `tls` nothing that checks
         the host's name, or what `methods` holds of a wrong type.
     """
+
+    speaks = SOCKS5
 
     factory = SOCKS5ExtClientFactory
     """Makes the choices of each conversation: to change one, put a subclass here."""
@@ -134,7 +205,7 @@ class SOCKS5ClientEndpoint:
         self,
         host: str | bytes,
         port: int,
-        proxy_endpoint: IStreamClientEndpoint | None = None,
+        proxy_endpoint: AnyProxy | None = None,
         methods: Mapping[str, Any] | ClientMethods = ANONYMOUS,
         *,
         timeout: float | None = DEFAULT_TIMEOUT,
@@ -147,125 +218,23 @@ class SOCKS5ClientEndpoint:
         proxy = proxyEndpoint if proxy_endpoint is None else proxy_endpoint
         if proxy is None or (proxy_endpoint is not None and proxyEndpoint is not None):
             raise TypeError("SOCKS5ClientEndpoint needs one proxy_endpoint")
-        request = Request(Command.CONNECT, target_address(host, port))
-        self._query = _ProxyQuery.of(request, proxy, methods, timeout, dialect, allow_cleartext, reactor)
-        self._tls = creator_of(tls, request.destination.host)
+        super().__init__(host, port, proxy, ClientMethods.of(methods), timeout, tls, allow_cleartext, reactor)
+        self._dialect = dialect_named(dialect)
 
-    def __repr__(self) -> str:
-        return "<SOCKS5ClientEndpoint>"
-
-    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        Connect to the target through the proxy.
-
-        :param protocol_factory: its ``buildProtocol`` gets a `SOCKS5Address`.
-        :returns: fires with its protocol, or fails with an exception of
-            `txsocksx_ext.errors`. Cancelling it at any moment closes the
-            socket, and builds nothing later.
-        """
-        if self._tls is not None:
-            return over_tls(self._tls, self._connect_plainly, protocol_factory)
-        return self._connect_plainly(protocol_factory)
-
-    def _connect_plainly(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
-        return self._query.begin(self.factory, protocol_factory)
-
-
-def over_tls(
-    options: IOpenSSLClientConnectionCreator,
-    connect_plainly: Callable[[IProtocolFactory], Deferred[IProtocol]],
-    application: IProtocolFactory,
-) -> Deferred[IProtocol]:
-    """
-    Speak TLS through a tunnel, for an application.
-
-    :param connect_plainly: makes the tunnel; not the ``connect`` of an endpoint
-        that comes here itself, which a subclass may have overridden.
-    """
-    building: Any = _Building(application)
-    return wrapClientTLS(options, _Tunnel(connect_plainly)).connect(building)
-
-
-@implementer(IStreamClientEndpoint)
-class _Tunnel:
-    """What TLS takes for an endpoint."""
-
-    def __init__(self, connect_plainly: Callable[[IProtocolFactory], Deferred[IProtocol]]) -> None:
-        self._connect_plainly = connect_plainly
-
-    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """See `IStreamClientEndpoint`."""
-        return self._connect_plainly(protocol_factory)
-
-
-class _Building:
-    """A factory that builds a protocol or says that it does not: Twisted's TLS takes ``None`` for one."""
-
-    def __init__(self, factory: IProtocolFactory) -> None:
-        self._factory = factory
-        # Twisted asks factories for more, such as what they would speak (ALPN).
-        directlyProvides(self, providedBy(factory))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._factory, name)
-
-    def buildProtocol(self, addr: IAddress) -> IProtocol:
-        """See `IProtocolFactory`."""
-        built = self._factory.buildProtocol(addr)
-        if built is None:
-            raise NoProtocol()
-        return built
-
-
-@dataclass(slots=True)
-class _ProxyQuery:
-    """What is asked of which proxy, and how: what endpoints and look-ups have in common."""
-
-    request: Request
-    proxy_endpoint: IStreamClientEndpoint
-    methods: ClientMethods
-    timeout: float | None
-    dialect: Dialect | None
-    allow_cleartext: bool
-    reactor: Any
-
-    @classmethod
-    def of(
-        cls,
-        request: Request,
-        proxy_endpoint: IStreamClientEndpoint,
-        methods: Mapping[str, Any] | ClientMethods,
-        timeout: float | None,
-        dialect: str,
-        allow_cleartext: bool,
-        reactor: Any,
-    ) -> _ProxyQuery:
-        """Check what the public functions were given."""
-        check_endpoint("proxy_endpoint", proxy_endpoint)
-        check_type("allow_cleartext", allow_cleartext, bool)
-        if reactor is not None:
-            check_reactor("reactor", reactor)
-        given, seconds = ClientMethods.of(methods), checked_timeout(timeout)
-        return cls(request, proxy_endpoint, given, seconds, dialect_named(dialect), allow_cleartext, reactor)
-
-    def begin(self, factory: type[SOCKS5ExtClientFactory], application: IProtocolFactory | None) -> Deferred[Any]:
-        reactor = self.reactor
-        if reactor is None:
-            from twisted.internet import reactor
-        conversation = factory(
-            self.request,
-            self.methods,
+    def _conversation(self, request: Request, application: IProtocolFactory | None, reactor: Any) -> TunnelFactory:
+        return self.factory(
+            request,
+            self._methods,
             application,
-            dialect=self.dialect,
-            allow_cleartext=self.allow_cleartext,
+            dialect=self._dialect,
+            allow_cleartext=self._allow_cleartext,
             reactor=reactor,
         )
-        return negotiate(reactor, self.proxy_endpoint, conversation, self.timeout)
 
 
 def resolve(
     host: str | bytes,
-    proxy_endpoint: IStreamClientEndpoint,
+    proxy_endpoint: AnyProxy,
     methods: Mapping[str, Any] = ANONYMOUS,
     *,
     timeout: float | None = DEFAULT_TIMEOUT,
@@ -282,13 +251,22 @@ def resolve(
     :raises ValueError: the name is one that SOCKS5 cannot carry.
     :raises TypeError: as `SOCKS5ClientEndpoint` does.
     """
-    request = Request(Command.RESOLVE, target_address(host, 0))
-    return _ask_for_host(_ProxyQuery.of(request, proxy_endpoint, methods, timeout, dialect, allow_cleartext, reactor))
+    endpoint = SOCKS5ClientEndpoint(
+        host,
+        0,
+        proxy_endpoint,
+        methods,
+        timeout=timeout,
+        dialect=dialect,
+        allow_cleartext=allow_cleartext,
+        reactor=reactor,
+    )
+    return endpoint.ask(Command.RESOLVE, None).addCallback(lambda address: address.host)
 
 
 def resolve_ptr(
     address: str | bytes,
-    proxy_endpoint: IStreamClientEndpoint,
+    proxy_endpoint: AnyProxy,
     methods: Mapping[str, Any] = ANONYMOUS,
     *,
     timeout: float | None = DEFAULT_TIMEOUT,
@@ -306,13 +284,16 @@ def resolve_ptr(
     :raises TypeError: as `SOCKS5ClientEndpoint` does.
     """
     check_type("address", address, str, bytes)
-    target = target_address(address, 0)
-    if target.is_name:
+    endpoint = SOCKS5ClientEndpoint(
+        address,
+        0,
+        proxy_endpoint,
+        methods,
+        timeout=timeout,
+        dialect=dialect,
+        allow_cleartext=allow_cleartext,
+        reactor=reactor,
+    )
+    if endpoint.target.is_name:
         raise ValueError("resolve_ptr takes an IPv4 or IPv6 address")
-    request = Request(Command.RESOLVE_PTR, target)
-    return _ask_for_host(_ProxyQuery.of(request, proxy_endpoint, methods, timeout, dialect, allow_cleartext, reactor))
-
-
-def _ask_for_host(query: _ProxyQuery) -> Deferred[str]:
-    found: Deferred[Address] = query.begin(SOCKS5ExtClientFactory, None)
-    return found.addCallback(lambda address: address.host)
+    return endpoint.ask(Command.RESOLVE_PTR, None).addCallback(lambda address: address.host)

@@ -1,5 +1,5 @@
 """
-The client endpoint string ``socks5ext:HOST:PORT:proxy=ENDPOINT``.
+The client endpoint strings ``socks5ext:HOST:PORT:proxy=PROXY``, ``httpconnect:`` and ``socks4a:``.
 """
 
 from __future__ import annotations
@@ -10,17 +10,23 @@ from typing import Any
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ..descriptions import (
-    client_endpoint,
     is_number,
     refuse_unknown,
     secret_from_file,
     with_joined_addresses,
     yes_or_no,
 )
-from ..protocol.pairs import OPTIONAL_MARK
-from .endpoints import DEFAULT_TIMEOUT, SOCKS5ClientEndpoint, checked_timeout
+from ..protocol.messages import UsernamePassword
+from ..protocol.pairs import OPTIONAL_MARK, Pairs, as_bytes
+from .any_proxy import endpoint_through
+from .endpoints import DEFAULT_TIMEOUT, checked_timeout
+from .methods import ClientMethods
+from .proxies import HTTP, SOCKS4, SOCKS5, proxy_of
 
 DEFAULT_PROXY = "tcp:127.0.0.1:1080"
+
+KINDS = {"socks5ext": SOCKS5, "httpconnect": HTTP, "socks4a": SOCKS4}
+"""What the proxies of each kind of endpoint string speak."""
 
 KEYWORDS = frozenset(
     {
@@ -40,43 +46,41 @@ KEYWORDS = frozenset(
 
 
 def endpoint_from_arguments(
-    reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]
+    kind: str, reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str]
 ) -> IStreamClientEndpoint:
     """
-    Make an endpoint of what stands after ``socks5ext:`` in an endpoint string.
+    Make an endpoint of what stands after ``socks5ext:``, say, in an endpoint string.
 
     A keyword with a dot, or with a leading ``?``, is a pair; its value is sent
     as UTF-8, and with ``surrogateescape``, so that every byte can be written.
 
-    Method 97 is offered in any case, for its reply codes; without a user name
-    and pairs so is 00.
+    Method 97 is offered to SOCKS5 proxies in any case, for its reply codes; without a
+    user name and pairs so is 00.
 
+    :param kind: one of `KINDS`.
     :param arguments: HOST and PORT, unless they come as keywords.
     :raises ValueError: something is missing, unknown or faulty: which, the message says.
     """
-    refuse_unknown(keywords, KEYWORDS, "the endpoint socks5ext", _holds_secret)
+    speaks = KINDS[kind]
+    known = KEYWORDS if speaks == SOCKS5 else KEYWORDS - {"dialect"}
+    refuse_unknown(keywords, known, f"the endpoint {kind}", _holds_secret)
     pairs = {name: value for name, value in keywords.items() if _is_pair(name)}
     settings = {name: value for name, value in keywords.items() if name not in pairs}
-    host, port = _target(arguments, settings, any(map(_holds_secret, keywords)))
-    methods: dict[str, Any] = {"extended": pairs}
-    if "username" in settings:
-        methods["login"] = (settings["username"], _password(settings))
-    elif {"password", "password-file"} & set(settings):
-        raise ValueError("the endpoint socks5ext takes a password only together with username=")
-    elif not pairs:
-        methods["anonymous"] = ()
-    endpoint = SOCKS5ClientEndpoint(
+    host, port = _target(kind, arguments, settings, any(map(_holds_secret, keywords)))
+    login = _login(kind, settings)
+    anonymous = login is None and not pairs
+    endpoint = endpoint_through(
+        proxy_of(reactor, settings.get("proxy", DEFAULT_PROXY), speaks),
         host,
         port,
-        client_endpoint(reactor, settings.get("proxy", DEFAULT_PROXY)),
-        methods,
-        timeout=_timeout(settings),
+        ClientMethods(anonymous, login, Pairs(pairs)),
+        timeout=_timeout(kind, settings),
         dialect=settings.get("dialect", "auto"),
         tls=yes_or_no("tls", settings.get("tls", "no")),
         allow_cleartext=yes_or_no("allow-cleartext", settings.get("allow-cleartext", "no")),
         reactor=reactor,
     )
-    return _retried(reactor, endpoint, settings.get("retries", "0"))
+    return _retried(kind, reactor, endpoint, settings.get("retries", "0"))
 
 
 def _is_pair(keyword: str) -> bool:
@@ -87,43 +91,53 @@ def _holds_secret(keyword: str) -> bool:
     return keyword in ("username", "password") or _is_pair(keyword)
 
 
-def _target(arguments: Sequence[str], settings: Mapping[str, str], has_secrets: bool) -> tuple[str, int]:
+def _target(kind: str, arguments: Sequence[str], settings: Mapping[str, str], has_secrets: bool) -> tuple[str, int]:
     given = with_joined_addresses(arguments)
     host = settings["host"] if "host" in settings else given.pop(0) if given else None
     port = settings["port"] if "port" in settings else given.pop(0) if given else None
     if host is None or port is None:
-        raise ValueError("the endpoint socks5ext is written socks5ext:HOST:PORT")
+        raise ValueError(f"the endpoint {kind} is written {kind}:HOST:PORT")
     if given:
         raise ValueError(
-            f"the endpoint socks5ext has {len(given)} arguments after HOST:PORT: a colon inside a value is written \\:"
+            f"the endpoint {kind} has {len(given)} arguments after HOST:PORT: a colon inside a value is written \\:"
         )
     if not is_number(port):
         # Where the port was left out, this may be the rest of a secret, behind a colon without a backslash.
         shown = "" if has_secrets else f", not {port!r}"
-        raise ValueError(f"the port of the endpoint socks5ext is a number{shown}")
+        raise ValueError(f"the port of the endpoint {kind} is a number{shown}")
     return host, int(port)
 
 
-def _password(settings: Mapping[str, str]) -> str | bytes:
-    if ("password" in settings) == ("password-file" in settings):
-        raise ValueError("the endpoint socks5ext takes username with either password or password-file")
-    if "password" in settings:
-        return settings["password"]
-    return secret_from_file(settings["password-file"])
+def _login(kind: str, settings: Mapping[str, str]) -> UsernamePassword | None:
+    passwords = {"password", "password-file"} & set(settings)
+    if "username" not in settings:
+        if passwords:
+            raise ValueError(f"the endpoint {kind} takes a password only together with username=")
+        return None
+    username = as_bytes("the user name", settings["username"])
+    if kind == "socks4a":
+        if passwords:
+            raise ValueError(f"the endpoint {kind} takes no password: SOCKS4 has none")
+        return UsernamePassword(username, b"")
+    if len(passwords) != 1:
+        raise ValueError(f"the endpoint {kind} takes username with either password or password-file")
+    password = settings.get("password") if "password" in settings else secret_from_file(settings["password-file"])
+    login = UsernamePassword(username, as_bytes("the password", password))
+    return login if kind != "socks5ext" else ClientMethods.of({"login": (login.username, login.password)}).login
 
 
-def _timeout(settings: Mapping[str, str]) -> float | None:
+def _timeout(kind: str, settings: Mapping[str, str]) -> float | None:
     text = settings.get("timeout", str(DEFAULT_TIMEOUT))
     try:
         return checked_timeout(float(text))
     except ValueError:
-        raise ValueError(f"the timeout of the endpoint socks5ext is seconds above 0, not {text!r}") from None
+        raise ValueError(f"the timeout of the endpoint {kind} is seconds above 0, not {text!r}") from None
 
 
-def _retried(reactor: Any, endpoint: IStreamClientEndpoint, text: str) -> IStreamClientEndpoint:
+def _retried(kind: str, reactor: Any, endpoint: IStreamClientEndpoint, text: str) -> IStreamClientEndpoint:
     """As often at once, where the transport says so, as after a pause."""
     if not is_number(text):
-        raise ValueError(f"the retries of the endpoint socks5ext are a number, 0 or more, not {text!r}")
+        raise ValueError(f"the retries of the endpoint {kind} are a number, 0 or more, not {text!r}")
     retries = int(text)
     if not retries:
         return endpoint

@@ -1,14 +1,26 @@
 """
-TLS with a target behind a proxy: whose certificate it has to show.
+TLS with a target behind a proxy: whose certificate it has to show, and how it goes through the tunnel.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLContextFactory
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.error import NoProtocol
+from twisted.internet.interfaces import (
+    IAddress,
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLContextFactory,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
 from twisted.internet.ssl import optionsForClientTLS
+from zope.interface import directlyProvides, implementer, providedBy
 
 from ..checks import kind_of
 
@@ -65,3 +77,49 @@ def creator_of(tls: Any, host: str) -> IOpenSSLClientConnectionCreator | None:
     if tls is False:
         return None
     return creator_for_host(host) if tls is True else checked_creator(tls)
+
+
+def over_tls(
+    options: IOpenSSLClientConnectionCreator,
+    connect_plainly: Callable[[IProtocolFactory], Deferred[IProtocol]],
+    application: IProtocolFactory,
+) -> Deferred[IProtocol]:
+    """
+    Speak TLS through a tunnel, for an application.
+
+    :param connect_plainly: makes the tunnel; not the ``connect`` of an endpoint
+        that comes here itself, which a subclass may have overridden.
+    """
+    building: Any = _Building(application)
+    return wrapClientTLS(options, _Tunnel(connect_plainly)).connect(building)
+
+
+@implementer(IStreamClientEndpoint)
+class _Tunnel:
+    """What TLS takes for an endpoint."""
+
+    def __init__(self, connect_plainly: Callable[[IProtocolFactory], Deferred[IProtocol]]) -> None:
+        self._connect_plainly = connect_plainly
+
+    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See `IStreamClientEndpoint`."""
+        return self._connect_plainly(protocol_factory)
+
+
+class _Building:
+    """A factory that builds a protocol or says that it does not: Twisted's TLS takes ``None`` for one."""
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+        # Twisted asks factories for more, such as what they would speak (ALPN).
+        directlyProvides(self, providedBy(factory))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._factory, name)
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol:
+        """See `IProtocolFactory`."""
+        built = self._factory.buildProtocol(addr)
+        if built is None:
+            raise NoProtocol()
+        return built

@@ -21,13 +21,10 @@ from zope.interface import implementer
 
 from ..checks import check_method
 from ..protocol.messages import Address
-from .endpoints import (
-    ANONYMOUS,
-    DEFAULT_TIMEOUT,
-    SOCKS5ClientEndpoint,
-    target_address,
-)
+from .any_proxy import endpoint_through
+from .endpoints import ANONYMOUS, DEFAULT_TIMEOUT, target_address
 from .methods import ClientMethods
+from .proxies import AnyProxy, proxy_of
 from .tls import checked_creator, creator_for_host
 
 
@@ -37,8 +34,8 @@ class SOCKS5AgentEndpointFactory:
     Makes the endpoint for each URI of an `Agent`. No name is resolved on this machine.
 
     :param reactor: provides time.
-    :param proxy_endpoint: how to reach the proxy.
-    :param methods: see `SOCKS5ClientEndpoint`.
+    :param proxy_endpoint: the endpoint of a SOCKS5 proxy, its endpoint string, or the URL of a proxy of any protocol.
+    :param methods: see `SOCKS5ClientEndpoint`; a proxy of another protocol gets what it has for them.
     :param policy: decides how to speak TLS with a host.
     :param options: further keywords of `SOCKS5ClientEndpoint`, but ``tls``.
     :raises ValueError: the methods or the options are faulty.
@@ -48,13 +45,13 @@ class SOCKS5AgentEndpointFactory:
     def __init__(
         self,
         reactor: Any,
-        proxy_endpoint: IStreamClientEndpoint,
+        proxy_endpoint: AnyProxy,
         methods: Mapping[str, Any] | ClientMethods = ANONYMOUS,
         policy: IPolicyForHTTPS | None = None,
         **options: Any,
     ) -> None:
         self._reactor = reactor
-        self._proxy_endpoint = proxy_endpoint
+        self._proxy = proxy_of(reactor, proxy_endpoint)
         # Once: an agent without a token of its own gets one, not one for each request.
         self._methods = ClientMethods.of(methods)
         self._policy = checked_policy("policy", policy)
@@ -76,10 +73,8 @@ class SOCKS5AgentEndpointFactory:
         except (TypeError, ValueError) as error:
             return FaultyEndpoint(error)
 
-    def _endpoint(self, host: str, port: int, tls: bool | IOpenSSLClientConnectionCreator) -> SOCKS5ClientEndpoint:
-        return SOCKS5ClientEndpoint(
-            host, port, self._proxy_endpoint, self._methods, tls=tls, reactor=self._reactor, **self._options
-        )
+    def _endpoint(self, host: str, port: int, tls: bool | IOpenSSLClientConnectionCreator) -> IStreamClientEndpoint:
+        return endpoint_through(self._proxy, host, port, self._methods, tls=tls, reactor=self._reactor, **self._options)
 
 
 def checked_policy(name: str, policy: IPolicyForHTTPS | None) -> IPolicyForHTTPS:
@@ -146,7 +141,7 @@ def target_and_tls(uri: URI, policy: IPolicyForHTTPS) -> tuple[Address, IOpenSSL
 
 def web_agent(
     reactor: Any,
-    proxy_endpoint: IStreamClientEndpoint,
+    proxy_endpoint: AnyProxy,
     methods: Mapping[str, Any] = ANONYMOUS,
     *,
     policy: IPolicyForHTTPS | None = None,
@@ -158,9 +153,10 @@ def web_agent(
     """
     Return an agent whose every request goes through a proxy.
 
-    Identities that must not be linked need an agent each: a `pool` may use one
-    connection for all requests of its agent.
+    Identities that must not be linked need an agent and a pool each: a `pool` may use one
+    connection for all requests to a host.
 
+    :param proxy_endpoint: see `SOCKS5AgentEndpointFactory`.
     :param policy: decides how to speak TLS with a host, whose name it gets without a
         dot at its end; by default as browsers do.
     :param pool: keeps connections; by default none is kept.

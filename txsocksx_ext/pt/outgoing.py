@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..client.endpoints import SOCKS5ClientEndpoint
-from ..client.negotiation import PROXY_NOT_REACHED
+from ..client.tunnel import PROXY_NOT_REACHED
 from ..errors import (
     AddressTypeNotSupported,
     ConnectionRefused,

@@ -12,9 +12,8 @@ from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
 from twisted.python.failure import Failure
 
 from ..client.endpoints import dialect_named
-from ..client.factory import SOCKS5ExtClientFactory
 from ..client.methods import ClientMethods
-from ..client.negotiation import negotiate
+from ..client.socks5 import SOCKS5ExtClientFactory
 from ..descriptions import client_endpoint, endpoint_description, refuse_unknown, secret_from_file, yes_or_no
 from ..errors import ProxyUnreachable, SOCKS5Error
 from ..net.twisted_transports import PausedFactory
@@ -80,7 +79,7 @@ class SOCKSRoute(Route):
             reactor=self._reactor,
         )
         # No time-out here: the server's own covers the whole way.
-        return negotiate(self._reactor, self._proxy, factory, timeout=None).addErrback(_proxy_unreachable)
+        return factory.begin(self._proxy, timeout=None).addErrback(_proxy_unreachable)
 
 
 def _proxy_unreachable(failure: Failure) -> Failure:

@@ -14,9 +14,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import ITransport
 from twisted.logger import Logger
 
-from ..client.factory import SOCKS5ExtClientFactory
 from ..client.methods import ClientMethods
-from ..client.negotiation import negotiate
+from ..client.socks5 import SOCKS5ExtClientFactory
 from ..descriptions import refuse_unknown
 from ..errors import (
     AddressTypeNotSupported,
@@ -122,7 +121,7 @@ class TransportRoute(Route):
         attempt = None if process.outbound_proxy is None else process.outbound_proxy.expect(bridge, session.is_local)
         succeeded = False
         try:
-            protocol = await negotiate(self._reactor, process.endpoint, asking, timeout=None)
+            protocol = await asking.begin(process.endpoint, timeout=None)
             succeeded = True
         except CancelledError:
             if session.end:  # the client left

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from ..checks import check_integer, check_protocol_factory, check_type, kind_of
-from ..client.factory import SOCKS5Address
+from ..client.tunnel import SOCKS5Address
 from ..net.twisted_transports import hand_over
 from ..protocol.codes import Command, Method, Status
 from ..protocol.decoding import MalformedMessage

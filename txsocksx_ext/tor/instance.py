@@ -10,10 +10,8 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamClientEndpoint
 
-from ..client.factory import SOCKS5ExtClientFactory
 from ..client.methods import ClientMethods
-from ..client.negotiation import negotiate
-from ..client.protocol import SOCKS5ExtClientProtocol
+from ..client.socks5 import SOCKS5ExtClientFactory, SOCKS5ExtClientProtocol
 from ..errors import (
     HostUnreachable,
     OnionClientAuthRequired,
@@ -110,7 +108,7 @@ class TorInstance:
         # The factory's request has the name that tor gets, and that its events have.
         stream.begin(self, factory.request, token)
         try:
-            return await negotiate(self._reactor, self.socks, factory, timeout=None)
+            return await factory.begin(self.socks, timeout=None)
         except (ProxyClosed, ProxyUnreachable):
             self._pass_over()
             raise

@@ -22,8 +22,8 @@ from twisted.web.client import URI
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
-from ..client.endpoints import over_tls
-from ..client.negotiation import PROXY_NOT_REACHED
+from ..client.tls import over_tls
+from ..client.tunnel import PROXY_NOT_REACHED
 from ..client.web import FaultyEndpoint, target_and_tls
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
 from ..net.waiters import SharedResult
