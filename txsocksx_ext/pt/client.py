@@ -19,6 +19,7 @@ from ..protocol.messages import Address, Request
 from ..protocol.pairs import TRANSPORT_ARGUMENT
 from ..route.base import Route
 from ..server.factory import SOCKS5ExtFactory
+from ..server.frontends import frontends_for
 from ..server.limits import Limits
 from ..transports.arguments import Arguments, from_credentials, from_pairs
 from .adapter import TransportAdapter
@@ -105,6 +106,9 @@ class TransportSOCKSFactory(SOCKS5ExtFactory):
     :param side: the transport.
     :param protocol: the class of its connections.
     """
+
+    # The only protocol that CMETHOD announces.
+    frontends = frontends_for(["socks5"])
 
     def __init__(self, side: Side, protocol: type[TransportProtocol]) -> None:
         super().__init__(

@@ -1,5 +1,5 @@
 """
-What a transport logs, as its parent gets it: LOG lines, without addresses unless they are asked for.
+A log observer that sends LOG lines to the parent, without IP addresses by default.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..transports.scrubbing import scrub
 
 SEVERITY = {
     LogLevel.debug: "debug",
-    # Twisted's "info" is tor's "notice": what its log holds by default.
+    # The lowest level that tor logs by default.
     LogLevel.info: "notice",
     LogLevel.warn: "warning",
     LogLevel.error: "error",
@@ -22,20 +22,20 @@ SEVERITY = {
 }
 
 OF_LIBRARIES = ("twisted", "txsocksx_ext", "log_legacy", "txtorcon")
-"""Whose events, by the beginning of their name space, are for tor's log only from a warning on."""
+"""The prefixes of namespaces from which only warnings and errors go to tor's log."""
 
 
 @implementer(ILogObserver)
 class LogToParent:
     """
-    Makes LOG lines of events.
+    Turns events into LOG lines.
 
-    :param say: takes each line.
-    :param with_addresses: whether addresses may stand in them.
+    :param send: sends a line to the parent.
+    :param with_addresses: whether the lines may hold IP addresses.
     """
 
-    def __init__(self, say: Callable[[Line], None], with_addresses: bool = False) -> None:
-        self._say = say
+    def __init__(self, send: Callable[[Line], None], with_addresses: bool = False) -> None:
+        self._send = send
         self._with_addresses = with_addresses
 
     def __call__(self, event: LogEvent) -> None:
@@ -46,7 +46,7 @@ class LogToParent:
         text = formatEvent(event)
         failure = event.get("log_failure")
         if failure is not None:
-            # Where it happened, too: one line for each frame would be many lines in tor's log.
+            # The traceback on one line: tor logs each line as an event of its own.
             lines = [line.strip() for line in failure.getTraceback().splitlines()]
             text = " | ".join([text, *filter(None, lines)])
-        self._say(Line(Keyword.LOG, severity=SEVERITY[level], text=text if self._with_addresses else scrub(text)))
+        self._send(Line(Keyword.LOG, severity=SEVERITY[level], text=text if self._with_addresses else scrub(text)))

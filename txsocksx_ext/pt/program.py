@@ -1,5 +1,5 @@
 """
-The transports of one program, as they start, say so, and end.
+The transports of one program: started, reported to the parent, and ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .server import ConnectToTor, TransportServerFactory, tor_connector
 LOOPBACK = "127.0.0.1"
 
 EXPECTED = (SOCKS5Error, ValueError, OSError, CannotListenError)
-"""What may keep a transport from starting without being a fault in a program."""
+"""Exceptions that keep a transport from starting without being a bug."""
 
 _log = Logger(namespace="transport")
 
@@ -38,7 +38,7 @@ class TransportProgram:
     :param reactor: provides TCP and time.
     :param transports: those that this program has.
     :param environment: what the parent wants.
-    :param say: takes each line for the parent.
+    :param send: sends a line to the parent.
     :raises EnvironmentFault: tor's cookie cannot be read.
     """
 
@@ -47,7 +47,7 @@ class TransportProgram:
         reactor: Any,
         transports: Sequence[Transport],
         environment: ClientEnvironment | ServerEnvironment,
-        say: Callable[[Line], None],
+        send: Callable[[Line], None],
     ) -> None:
         self._reactor = reactor
         self._transports = {transport.name: transport for transport in transports}
@@ -55,7 +55,7 @@ class TransportProgram:
             raise ValueError("two transports have the same name")
         self._environment = environment
         self._is_client = isinstance(environment, ClientEnvironment)
-        self._say = say
+        self._send = send
         self._ports: list[IListeningPort] = []
         self._factories: list[TransportSOCKSFactory | TransportServerFactory] = []
         self._connect_to_tor: ConnectToTor | None = None
@@ -73,15 +73,15 @@ class TransportProgram:
         """
         wanted = self._environment.transports
         if isinstance(self._environment, ClientEnvironment) and self._environment.proxy is not None:
-            self._say(Line(Keyword.PROXY))
+            self._send(Line(Keyword.PROXY))
         for name in wanted:
             # The specification has no line about the other names.
             if name in self._transports:
-                self._say(await self._start(self._transports[name]))
+                self._send(await self._start(self._transports[name]))
         if not self._transports.keys() & set(wanted):
             known = ", ".join(self._transports) or "none"
             _log.warn("this program has no transport {wanted}; it has {known}", wanted=", ".join(wanted), known=known)
-        self._say(Line(Keyword.CMETHODS if self._is_client else Keyword.SMETHODS))
+        self._send(Line(Keyword.CMETHODS if self._is_client else Keyword.SMETHODS))
         return bool(self._ports)
 
     async def _start(self, transport: Transport) -> Line:
@@ -132,14 +132,14 @@ class TransportProgram:
         return host, listening.getHost().port
 
     def _say_status(self, name: str, fields: Mapping[str, str]) -> None:
-        self._say(Line(Keyword.STATUS, fields=(("TRANSPORT", name), *fields.items())))
+        self._send(Line(Keyword.STATUS, fields=(("TRANSPORT", name), *fields.items())))
 
     def stop(self, seconds: float = 0.0) -> Deferred[Any]:
         """
-        Take no more connections, and end those that there are.
+        Stop listening, and end all connections.
 
-        :param seconds: how long streams may go on.
-        :returns: fires when all are ended.
+        :param seconds: how long streams may continue.
+        :returns: fires when all connections are closed.
         """
         ports, self._ports = self._ports, []
         closing = [maybeDeferred(port.stopListening) for port in ports]

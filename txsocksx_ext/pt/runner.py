@@ -1,5 +1,5 @@
 """
-A transport's program: its conversation with its parent, from the first line to the end (pt-spec, section 3).
+A transport's program: its conversation with its parent, from the first line to its exit (pt-spec, section 3).
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,7 +28,7 @@ from .program import TransportProgram
 from .protocol import Transport
 
 PARENT_CHECK = 3.0
-"""Seconds between two looks at whether the parent still lives, where the end of stdin does not tell."""
+"""Seconds between two checks that the parent still runs, if the end of stdin does not tell."""
 
 UNTIL_ALL_ARE_DONE = 365 * 24 * 3600.0
 """Seconds for streams to end by themselves after the first SIGINT."""
@@ -39,60 +38,48 @@ _log = Logger(namespace="transport")
 
 def run(*transports: Transport, version: str = "", log_addresses: bool = False) -> NoReturn:
     """
-    Be a managed transport: all that a transport's program does.
+    Run the program of a managed transport, until its parent ends it.
 
-    From then on nothing but the lines of the specification goes to stdout,
-    whatever the program prints: that goes to stderr.
+    From now on only lines of the specification go to stdout. What the program
+    itself prints goes to stderr.
 
-    :param transports: what this program has; those that its parent asks for are started.
-    :param version: the program's own, for a STATUS line; empty for none.
+    :param transports: the program's transports; those that the parent wants are started.
+    :param version: the program's version, for a STATUS line; empty for none.
     :param log_addresses: whether LOG lines may hold IP addresses.
-    :raises SystemExit: always: with 0 where the parent ended it, and with 1 where
-        it could not start, which its parent was told.
+    :raises SystemExit: always: with 0 if the parent ended the program, and with 1 if
+        it could not start, which the parent was told.
     :raises TypeError: an argument is of a wrong type.
     """
     check_type("version", version, str)
     check_type("log_addresses", log_addresses, bool)
     for transport in transports:
         check_type("a transport", transport, Transport)
-    stdout = _take_stdout()
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
     try:
-        environment = _hear_environment(stdout)
+        check_version(os.environ)
+        _write_at_once(stdout, Line(Keyword.VERSION, text=VERSION))
+        environment = read_environment(os.environ)
         from twisted.internet import reactor
 
-        parent = ParentPipe(environment.exit_on_stdin_close)
-        program = TransportProgram(reactor, transports, environment, parent.say)
+        parent = ParentConnection(reactor, environment.exit_on_stdin_close)
+        program = TransportProgram(reactor, transports, environment, parent.send)
     except EnvironmentFault as fault:
-        _say_at_once(stdout, fault.line)
+        _write_at_once(stdout, fault.line)
         if not any(name.startswith(PREFIX) for name in os.environ):
             print("This is a pluggable transport: tor starts it. See ClientTransportPlugin in tor's manual.")
         sys.exit(1)
-    globalLogBeginner.beginLoggingTo([LogToParent(parent.say, log_addresses)], redirectStandardIO=False)
-    life = _Life(reactor, program, parent)
+    globalLogBeginner.beginLoggingTo([LogToParent(parent.send, log_addresses)], redirectStandardIO=False)
     if version:
         name = Path(sys.argv[0]).stem
-        fields = (("TYPE", "version"), ("IMPLEMENTATION", name), ("VERSION", version))
-        parent.say(Line(Keyword.STATUS, fields=fields))
-    reactor.callWhenRunning(life.begin, stdout)
+        parent.send(Line(Keyword.STATUS, fields=(("TYPE", "version"), ("IMPLEMENTATION", name), ("VERSION", version))))
+    reactor.callWhenRunning(parent.begin, program, stdout)
     reactor.run()
-    sys.exit(life.status)
+    sys.exit(parent.exit_status)
 
 
-def _take_stdout() -> int:
-    """Keep stdout for the parent: whatever else is printed goes to stderr."""
-    sys.stdout.flush()
-    own = os.dup(1)
-    os.dup2(2, 1)
-    return own
-
-
-def _hear_environment(stdout: int) -> Any:
-    check_version(os.environ)
-    _say_at_once(stdout, Line(Keyword.VERSION, text=VERSION))
-    return read_environment(os.environ)
-
-
-def _say_at_once(stdout: int, line: Line) -> None:
+def _write_at_once(stdout: int, line: Line) -> None:
     try:
         os.write(stdout, line.encode())
     except OSError:
@@ -100,44 +87,66 @@ def _say_at_once(stdout: int, line: Line) -> None:
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class ParentPipe(Protocol):
+class ParentConnection(Protocol):
     """
-    What a parent says and hears: nothing on stdin but its end, and our lines on stdout.
+    The pipes to and from the parent, and the end of the program.
 
-    :param exits_on_stdin_close: whether that end means that we have to exit.
-    :ivar gone: called when the parent wants us to end, or is gone.
+    The parent sends nothing on stdin, but may close it; our lines go to stdout.
+
+    :param exits_on_stdin_close: whether the program exits at the end of stdin.
+    :ivar exit_status: what the program exits with.
     """
 
     transport: Any = None
 
-    def __init__(self, exits_on_stdin_close: bool) -> None:
-        self.exits_on_stdin_close = exits_on_stdin_close
-        self.gone: Callable[[], object] = lambda: None
+    def __init__(self, reactor: Any, exits_on_stdin_close: bool) -> None:
+        self.exit_status = 0
+        self._reactor = reactor
+        self._exits_on_stdin_close = exits_on_stdin_close
         self._is_paused = False
-        self._unsaid: list[Line] = []
+        self._is_ending = False
+        self._unsent: list[Line] = []
 
-    def say(self, line: Line) -> None:
-        """Say a line. Where the parent does not read, what is only for its log is left out."""
+    def begin(self, program: TransportProgram, stdout: int) -> None:
+        """Open the pipes, and start the transports."""
+        self._program = program
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
+        on_signals(self._reactor, self._interrupted, signal.SIGINT)
+        # Twisted's own handler would stop a reactor that the end of stdin has stopped already: tor does both.
+        on_signals(self._reactor, self._end, signal.SIGTERM)
+        try:
+            stdin = 0 if self._exits_on_stdin_close else os.open(os.devnull, os.O_RDONLY)
+            # StandardIO is one of several classes, by platform, and mypy sees another one.
+            StandardIO(self, stdin=stdin, stdout=stdout, reactor=self._reactor)  # type: ignore[call-arg]
+        except OSError:  # the parent has closed one already
+            self._end()
+            return
+        if not self._exits_on_stdin_close:
+            LoopingCall(self._check_parent, os.getppid()).start(PARENT_CHECK)
+        Deferred.fromCoroutine(program.start()).addCallbacks(self._started, self._failed)
+
+    def send(self, line: Line) -> None:
+        """Send a line. While the parent does not read, lines for its log are dropped."""
         if self.transport is None:
-            self._unsaid.append(line)
+            self._unsent.append(line)
         elif not (self._is_paused and line.keyword.stage is Stage.ANY):
             self.transport.write(line.encode())
 
     def connectionMade(self) -> None:
         self.transport.registerProducer(self, True)
-        unsaid, self._unsaid = self._unsaid, []
-        for line in unsaid:
-            self.say(line)
+        unsent, self._unsent = self._unsent, []
+        for line in unsent:
+            self.send(line)
 
     def readConnectionLost(self) -> None:
-        if self.exits_on_stdin_close:
-            self.gone()
+        if self._exits_on_stdin_close:
+            self._end()
 
     def writeConnectionLost(self) -> None:
-        self.gone()
+        self._end()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.gone()
+        self._end()
 
     def pauseProducing(self) -> None:
         self._is_paused = True
@@ -146,68 +155,34 @@ class ParentPipe(Protocol):
         self._is_paused = False
 
     def stopProducing(self) -> None:
-        """Nobody hears us any more, which `writeConnectionLost` says too."""
-
-
-class _Life:
-    """
-    When the program ends.
-
-    :ivar status: what it exits with.
-    """
-
-    def __init__(self, reactor: Any, program: TransportProgram, parent: ParentPipe) -> None:
-        self.status = 0
-        self._reactor = reactor
-        self._program = program
-        self._parent = parent
-        self._is_over = False
-        parent.gone = self.end
-
-    def begin(self, stdout: int) -> None:
-        """Open the pipes, and start the transports."""
-        self._reactor.addSystemEventTrigger("before", "shutdown", self._shut_down)
-        on_signals(self._reactor, self._interrupted, signal.SIGINT)
-        # Twisted's own handler would stop a reactor that the end of stdin has stopped already: tor does both.
-        on_signals(self._reactor, self.end, signal.SIGTERM)
-        watches_stdin = self._parent.exits_on_stdin_close
-        try:
-            stdin = 0 if watches_stdin else os.open(os.devnull, os.O_RDONLY)
-            StandardIO(self._parent, stdin=stdin, stdout=stdout, reactor=self._reactor)  # type: ignore[call-arg]
-        except OSError:
-            # Closed before we were there.
-            self.end()
-            return
-        if not watches_stdin:
-            LoopingCall(self._look_for_parent, os.getppid()).start(PARENT_CHECK)
-        Deferred.fromCoroutine(self._program.start()).addCallbacks(self._started, self._failed)
+        """The parent has closed stdout; `writeConnectionLost` follows."""
 
     def _started(self, is_useful: bool) -> None:
         if not is_useful:
-            self.status = 1
-            # The parent hears all of it before that.
-            self._parent.transport.loseConnection()
+            self.exit_status = 1
+            # After all lines were sent.
+            self.transport.loseConnection()
 
     def _failed(self, failure: Failure) -> None:
         _log.failure("the program cannot say what it has", failure)
         self._started(False)
 
-    def end(self) -> None:
-        """Exit, now."""
-        if not self._is_over:
-            self._is_over = True
+    def _end(self) -> None:
+        """Exit now."""
+        if not self._is_ending:
+            self._is_ending = True
             self._reactor.stop()
 
     def _shut_down(self) -> Deferred[Any]:
-        """Close everything: the reactor stops, for whatever reason."""
-        self._is_over = True
+        """Close everything when the reactor stops, for any reason."""
+        self._is_ending = True
         return self._program.stop()
 
     def _interrupted(self) -> None:
-        """The first SIGINT lets streams end by themselves; the second does not."""
-        on_signals(self._reactor, self.end, signal.SIGINT)
-        self._program.stop(UNTIL_ALL_ARE_DONE).addCallback(lambda _: self.end())
+        """Let streams end by themselves at the first SIGINT, but not at the second."""
+        on_signals(self._reactor, self._end, signal.SIGINT)
+        self._program.stop(UNTIL_ALL_ARE_DONE).addCallback(lambda _: self._end())
 
-    def _look_for_parent(self, parent: int) -> None:
+    def _check_parent(self, parent: int) -> None:
         if os.getppid() != parent:
-            self.end()
+            self._end()
