@@ -24,10 +24,9 @@ from twisted.internet.protocol import Factory, Protocol
 
 from txsocksx_ext.net import connecting
 from txsocksx_ext.net.connecting import connect_socket
-from txsocksx_ext.net.handover import can_take
 from txsocksx_ext.net.listening import polled as accepted_by_the_poller
 from txsocksx_ext.net.poller import URGENT, poller_of
-from txsocksx_ext.net.transport import SocketTransport
+from txsocksx_ext.net.transport import SocketTransport, can_take
 from txsocksx_ext.net.twisted_transports import hand_over
 from txsocksx_ext.protocol.messages import Address
 

@@ -16,9 +16,8 @@ from twisted.protocols.policies import WrappingFactory
 
 from txsocksx_ext import open_transport
 from txsocksx_ext.net.connecting import connect_socket
-from txsocksx_ext.net.handover import can_take, reset_socket, take_socket, write_now
 from txsocksx_ext.net.poller import READABLE, poller_of
-from txsocksx_ext.net.transport import SocketTransport
+from txsocksx_ext.net.transport import SocketTransport, can_take, reset_socket, take_socket, write_now
 from txsocksx_ext.net.twisted_transports import hand_over
 
 

@@ -13,14 +13,13 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
 from txsocksx_ext import SOCKS5ClientEndpoint, open_transport
+from txsocksx_ext.context import is_local, peer_name
 from txsocksx_ext.net.half_close import can_half_close
 from txsocksx_ext.net.twisted_transports import (
     bound_address,
     hand_over,
     is_encrypted,
-    is_local,
     keep_alive,
-    peer_name,
 )
 from txsocksx_ext.testing import (
     FakeProxy,

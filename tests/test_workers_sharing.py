@@ -85,7 +85,8 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
 from txsocksx_ext import Route, errors
-from txsocksx_ext.net.twisted_transports import open_transport, peer_name
+from txsocksx_ext.context import peer_name
+from txsocksx_ext.net.twisted_transports import open_transport
 
 class Kind(Route):
     name, keys = "shared", frozenset({"pt.", "tor.isolation"})

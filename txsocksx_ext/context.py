@@ -4,14 +4,16 @@ What server, policy and routes all know of one client's connection.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
 from .errors import ConnectionNotAllowed
 from .net.relay_interface import IRelay
-from .net.twisted_transports import is_local, peer_group, peer_name
+from .net.twisted_transports import is_loopback_host, unmapped
 from .protocol.codes import Method
 from .protocol.messages import Request, UsernamePassword
 from .protocol.pairs import NO_PAIRS, PASSWD, USERNAME, Pairs, is_among
@@ -19,6 +21,31 @@ from .protocol.pairs import NO_PAIRS, PASSWD, USERNAME, Pairs, is_among
 if TYPE_CHECKING:
     from .policy.table import RouteTable
     from .route.base import IRoute
+
+
+def is_local(address: IAddress | None) -> bool:
+    """Return whether a peer's address is this machine's own: loopback, or a unix socket."""
+    if isinstance(address, (IPv4Address, IPv6Address)):
+        return is_loopback_host(address.host)
+    return isinstance(address, UNIXAddress)
+
+
+def peer_name(address: IAddress | None) -> str:
+    """Return how logs and counters name a peer: its host, without the port."""
+    if isinstance(address, (IPv4Address, IPv6Address)):
+        return address.host
+    return "unix" if isinstance(address, UNIXAddress) else type(address).__name__
+
+
+def peer_group(address: IAddress | None) -> str:
+    """Return what counts as one peer: an IPv4 address, or the /64 network of an IPv6 address."""
+    name = peer_name(address)
+    if not isinstance(address, IPv6Address):
+        return name
+    literal = unmapped(ipaddress.IPv6Address(name))
+    if isinstance(literal, ipaddress.IPv4Address):
+        return str(literal)
+    return str(ipaddress.IPv6Network((int(literal) >> 64 << 64, 64)))
 
 
 class KeyNotHonoured(ConnectionNotAllowed):

@@ -20,18 +20,18 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..context import is_local
 from ..errors import CleartextRefused, HandshakeTimeout, ProxyClosed, SOCKS5Error
 from ..failures import proxy_unreachable
 from ..net.half_close import with_half_close
-from ..net.handover import write_now
 from ..net.timers import clock_of
+from ..net.transport import write_now
 from ..net.twisted_transports import (
     PausedProtocol,
     abort,
     hand_over,
     is_connected_to_itself,
     is_encrypted,
-    is_local,
     renew_log_prefix,
 )
 from ..protocol.codes import Method

@@ -15,10 +15,9 @@ from twisted.internet.interfaces import ITransport
 
 from ..protocol.codes import AddressType
 from ..protocol.messages import Address
-from .handover import reset_socket
 from .poller import FAILED, INPUT_ENDED, WRITABLE, Poller, poller_of
-from .transport import QUIET, SocketTransport, twisted_address_of
-from .twisted_transports import endpoint_to, is_loopback_host, keep_socket_alive, open_transport
+from .transport import QUIET, SocketTransport, keep_socket_alive, reset_socket, twisted_address_of
+from .twisted_transports import endpoint_to, is_loopback_host, open_transport
 
 ATTEMPT_TIMEOUT = 120.0
 """Seconds for one attempt: beyond any time that a server gives to it."""

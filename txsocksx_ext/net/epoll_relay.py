@@ -11,12 +11,12 @@ from twisted.internet.interfaces import ITransport
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
-from .handover import reset_socket, take_socket
 from .pipe import PIPE_SIZE
 from .poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, WRITABLE, Poller
 from .relay_interface import IRelay, RelayEnded
 from .socket_state import unacknowledged
 from .timers import clock_of
+from .transport import reset_socket, take_socket
 from .twisted_transports import PausedProtocol
 from .watches import IdleWatch, ResetWatch, shared_watch
 

@@ -15,8 +15,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .poller import Poller, log_fault, poller_of
-from .transport import STREAM, SocketTransport, address_of
-from .twisted_transports import keep_socket_alive
+from .transport import STREAM, SocketTransport, address_of, keep_socket_alive
 
 ACCEPTS_IN_A_TURN = 64
 """How many connections are accepted before others have their turn."""
@@ -33,6 +32,7 @@ class PolledPort:
         self._accepts_in_a_turn = accepts_in_a_turn
         self._poller = poller
         self._family = int(port.socket.family)
+        self._is_listening = True
         keep_socket_alive(port.socket)
         port.stopReading()
         poller.watch(port.fileno(), self)
@@ -44,6 +44,7 @@ class PolledPort:
     def stopListening(self) -> Deferred[None] | None:
         """See `IListeningPort`."""
         if self._is_listening:
+            self._is_listening = False
             self._poller.release(self._port.fileno())
         stopped: Deferred[None] | None = self._port.stopListening()
         return stopped
@@ -64,12 +65,9 @@ class PolledPort:
 
     def abandon(self, why: str) -> None:
         """See `txsocksx_ext.net.poller.Watcher`."""
+        self._is_listening = False
         self._poller.forget(self._port.fileno())
         self._port.connectionLost(Failure(ConnectionDone()))
-
-    @property
-    def _is_listening(self) -> bool:
-        return bool(self._port.connected and not self._port.disconnecting)
 
     def _accept_some(self, listening: socket.socket) -> bool:
         """Accept connections; whether there are no more."""

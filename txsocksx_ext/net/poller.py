@@ -12,6 +12,8 @@ import os
 import select
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -83,6 +85,7 @@ class Poller:
         # By descriptor: these are small numbers.
         self._watchers: list[Watcher | None] = []
         self._epoll = select.epoll()
+        self.fileno = self._epoll.fileno
         self.pipe = Pipe()
         self.kept = 0
         self._added: set[int] = set()
@@ -135,9 +138,9 @@ class Poller:
 
     # What the reactor calls.
 
-    def fileno(self) -> int:
-        """Return the epoll descriptor: readable as long as events are waiting."""
-        return -1 if self._epoll.closed else self._epoll.fileno()
+    # Each event of the reactor asks for both, so they are built-in functions.
+    fileno: Callable[[], int]
+    logPrefix = staticmethod(partial(str, "poller"))
 
     def doRead(self) -> None:
         """
@@ -175,11 +178,9 @@ class Poller:
             if watcher is not None and self._watchers[descriptor] is watcher:
                 self._abandon(watcher, "stopped")
         self._epoll.close()
+        # As Twisted's transports say it of themselves when they are closed.
+        self.fileno = partial(int, -1)
         self.pipe.close()
-
-    def logPrefix(self) -> str:
-        """See `twisted.internet.interfaces.ILoggingContext`."""
-        return "poller"
 
     def _abandon(self, watcher: Watcher, why: str) -> None:
         try:

@@ -11,10 +11,10 @@ from typing import Any
 from twisted.internet.interfaces import ITransport
 
 from .epoll_relay import EpollRelay
-from .handover import can_take
 from .poller import poller_of
 from .relay_interface import IRelay, RelayEnded
 from .timers import clock_of
+from .transport import can_take
 from .twisted_relay import ProducerRelay
 from .twisted_transports import keep_alive
 from .watches import IdleWatch, shared_watch

@@ -5,7 +5,6 @@ What both ends need to know of Twisted's transports.
 from __future__ import annotations
 
 import ipaddress
-import socket
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -116,13 +115,6 @@ def is_closing(transport: Any) -> bool:
     )
 
 
-def is_local(address: IAddress | None) -> bool:
-    """Return whether a peer's address is this machine's own: loopback, or a unix socket."""
-    if isinstance(address, (IPv4Address, IPv6Address)):
-        return is_loopback_host(address.host)
-    return isinstance(address, UNIXAddress)
-
-
 @lru_cache(maxsize=1024)
 def is_loopback_host(host: str) -> bool:
     """Return whether `host` is an address literal of the loopback network."""
@@ -138,24 +130,6 @@ def unmapped(
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Return an address, or the IPv4 address that an IPv6 address is mapped from."""
     return getattr(literal, "ipv4_mapped", None) or literal
-
-
-def peer_name(address: IAddress | None) -> str:
-    """Return how logs and counters name a peer: its host, without the port."""
-    if isinstance(address, (IPv4Address, IPv6Address)):
-        return address.host
-    return "unix" if isinstance(address, UNIXAddress) else type(address).__name__
-
-
-def peer_group(address: IAddress | None) -> str:
-    """Return what counts as one peer: an IPv4 address, or the /64 network of an IPv6 address."""
-    name = peer_name(address)
-    if not isinstance(address, IPv6Address):
-        return name
-    literal = unmapped(ipaddress.IPv6Address(name))
-    if isinstance(literal, ipaddress.IPv4Address):
-        return str(literal)
-    return str(ipaddress.IPv6Network((int(literal) >> 64 << 64, 64)))
 
 
 def bound_address(transport: Any) -> Address:
@@ -178,18 +152,6 @@ def bound_address(transport: Any) -> Address:
     if isinstance(host, IPv6Address):
         return Address(AddressType.IPV6, host.host.split("%")[0], host.port)
     return UNSPECIFIED
-
-
-# Enumerations, of which the system wants numbers.
-_SOCKET, _KEEPALIVE = int(socket.SOL_SOCKET), int(socket.SO_KEEPALIVE)
-_TCP, _NODELAY = int(socket.IPPROTO_TCP), int(socket.TCP_NODELAY)
-
-
-def keep_socket_alive(connection: socket.SocketType) -> None:
-    """Do what `keep_alive` does, for a TCP socket. On Linux, connections inherit it from a listening one."""
-    set_option = connection.setsockopt
-    set_option(_SOCKET, _KEEPALIVE, 1)
-    set_option(_TCP, _NODELAY, 1)
 
 
 def keep_alive(transport: Any) -> None:

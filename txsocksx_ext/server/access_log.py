@@ -13,8 +13,7 @@ from twisted.logger import LogEvent, Logger, LogLevel
 from twisted.python.failure import Failure
 
 from ..addresses import host_and_port
-from ..context import Session
-from ..net.twisted_transports import peer_name
+from ..context import Session, peer_name
 from ..protocol.codes import Method
 
 _LOGIN = Method.USERNAME_PASSWORD

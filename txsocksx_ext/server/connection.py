@@ -19,15 +19,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..addresses import literal_of
-from ..context import Session
+from ..context import Session, peer_group
 from ..errors import AuthenticationFailed, CommandNotSupported, SOCKS5Error, TTLExpired
 from ..failures import describe
 from ..net.half_close import can_half_close, with_half_close
-from ..net.handover import write_now
 from ..net.relay import join
 from ..net.socket_state import was_reset
-from ..net.transport import SocketTransport
-from ..net.twisted_transports import abort, bound_address, peer_group
+from ..net.transport import SocketTransport, write_now
+from ..net.twisted_transports import abort, bound_address
 from ..policy.table import Decision
 from ..protocol import codes
 from ..protocol.codes import AddressType, Method, ReplyCode

@@ -19,11 +19,10 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from ..checks import check_method, check_reactor, check_type
-from ..context import Session
+from ..context import Session, peer_group
 from ..errors import AuthenticationFailed
 from ..failures import row_of
 from ..net.timers import Deadlines, clock_of
-from ..net.twisted_transports import peer_group
 from ..policy.keys import classify_keys
 from ..policy.table import Decision, RouteTable
 from ..protocol.codes import Method, ReplyCode

@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from ..descriptions import parse_description
 from ..net.listening import ACCEPTS_IN_A_TURN, polled
-from ..net.twisted_transports import keep_socket_alive
+from ..net.transport import keep_socket_alive
 from .proxy_protocol import ProxyProtocolFactory
 from .start_failures import ListenerFailed
 

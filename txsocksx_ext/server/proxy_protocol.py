@@ -27,7 +27,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..addresses import IPNetwork
-from ..net.twisted_transports import abort, hand_over, is_closing, is_local, peer_name, unmapped
+from ..context import is_local, peer_name
+from ..net.twisted_transports import abort, hand_over, is_closing, unmapped
 
 if TYPE_CHECKING:
     from .factory import SOCKS5ExtFactory

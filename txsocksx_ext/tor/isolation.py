@@ -7,13 +7,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from typing import TYPE_CHECKING
 
-from ..net.twisted_transports import peer_name
+from ..context import Session, peer_name
 from ..protocol.pairs import TOR_ISOLATION
-
-if TYPE_CHECKING:
-    from ..context import Session
 
 
 class IsolationTokens:
