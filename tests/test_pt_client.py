@@ -1,4 +1,4 @@
-"""The client's side as tor sees it, and as clients of method 97 do: SOCKS5, byte by byte."""
+"""The client's side as tor sees it, and as clients of method 0x97 do: SOCKS5, byte by byte."""
 
 import sys
 
@@ -128,7 +128,7 @@ def test_malformed_arguments_by_rfc_1929(listener, vector):
 def test_1500_bytes_by_method_97(listener):
     values = {"key": "k" * 700, "ticket": "=;\\" * 300}
     assert len(encode_arguments(values)) > 1500
-    with pytest.raises(ValueError, match="RFC 1929 carries 510: only method 97 has no such limit"):
+    with pytest.raises(ValueError, match="RFC 1929 carries 510: only method 0x97 has no such limit"):
         to_credentials(encode_arguments(values))
     request = ExtendedRequest(Pairs({f"pt.{key}": value for key, value in values.items()})).encode()
     client, heard = listener.say(OFFERS_97, request, CONNECT)
@@ -154,7 +154,7 @@ def test_a_key_that_means_nothing_here(listener):
     assert listener.arguments == (("key", "1"),)
 
 
-BOTH_DIALECTS = pytest.mark.parametrize("extended", [True, False], ids=["method 97", "tor"])
+BOTH_DIALECTS = pytest.mark.parametrize("extended", [True, False], ids=["method 0x97", "tor"])
 
 
 def code_of(listener, extended, arguments=(), then=lambda: None):

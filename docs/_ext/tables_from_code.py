@@ -169,7 +169,7 @@ def limits() -> str:
 
 
 def _limit_rows(cls: type, name: str) -> list[list[str]]:
-    meanings = dict(re.findall(r"^:ivar (\w+): (.*?)(?=^:ivar|\Z)", inspect.getdoc(cls), re.S | re.M))
+    meanings = dict(re.findall(r"^:ivar (\w+): (.*?)(?=^:(?:ivar|raises)|\Z)", inspect.getdoc(cls), re.S | re.M))
     return [
         [f"``{name}.{each.name}``", _default(each), sentence(meanings[each.name])]
         for each in fields(cls)

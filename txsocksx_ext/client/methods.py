@@ -23,7 +23,7 @@ class ClientMethods:
 
     :ivar anonymous: whether it may come without credentials.
     :ivar login: its user name and password, if any.
-    :ivar pairs: its pairs, or ``None`` where it was not given method 97.
+    :ivar pairs: its pairs, or ``None`` where it was not given method 0x97.
     :ivar isolation: the token that keeps its streams from others' circuits, if any.
     """
 

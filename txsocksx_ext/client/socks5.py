@@ -36,7 +36,7 @@ from .methods import ClientMethods
 from .tunnel import SOCKS5Address, TunnelFactory, TunnelProtocol
 
 DOUBT = 1.0
-"""Seconds in which tor has closed the connection if its F0 was a failure."""
+"""Seconds in which tor has closed the connection if its 0xF0 was a failure."""
 
 
 class SOCKS5ExtClientProtocol(TunnelProtocol):
@@ -275,7 +275,7 @@ class SOCKS5ExtClientFactory(TunnelFactory):
         Return whether a failing reply may come with a connection that stands.
 
         If one directory does not have a descriptor and another has, tor's port
-        with ExtendedErrors answers F0 and connects. After a failure it closes.
+        with ExtendedErrors answers 0xF0 and connects. After a failure it closes.
         """
         is_doubtful = initiator.dialect is Dialect.TOR and reply.code == DESCRIPTOR_NOT_FOUND.number
         return is_doubtful and self.application is not None

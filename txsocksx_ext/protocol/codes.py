@@ -105,9 +105,9 @@ class Dialect(enum.Enum):
     PLAIN = "plain"
     """RFC 1928's codes alone."""
     PROP229 = "prop229"
-    """Those, and proposal 229's E0, E1 (onion services), F0 to F2 (transports)."""
+    """Those, and proposal 229's 0xE0, 0xE1 (onion services), 0xF0 to 0xF2 (transports)."""
     TOR = "tor"
-    """Those of RFC 1928, and Tor's deployed F0 to F7 (proposal 304)."""
+    """Those of RFC 1928, and Tor's deployed 0xF0 to 0xF7 (proposal 304)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class ReplyCode:
     :ivar name: the specification's name.
     :ivar sentence: what happened, in words.
     :ivar plain: what to send instead to a client that knows RFC 1928 alone.
-    :ivar prop229: what to send instead to a client that knows E0 and E1 but not
+    :ivar prop229: what to send instead to a client that knows 0xE0 and 0xE1 but not
         this code; ``None`` where only `plain` will do.
     """
 
@@ -157,7 +157,7 @@ ADDRESS_TYPE_NOT_SUPPORTED = _rfc1928(
     0x08, "address type not supported", "the proxy cannot reach addresses of this type"
 )
 
-# The proposal's names and sentences for E0 and E1 contradict each other; the
+# The proposal's names and sentences for 0xE0 and 0xE1 contradict each other; the
 # names hold (docs/protocol.rst says why).
 ONION_SERVICE_NOT_FOUND = ReplyCode(
     0xE0, Dialect.PROP229, "onion service not found", "there is no such onion service", plain=0x04
@@ -249,7 +249,7 @@ INTRODUCTION_TIMED_OUT = ReplyCode(
 )
 
 ONION_NUMBERS = frozenset({ONION_SERVICE_NOT_FOUND.number, ONION_SERVICE_NOT_REACHABLE.number})
-"""E0 and E1, which mean the same in every dialect."""
+"""0xE0 and 0xE1, which mean the same in every dialect."""
 
 REPLY_CODES: tuple[ReplyCode, ...] = tuple(row for row in globals().values() if isinstance(row, ReplyCode))
 """Every row of every table, in the order of the dialects."""
@@ -264,7 +264,7 @@ def reply_row(number: int, dialect: Dialect) -> ReplyCode | None:
     """
     Return what `number` means to a reader of `dialect`, or ``None`` if it means nothing there.
 
-    RFC 1928's codes, and E0 and E1, mean the same to every reader.
+    RFC 1928's codes, and 0xE0 and 0xE1, mean the same to every reader.
 
     :param number: 0 to 255.
     """

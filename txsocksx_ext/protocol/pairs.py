@@ -213,10 +213,10 @@ class PairLimits:
     The format itself allows 8 GiB; each count is checked before what it
     announces is buffered.
 
-    :ivar pairs: the most pairs.
-    :ivar key_bytes: the longest key, in bytes.
-    :ivar value_bytes: the longest value, in bytes.
-    :ivar total_bytes: the most bytes in all, lengths included.
+    :ivar pairs: the number of pairs in one message.
+    :ivar key_bytes: the length of a key, in bytes.
+    :ivar value_bytes: the length of a value, in bytes.
+    :ivar total_bytes: the size of all pairs in one message, in bytes, including length fields.
     :raises ValueError: one of them is not above 0.
     """
 

@@ -119,7 +119,7 @@ class TransportProtocol(Protocol):
     ``self.transport`` leads to the peer: the other side of the transport. The
     *payload* is what the transport carries for tor. Whatever a method raises
     ends the connection; during the handshake, the client is told: an exception
-    of `txsocksx_ext.errors` by its code, any other by F2, as a fault in the
+    of `txsocksx_ext.errors` by its code, any other by 0xF2, as a fault in the
     transport.
 
     :cvar handshake_timeout: seconds until `ready`, connecting included.
@@ -159,7 +159,7 @@ class TransportProtocol(Protocol):
         that an operator sees at once that an option is wrong.
 
         :raises ValueError: they are not what the transport takes: the client gets
-            F1. A missing argument is one by itself.
+            0xF1. A missing argument is one by itself.
         """
 
     def endpoint(self) -> IStreamClientEndpoint:

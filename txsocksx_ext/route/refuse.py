@@ -1,5 +1,5 @@
 """
-The route that leads nowhere: ``refuse``, answered with 02.
+The route that leads nowhere: ``refuse``, answered with 0x02.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class TransportRoute(Route):
 
 class _BridgeClientFactory(SOCKS5ExtClientFactory):
     """
-    Asks a transport for a bridge, by method 97 if it knows that: all others must pass over it.
+    Asks a transport for a bridge, by method 0x97 if it knows that: all others must pass over it.
 
     :ivar too_long: what keeps the arguments from going by RFC 1929; empty if nothing does.
     :raises TransportProtocolFailure: the arguments cannot be carried at all.
@@ -195,7 +195,7 @@ class _BridgeClientFactory(SOCKS5ExtClientFactory):
         return self._pairs or Pairs()
 
     def error_for(self, answer: UsernamePasswordResponse | ExtendedResponse | Reply, initiator: Initiator) -> Exception:
-        """Read a reply as a transport's, which has extended codes by method 97 alone, and none of onion services."""
+        """Read a reply as a transport's, which has extended codes by method 0x97 alone, and none of onion services."""
         error = super().error_for(answer, initiator)
         if not isinstance(error, ReplyError):
             return error

@@ -1,5 +1,5 @@
 """
-How much a server takes, and how long it waits.
+The limits of a server: sizes, numbers and times.
 """
 
 from __future__ import annotations
@@ -26,21 +26,19 @@ class Limits:
     """
     A server's limits. Times are in seconds, sizes in bytes.
 
-    :ivar handshake_timeout: from a connection's first moment to its complete request.
-    :ivar connect_timeout: from the request to the reply. Clients wait 60 seconds;
-        a longer time here would lose them the reason of a failure.
-    :ivar idle_timeout: of a stream, without a byte either way; ``None`` for none.
-    :ivar max_connections: at once; more are closed as they come.
-    :ivar max_per_peer: at once from one IPv4 address or one IPv6 network of 64 bits;
-        loopback and unix peers do not count.
-    :ivar pairs: of one request of method 97.
-    :ivar read_ahead: what a client may send before it is answered; then its
-        reading is paused.
-    :ivar linger: how long a connection stays after a failing answer, so that
-        the answer arrives.
-    :ivar login_delay: the longest that the answer to a failed login waits, where others of
-        the same peer failed before. It is sent within `handshake_timeout` in any case.
-    :raises ValueError: one of them is no number above 0, or a time that is not finite; `read_ahead` and `linger` may
+    :ivar handshake_timeout: the time from accepting a connection to its complete request.
+    :ivar connect_timeout: the time from the request to the reply. Clients usually wait 60 seconds;
+        with a longer time they would not get the reason of a failure.
+    :ivar idle_timeout: the time that a stream may stay without data in either direction; ``None`` for no limit.
+    :ivar max_connections: open connections. Further ones are closed at once.
+    :ivar max_per_peer: open connections of one IPv4 address or one IPv6 network of 64 bits;
+        loopback and unix peers are not limited.
+    :ivar pairs: the limits of one message of method 0x97.
+    :ivar read_ahead: bytes that a client may send before it is answered; then reading from it is paused.
+    :ivar linger: the time that a connection stays open after a failing answer, so that the answer arrives.
+    :ivar login_delay: the longest delay of the answer to a failed login, for peers with earlier failures. The
+        answer is always sent within `handshake_timeout`.
+    :raises ValueError: a limit is not a number above 0, or a time is not finite. `read_ahead` and `linger` may
         be 0, and numbers of connections ``math.inf``.
     """
 

@@ -84,7 +84,7 @@ class FakeProxy(CheckedAttributes, Factory):
     :param method: the method to select, offered or not; by default the best of
         those offered.
     :param status: the answer to credentials and pairs.
-    :param pairs: what goes with it where the method is 97.
+    :param pairs: what goes with it where the method is 0x97.
     :param code: the reply's code. It is sent to any client, so that you can see
         what yours makes of it.
     :param bound: the reply's address.
@@ -168,7 +168,7 @@ class FakeConversation(Protocol):
 
     :ivar greeting: the methods offered are its ``methods``.
     :ivar credentials: what RFC 1929 carried.
-    :ivar pairs: what method 97 carried.
+    :ivar pairs: what method 0x97 carried.
     :ivar request: what the client wants.
     :ivar violation: what the client said wrong.
     :ivar tunnel: after success, the protocol that `FakeProxy.server` built.

@@ -43,7 +43,7 @@ class TransportPair:
         bridge's side is ready.
     :ivar failure: why there is no connection: what the client's side failed with,
         or what the bridge's side could not start for; else ``None``.
-    :ivar code: the reply code for that, as a client of method 97 gets it; 0 when the
+    :ivar code: the reply code for that, as a client of method 0x97 gets it; 0 when the
         connection stands, ``None`` before that.
     """
 

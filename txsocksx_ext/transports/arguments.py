@@ -2,7 +2,7 @@
 The arguments of one connection through a pluggable transport (pt-spec, section 3.5).
 
 They travel as ``key=value;key=value`` in RFC 1929's user name and password, 510
-bytes at most, or as pairs ``pt.<key>`` of method 97.
+bytes at most, or as pairs ``pt.<key>`` of method 0x97.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def parse_arguments(text: str) -> Arguments:
 
 def to_credentials(text: str) -> UsernamePassword | None:
     """
-    Return the text as a user name and a password; ``None`` for an empty one, which needs no method 02.
+    Return the text as a user name and a password; ``None`` for an empty one, which needs no method 0x02.
 
     :raises ValueError: it is longer than the two can carry, or holds what they cannot.
     """
@@ -106,7 +106,8 @@ def to_credentials(text: str) -> UsernamePassword | None:
         raise ValueError("the arguments hold a NUL, which RFC 1929 keeps for a password that is none")
     if len(data) > MAX_LENGTH:
         raise ValueError(
-            f"the arguments have {len(data)} bytes, and RFC 1929 carries {MAX_LENGTH}: only method 97 has no such limit"
+            f"the arguments have {len(data)} bytes, and RFC 1929 carries {MAX_LENGTH}:"
+            " only method 0x97 has no such limit"
         )
     if len(data) <= 255:
         return UsernamePassword(data, NO_PASSWORD)
@@ -129,7 +130,7 @@ def from_credentials(credentials: UsernamePassword) -> Arguments:
 
 def from_pairs(pairs: Mapping[str, bytes]) -> Arguments:
     """
-    Return the arguments among the pairs of method 97.
+    Return the arguments among the pairs of method 0x97.
 
     :raises ValueError: one has no name.
     """
