@@ -322,7 +322,7 @@ class Initiator(MessageReader):
         :returns: ``None`` while bytes are missing.
         :raises MalformedHTTP: the server violated the protocol, or switches to another.
         """
-        while self.buffer and (message := self.decode(response_head)) is not None:
+        while (message := self.decode(response_head)) is not None:
             if message.status == 101:
                 raise MalformedHTTP("HTTPResponse", Fault.SYNTAX, "the server switches to another protocol")
             if message.status >= 200:

@@ -79,7 +79,9 @@ class SOCKS4Reply:
 
 def request(data: Buffer, limits: PairLimits) -> Decoded[SOCKS4Request]:
     """Decode a `SOCKS4Request`."""
-    if data and data[0] != SOCKS4_VERSION:
+    if not data:
+        return 1
+    if data[0] != SOCKS4_VERSION:
         raise MalformedMessage("SOCKS4Request", Fault.VERSION)
     if len(data) < 9:
         return 9
@@ -116,7 +118,9 @@ def _end_of_field(data: Buffer, start: int, what: str) -> int | None:
 
 def reply(data: Buffer, limits: PairLimits) -> Decoded[SOCKS4Reply]:
     """Decode a `SOCKS4Reply`, and of a failing one only the code: some servers send no more than four bytes."""
-    if data and data[0] != 0:
+    if not data:
+        return 1
+    if data[0] != 0:
         raise MalformedMessage("SOCKS4Reply", Fault.VERSION)
     if len(data) < 2:
         return 2
@@ -176,4 +180,4 @@ class Initiator(MessageReader):
         :returns: ``None`` while bytes are missing.
         :raises MalformedMessage: the server violated the protocol.
         """
-        return self.decode(reply) if self.buffer else None
+        return self.decode(reply)
