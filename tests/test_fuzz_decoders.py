@@ -14,7 +14,7 @@ import pytest
 from txsocksx_ext.protocol import http_connect, socks4
 from txsocksx_ext.protocol.decoding import MalformedMessage
 
-INPUTS = int(os.environ.get("FUZZ_INPUTS", "2000"))
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "4000"))
 
 OF_HTTP = [
     *(b"CONNECT ", b"OPTIONS ", b"GET ", b"a.example:80", b"[::1]:443", b"*", b"/", b" HTTP/1.1\r\n", b" HTTP/1.0\r\n"),

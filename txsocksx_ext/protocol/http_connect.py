@@ -104,7 +104,7 @@ def _headers_of(lines: Iterable[str]) -> Headers:
 def request(data: Buffer, limits: PairLimits) -> Decoded[HTTPRequest]:
     """Decode the head of an `HTTPRequest`. CR and LF stand only together, and only at the end of a line."""
     found = _END_OF_HEAD.search(data, 0, MAX_REQUEST_HEAD)
-    length = data.find(b"\n") + 1 if found is None else found.end()
+    length = data.find(b"\n", 0, MAX_REQUEST_HEAD) + 1 if found is None else found.end()
     head = data[:length].decode("latin-1")
     line = _REQUEST_LINE.match(head)
     # Other protocols begin with letters too, and may wait for an answer to their first line.
