@@ -83,6 +83,8 @@ lint: $(INSTALLED_FOR_TESTS)
 	$(VENV)/bin/lint-imports
 
 pytest: $(INSTALLED_FOR_TESTS)
+	@# Tests start hundreds of programs, and the environment may keep Python from writing this itself.
+	@$(VENV)/bin/python -m compileall -q txsocksx_ext twisted/plugins tests
 	$(VENV)/bin/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --cov --cov-report= $(TESTS)
 	@echo "covered: $$($(VENV)/bin/coverage report --format=total)%; make coverage says what is not"
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from argon2 import PasswordHasher
+from support import warm_python
 from twisted.cred.credentials import UsernamePassword
 from twisted.cred.error import UnauthorizedLogin
 
@@ -21,7 +22,7 @@ TOOL = [sys.executable, "-m", "txsocksx_ext.server.passwords"]
 
 
 def run(*arguments, given=""):
-    return subprocess.run([*TOOL, *map(str, arguments)], input=given, capture_output=True, text=True)
+    return warm_python.run([*TOOL, *arguments], input=given)
 
 
 def change(*arguments, given=""):

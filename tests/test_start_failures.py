@@ -1,11 +1,11 @@
 """A server that cannot start says why, in one line."""
 
 import socket
-import subprocess
 import sys
 
 import pytest
 from examples.raw_peers import settles
+from support import warm_python
 from support.certificates import Authority
 from support.namespaces import own_network
 from support.programs import free_port, need
@@ -16,14 +16,8 @@ TWIST = "from twisted.application.twist._twist import Twist; Twist.main()"
 
 def run(*arguments, before="", of_twistd=("-n", "--pidfile="), command=TWISTD, prefix=()):
     """Run a server that ends by itself."""
-    return subprocess.run(
-        [*prefix, sys.executable, "-c", before + command, *of_twistd, "socks5ext", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd="/",
-    )
+    command = [*prefix, sys.executable, "-c", before + command, *of_twistd, "socks5ext", *arguments]
+    return warm_python.run(command, cwd="/")
 
 
 def why(*arguments, **kwargs):

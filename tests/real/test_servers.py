@@ -45,6 +45,7 @@ from txsocksx_ext.errors import (
     HostUnreachable,
     NoAcceptableMethod,
     OnionAddressInvalid,
+    OnionServiceError,
     OnionServiceNotFound,
     ProxyClosed,
     TTLExpired,
@@ -245,7 +246,7 @@ async def test_tor_says_little_of_a_bad_onion_address(tor):
 async def test_tor_with_extended_errors_says_that_the_onion_address_is_bad(tor):
     error = await failure_of(talk_to_onion(local(tor.extended)))
     assert (type(error), error.code) == (OnionAddressInvalid, 0xF6)
-    assert isinstance(error, OnionServiceNotFound)
+    assert isinstance(error, OnionServiceError)
 
 
 @pytest.mark.parametrize("dialect", ["plain", "prop229"])

@@ -17,6 +17,11 @@ os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="socks", LISTEN_PID=str(os.getp
 """
 
 
+def opened_by_systemd(make):
+    """Twisted looks for these sockets when it is imported, so this must be a new Python: ``env`` starts one."""
+    return {"before": SYSTEMD.format(make=make), "prefix": ["env"]}
+
+
 def tcp(host, port):
     return f"socket.create_server(({host!r}, {port}), family=socket.AF_INET{'6' if ':' in host else ''})"
 
@@ -53,7 +58,7 @@ def test_a_socket_on_this_machine_needs_no_leave(socks5ext, tmp_path, kind, wrap
         "INET": (tcp("127.0.0.1", port), ("127.0.0.1", port)),
         "INET6": (tcp("::1", port), ("::1", port)),
     }[kind]
-    server = socks5ext(*options, listen=[f"{wrapper}systemd:domain={kind}:index=0"], before=SYSTEMD.format(make=make))
+    server = socks5ext(*options, listen=[f"{wrapper}systemd:domain={kind}:index=0"], **opened_by_systemd(make))
     header = b"PROXY UNKNOWN\r\n" if wrapper else b""
     with connect(address) as client:
         client.sendall(header + GREET_ANONYMOUS)
@@ -64,7 +69,7 @@ def test_a_socket_on_this_machine_needs_no_leave(socks5ext, tmp_path, kind, wrap
 
 def test_it_may_be_found_by_its_name(socks5ext, tmp_path):
     path = tmp_path / "socks"
-    socks5ext(listen=["systemd:domain=UNIX:name=socks"], before=SYSTEMD.format(make=unix(path)))
+    socks5ext(listen=["systemd:domain=UNIX:name=socks"], **opened_by_systemd(unix(path)))
     with connect(path) as client:
         client.sendall(GREET_ANONYMOUS)
         assert read_exactly(client, 2) == b"\x05\x00"
@@ -72,7 +77,7 @@ def test_it_may_be_found_by_its_name(socks5ext, tmp_path):
 
 def refusal(socks5ext, make, domain, *options):
     with pytest.raises(AssertionError, match="ended with 1") as caught:
-        socks5ext(*options, listen=[f"systemd:domain={domain}:index=0"], before=SYSTEMD.format(make=make))
+        socks5ext(*options, listen=[f"systemd:domain={domain}:index=0"], **opened_by_systemd(make))
     assert "Traceback" not in str(caught.value)
     return str(caught.value)
 
@@ -84,7 +89,7 @@ def test_a_socket_that_others_could_sniff_is_refused(socks5ext, host):
     socks5ext(
         "--allow-remote",
         listen=[f"systemd:domain={domain}:index=0"],
-        before=SYSTEMD.format(make=tcp(host, free_port())),
+        **opened_by_systemd(tcp(host, free_port())),
     )
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from support import warm_python
+
 IN_CI = bool(os.environ.get("CI"))
 
 
@@ -76,7 +78,7 @@ class Program:
         self._wait = wait
         self._last_output = ""
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen(
+        self.process = warm_python.Popen(
             self.arguments,
             stdin=subprocess.DEVNULL,
             stdout=self._output,
