@@ -26,7 +26,7 @@ def test_targets_are_not_in_the_log_whatever_the_torrc_says(program, tmp_path, s
     torrc.write_text(f"{safe_logging}\nSocks5Proxy 127.0.0.1:{free_port()}\nLog debug stderr\n")
     server = twistd(program, f"--route=*=tor:launch:exec={need('tor')}:torrc={torrc}")
     # It says so as soon as its control port is there, and the SOCKS port is by then.
-    assert settles(lambda: "our own tor bootstraps" in server.output, 40), server.output
+    assert settles(lambda: "our own tor: bootstrapping" in server.output, 40), server.output
     for host in TARGETS:
         ask(server, host)
     assert settles(lambda: all(refusal in server.output for refusal in REFUSALS)), server.output

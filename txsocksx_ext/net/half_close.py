@@ -1,5 +1,5 @@
 """
-The end of one direction of a connection, on transports that Twisted closes altogether.
+Half-close on transports of Twisted's that close both directions at once.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from zope.interface import alsoProvides
 from .tls import TLSTransport
 
 _BEFORE_HANDSHAKE = b"before SSL initialization"
-"""What OpenSSL calls the state of a connection that has neither sent nor received."""
+"""OpenSSL's name for the state of a connection that has neither sent nor received."""
 
 
 def can_half_close(transport: Any) -> bool:
     """
-    Return whether the sending side of the transport can be closed alone.
+    Return whether the transport can close its sending side alone.
 
-    Twisted's TLS closes both, and a wrapper around it would close the TCP
-    connection under it. Standard input and output, which cannot be reset, are
-    never closed altogether after a half of them was.
+    Twisted's TLS closes both sides, and a wrapper around it would half-close the TCP
+    connection below it. Standard input and output, which cannot be reset, are
+    never closed completely after a half-close.
     """
     while isinstance(transport, ProtocolWrapper):
         if isinstance(transport, (TLSTransport, TLSMemoryBIOProtocol)):
@@ -43,9 +43,9 @@ def end_writing(transport: Any) -> None:
 
 def with_half_close(transport: Any) -> Any:
     """
-    Have a new connection's directions end separately where Twisted's wrappers close both: TLS, the PROXY protocol.
+    Make a new connection support half-close, also through Twisted's wrappers for TLS and the PROXY protocol.
 
-    To be called in ``connectionMade``, before anything is written.
+    Call this in ``connectionMade``, before anything is written.
 
     :returns: the transport that the protocol has to use.
     """
@@ -54,7 +54,7 @@ def with_half_close(transport: Any) -> Any:
     wrapper: Any = transport
     below = wrapper.transport = with_half_close(wrapper.transport)
     if isinstance(wrapper, TLSMemoryBIOProtocol):
-        # Later it holds what was written, and is about to deliver what it has decrypted.
+        # Once the handshake has begun, Twisted's TLS may hold data.
         is_new = wrapper.getHandle() is not None and wrapper.getHandle().get_state_string() == _BEFORE_HANDSHAKE
         return TLSTransport(wrapper, can_half_close(below) and _is_told_of_ends(wrapper)) if is_new else wrapper
     if can_half_close(wrapper):
@@ -63,21 +63,21 @@ def with_half_close(transport: Any) -> Any:
 
 
 def _is_told_of_ends(tls: TLSMemoryBIOProtocol) -> bool:
-    """Return whether the transport below TLS tells it of the end of each direction; have it do so where it can."""
+    """Return whether the transport below TLS reports the end of each direction; make it do so if it can."""
     below: Any = tls.transport
     told = getattr(below, "protocol", None)
     if getattr(told, "_wrappedProtocol", None) is tls:
-        # Twisted's endpoints put a protocol between, which has decided already what it provides.
+        # Twisted's endpoints put a protocol between, which was asked before for the interfaces that it provides.
         alsoProvides(told, IHalfCloseableProtocol)
         return True
-    # Anything else between, such as a tunnel of txtorcon's, does not pass the end of input on.
+    # Any other protocol between, such as a tunnel of txtorcon's, does not pass the end of input on.
     return told is tls or isinstance(below, ProtocolWrapper)
 
 
 def _pass_half_close(wrapper: Any) -> None:
-    """Have a wrapper tell its protocol of the end of each direction, as the connection under it does."""
+    """Have a wrapper pass the end of each direction on to its protocol."""
 
-    # The protocol is looked up each time, since it is handed over.
+    # Look the protocol up each time, because it changes at the hand-over.
     def read_connection_lost() -> None:
         protocol = IHalfCloseableProtocol(wrapper.wrappedProtocol, None)
         if protocol is None:

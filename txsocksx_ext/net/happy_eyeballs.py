@@ -2,8 +2,8 @@
 Connect to the first of several addresses that answers (RFC 8305).
 
 Twisted's `HostnameEndpoint` resolves the name itself, so rules cannot see the
-addresses; it waits out its delay even after a refusal; and of several failures
-it raises the last one, whichever that is.
+addresses; it waits for its full delay even after a refusal; and of several failures
+it raises the last one.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ ATTEMPT_DELAY = 0.25
 """Seconds until the next address is tried while the one before has not answered (RFC 8305, section 5)."""
 
 ATTEMPTS_AT_ONCE = 2
-"""Attempts in flight: each costs a descriptor, and a client may name hosts with many silent addresses."""
+"""Concurrent attempts: each takes a descriptor, and a client may name hosts with many silent addresses."""
 
 GIVE_UP_AFTER = 5.0
-"""Seconds after which an attempt makes room for the next address, if one waits."""
+"""Seconds after which an attempt is cancelled if another address waits."""
 
 
 def connect_first(reactor: Any, addresses: Sequence[Address]) -> Deferred[ITransport]:
     """
     Connect to the first of `addresses` that answers.
 
-    At most two attempts are in flight. While addresses wait, an attempt that
-    does not answer within five seconds is given up; the last two have no such limit.
+    At most two attempts run at once. While addresses wait, an attempt is cancelled
+    after five seconds; the last two have no such limit.
 
     :param addresses: one or more, the preferred ones first.
-    :returns: fires with a paused transport, or fails with the failure that says
-        most. Cancelling it ends every attempt.
+    :returns: fires with a paused transport, or fails with the most informative
+        failure. Cancelling it cancels every attempt.
     """
     if len(addresses) == 1:
         return connect_socket(reactor, addresses[0])
@@ -63,7 +63,7 @@ class _Race:
         self._reactor = reactor
         self._clock = clock_of(reactor)
         self._waiting = list(_interleaved(addresses))[::-1]
-        # With the time when each began, the oldest first.
+        # With the time when each began; the oldest comes first.
         self._running: dict[Deferred[ITransport], float] = {}
         self._failures: list[Failure] = []
         self._next: IDelayedCall | None = None

@@ -1,5 +1,5 @@
 """
-Jobs that cannot be stopped once they began: a limited number at once, shared fairly.
+A fair limit for concurrent jobs that cannot be cancelled.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _Outcome = TypeVar("_Outcome")
 
 class FairLimiter:
     """
-    Begins the newest job of each share in turn, so that a share with many jobs delays its own only.
+    Begins the newest job of each share in turn, so that a share with many jobs delays only its own.
 
-    The newest first: if a queue is longer than its callers' time, the oldest have
-    almost used theirs up.
+    The newest comes first, because the oldest callers of a long queue are about to
+    time out.
 
-    :param limit: jobs of all shares that run at once.
-    :param share_limit: jobs of one share that run at once.
+    :param limit: concurrent jobs of all shares.
+    :param share_limit: concurrent jobs of one share.
     """
 
     def __init__(self, limit: int, share_limit: int) -> None:
@@ -36,8 +36,8 @@ class FairLimiter:
         """
         Begin a job as soon as the limits admit it, and wait for its end.
 
-        A caller that is cancelled leaves the queue, or stops waiting; a job that
-        has begun counts until its end.
+        A cancelled caller leaves the queue, or stops waiting; a job that has begun
+        counts until it ends.
 
         :param begin: begins the job; the Deferred it returns is never cancelled.
         :returns: the job's result; raises what the job raises.
@@ -57,7 +57,7 @@ class FairLimiter:
             if not result.called:
                 result.callback(outcome)
 
-        # A job that cannot even begin counts no longer either.
+        # With maybeDeferred(), a job that fails to begin ends too.
         maybeDeferred(begin).addBoth(ended)
         return await result
 

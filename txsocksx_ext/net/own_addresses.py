@@ -1,10 +1,9 @@
 """
 The addresses of this machine's interfaces.
 
-They are read by getifaddrs(3), and again when they have changed. Linux tells
-changes by a netlink socket (rtnetlink(7)); to ask whether there were any costs
-one system call that does not block, and no reactor is needed. Other systems are
-asked again when what is known is a second old.
+They are read by getifaddrs(3), and read again when they change. On Linux a netlink
+socket (rtnetlink(7)) reports changes; checking it takes one non-blocking system
+call and no reactor. On other systems, addresses older than a second are read again.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from twisted.logger import Logger
 from ..addresses import IPAddress
 
 OLDEST = 1.0
-"""Seconds for which addresses are kept where no changes are told."""
+"""Seconds for which addresses are cached if the system does not report changes."""
 
 _RTMGRP_IPV4_IFADDR, _RTMGRP_IPV6_IFADDR = 0x10, 0x100
 """From linux/rtnetlink.h: the multicast groups of RTM_NEWADDR and RTM_DELADDR."""
@@ -33,9 +32,9 @@ _log = Logger(namespace="txsocksx_ext.net")
 
 def own_addresses() -> frozenset[IPAddress]:
     """
-    Return the addresses of this machine's interfaces, as they are now.
+    Return the current addresses of this machine's interfaces.
 
-    If they cannot be read, the log says so once, and the set is empty.
+    If they cannot be read, log that once, and return an empty set.
     """
     return _known.current()
 
@@ -49,7 +48,7 @@ class _KnownAddresses:
 
     def current(self) -> frozenset[IPAddress]:
         if self._are_outdated():
-            # Changes from here on are told by the socket, which is open already.
+            # The socket is open, so it reports any change after this.
             self._read_at = monotonic()
             try:
                 self._addresses = frozenset(_interface_addresses())
@@ -64,12 +63,12 @@ class _KnownAddresses:
         have_changed = False
         while True:
             try:
-                # A change is one datagram, of which nothing but its arrival counts.
+                # A change is one datagram, whose content does not matter.
                 os.read(self._changes, 1)
             except BlockingIOError:
                 return have_changed
             except OSError as error:
-                if error.errno != ENOBUFS:  # there were more changes than could be kept
+                if error.errno != ENOBUFS:  # ENOBUFS: there were more changes than the socket buffers
                     os.close(self._changes)
                     self._changes = None
                     return True
@@ -86,7 +85,7 @@ class _KnownAddresses:
 
 
 def _open_changes() -> int | None:
-    """Open the socket on which Linux tells changes, and return its descriptor; ``None`` if there is none."""
+    """Return the descriptor of a netlink socket that reports changes; ``None`` if the system has none."""
     if sys.platform != "linux":
         return None
     try:
@@ -118,7 +117,7 @@ def _interface_addresses() -> Iterator[IPAddress]:
     """
     Yield each address of each interface.
 
-    :raises OSError: the system does not tell them.
+    :raises OSError: the addresses cannot be read.
     """
     library = ctypes.CDLL(None, use_errno=True)
     first = ctypes.POINTER(_InterfaceAddress)()
@@ -138,7 +137,7 @@ def _interface_addresses() -> Iterator[IPAddress]:
 def _decoded(pointer: int) -> Iterator[IPAddress]:
     """Yield the address in a ``struct sockaddr``, if it is one of IP."""
     start = ctypes.string_at(pointer, 2)
-    # The BSDs have the structure's length in the first byte.
+    # On the BSDs the first byte is the length of the structure.
     family = int.from_bytes(start, sys.byteorder) if sys.platform == "linux" else start[1]
     if family == socket.AF_INET:
         yield ipaddress.IPv4Address(ctypes.string_at(pointer + 4, 4))
@@ -150,7 +149,7 @@ _known = _KnownAddresses()
 
 
 def _forget() -> None:
-    """Read anew: a child process must not share the socket, of which each change is read once."""
+    """Start again in a child process: it must not share the socket, from which each change is read once."""
     global _known
     _known = _KnownAddresses()
 

@@ -1,5 +1,5 @@
 """
-Bytes that go from one socket to another without being copied: splice(2).
+Moving bytes between sockets without copying them: splice(2).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from contextlib import suppress
 from errno import EINVAL, ENOSYS, EPERM
 
 PIPE_SIZE = 1 << 20
-"""Bytes that are moved at once: as many as the pipe of a plain user may hold."""
+"""Bytes that are moved at once: the largest pipe of an unprivileged user."""
 
 _SET_SIZE = getattr(fcntl, "F_SETPIPE_SZ", 1031)
 _FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
@@ -18,14 +18,14 @@ _FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
 _CLOSED = -1
 
 _NOT_POSSIBLE = (EINVAL, ENOSYS, EPERM)
-"""What splice fails with where it is not to be had."""
+"""The errors of splice where it does not work."""
 
 
 class Pipe:
     """
-    A pipe that is empty whenever nobody is at it, so that one serves all sockets.
+    A pipe that is empty between calls, so that one serves all sockets.
 
-    Where the system has none of `PIPE_SIZE` to give, it moves nothing.
+    It moves nothing if the system has no pipe of `PIPE_SIZE`.
     """
 
     def __init__(self) -> None:
@@ -39,14 +39,14 @@ class Pipe:
 
     def move(self, source: int, target: int, most: int) -> tuple[int, bytes]:
         """
-        Move what there is from one socket's descriptor to another's.
+        Move what is available from one socket's descriptor to another's.
 
-        An error of the target's is not told here: the next write to it will tell.
+        An error of the target is ignored here; the next write to it reports it.
 
-        :param most: bytes that are moved at once.
-        :returns: how many bytes were read, and those of them that the target
-            did not take.
-        :raises OSError: the source's connection is lost, which the system tells only once.
+        :param most: the largest number of bytes.
+        :returns: the number of bytes that were read, and those of them that the target
+            did not accept.
+        :raises OSError: the source's connection is lost. The system reports that only once.
         """
         if self._entry == _CLOSED:
             return 0, b""
@@ -65,7 +65,7 @@ class Pipe:
         return count, self._take_out(left) if left else b""
 
     def close(self) -> None:
-        """From now on it moves nothing."""
+        """Close the pipe. After this it moves nothing."""
         if self._entry != _CLOSED:
             os.close(self._exit)
             os.close(self._entry)
@@ -75,6 +75,6 @@ class Pipe:
         try:
             return os.read(self._exit, count)
         except BaseException:
-            # What is left of one stream must never come to another.
+            # Bytes of one stream must never reach another.
             self.close()
             raise

@@ -1,5 +1,5 @@
 """
-What a program does about signals.
+Signal handlers that run in the reactor.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 
 def on_signals(reactor: Any, act: Callable[[], object], *numbers: signal.Signals) -> None:
     """
-    From now on, have signals do this, in the reactor, and nothing else.
+    Replace the handlers of signals by a call in the reactor.
 
     :param numbers: as in `signal.SIGTERM`.
-    :raises ValueError: this is not the main thread, where alone Python sets what they do.
+    :raises ValueError: this is not the main thread; Python sets handlers only there.
     """
     for number in numbers:
         signal.signal(number, lambda *_: reactor.callFromThread(act))

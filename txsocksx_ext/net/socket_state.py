@@ -1,5 +1,5 @@
 """
-What the system knows of the socket under a transport.
+The state of the socket below a transport.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from twisted.protocols.policies import ProtocolWrapper
 
 
 def socket_transport(transport: Any) -> Any:
-    """Return the transport under the wrappers around one, such as TLS."""
+    """Return the transport below wrappers such as TLS."""
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
     return transport
 
 
 def reactor_of(transport: Any) -> Any:
-    """Return the reactor of a connection, which in tests may be another than the global one."""
+    """Return the reactor of a connection. In tests it may not be the global one."""
     reactor = getattr(socket_transport(transport), "reactor", None)
     if reactor is None:
         from twisted.internet import reactor
@@ -31,10 +31,10 @@ def reactor_of(transport: Any) -> Any:
 
 def was_reset(transport: Any) -> bool:
     """
-    Return whether what looks like the end of a connection's input is a reset.
+    Return whether an apparent end of input is a reset.
 
-    Where a poller sees an error without input, Twisted takes it for an orderly
-    end; the socket knows better, until it is asked.
+    Twisted takes an error without input for an orderly end. The socket keeps the
+    error until it is read once.
     """
     handle = transport.getHandle() if ISystemHandle.providedBy(transport) else None
     return isinstance(handle, socket.SocketType) and handle.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
@@ -42,12 +42,12 @@ def was_reset(transport: Any) -> bool:
 
 def unacknowledged(transport: Any) -> int:
     """
-    Return how many bytes the system has for a peer that the peer has not acknowledged; 0 where it cannot be asked.
+    Return the number of sent bytes that the peer has not acknowledged; 0 if the system cannot tell.
 
-    :param transport: a socket, or a transport of one, perhaps with wrappers around it.
+    :param transport: a socket, or its transport, perhaps with wrappers.
     """
     try:
         answer = ioctl(socket_transport(transport).fileno(), TIOCOUTQ, bytes(4))
-    except (AttributeError, OSError, ValueError):  # no descriptor, or none of a socket
+    except (AttributeError, OSError, ValueError):  # there is no descriptor, or it is not a socket's
         return 0
     return int.from_bytes(answer, sys.byteorder)

@@ -1,18 +1,17 @@
 """
-TLS whose two directions end separately (RFC 8446, section 6.1).
+TLS with half-close (RFC 8446, section 6.1).
 
-Twisted's TLS answers the peer's close_notify with its own, and closes; a TCP
-connection that ends without close_notify is lost at once, with all that the
-application was too slow to take. `TLSTransport` takes the place of Twisted's
-`TLSMemoryBIOProtocol` before the handshake begins. It keeps that object's
-OpenSSL connection, which holds what was configured, and its place between the
-TCP transport and the application's protocol, so that it serves every endpoint
-and listener that speaks TLS by Twisted.
+Twisted's TLS answers the peer's close_notify with its own and closes. If the TCP
+connection ends without close_notify, it drops what a slow application has not read
+yet. `TLSTransport` replaces Twisted's `TLSMemoryBIOProtocol` before the handshake.
+It keeps that object's configured OpenSSL connection, and its place between the TCP
+transport and the application's protocol, so it works with every endpoint and
+listener that uses Twisted's TLS.
 
-To the application it is a transport as TCP has one: `loseWriteConnection` sends
-close_notify, and an `IHalfCloseableProtocol` is told of the peer's end of
-input, by close_notify or by a FIN alone. Every other protocol loses its
-connection then, as it does with Twisted's TLS.
+To the application it is like a TCP transport: `loseWriteConnection` sends
+close_notify, and an `IHalfCloseableProtocol` is told when the peer's direction
+ends, by close_notify or by a FIN alone. Any other protocol loses its connection
+then, as with Twisted's TLS.
 """
 
 from __future__ import annotations
@@ -42,10 +41,10 @@ from .timers import clock_of
 from .tls_output import RECORD_SIZE, TLSOutput
 
 LINGER = 10.0
-"""Seconds that a peer has to end its direction after ours has ended, or to take the rest of what failed."""
+"""Seconds that a peer has to end its direction after ours, or to read what remains of a failed connection."""
 
 _TAKEN_OVER = ("dataReceived", "connectionLost", "readConnectionLost", "writeConnectionLost", "failVerification")
-"""The methods by which the transport below, and the verification of certificates, reach Twisted's TLS."""
+"""The methods that the transport below and the verification of certificates call on Twisted's TLS."""
 
 
 @implementer(INegotiated, ISystemHandle, IPushProducer)
@@ -53,13 +52,13 @@ class TLSTransport(ProtocolWrapper):
     """
     The transport of one TLS connection.
 
-    :param replaced: Twisted's TLS, before its handshake. It goes on to be what the transport below tells, in name.
-    :param can_half_close: whether the transport below can close its sending side alone, and tells of that.
-    :ivar disconnecting: whether the connection is closing: no more data comes to the application.
+    :param replaced: Twisted's TLS before its handshake. It stays the protocol of the transport below.
+    :param can_half_close: whether the transport below supports half-close.
+    :ivar disconnecting: whether the connection is closing: the application gets no more data.
     """
 
     def __init__(self, replaced: TLSMemoryBIOProtocol, can_half_close: bool) -> None:
-        # First: `wrappedProtocol` is found there.
+        # Set this first, because `wrappedProtocol` reads it.
         self._replaced = replaced
         super().__init__(replaced.factory, replaced.wrappedProtocol)  # type: ignore[arg-type]
         self.transport: Any = replaced.transport
@@ -77,7 +76,7 @@ class TLSTransport(ProtocolWrapper):
         self._next_turn: IDelayedCall | None = None
         self._linger: IDelayedCall | None = None
         self._is_ready = False  # the handshake is complete
-        self._is_over = False  # it failed or was aborted: nothing is encrypted or decrypted any more
+        self._is_over = False  # failed or aborted: nothing is encrypted or decrypted any more
         self._is_paused = self._is_delivering = self._may_hold_input = False
         self._fin_received = self._input_ended = False
         directlyProvides(self, providedBy(self.transport))
@@ -85,35 +84,35 @@ class TLSTransport(ProtocolWrapper):
 
     @property
     def wrappedProtocol(self) -> Any:
-        """The application's protocol. Twisted's endpoints ask the replaced object for it, so it is kept there."""
+        """The application's protocol, stored in the replaced object, where Twisted's endpoints look for it."""
         return self._replaced.wrappedProtocol
 
     @wrappedProtocol.setter
     def wrappedProtocol(self, protocol: IProtocol | None) -> None:
         self._replaced.wrappedProtocol = protocol  # type: ignore[assignment]
 
-    # What the transport below tells.
+    # Called by the transport below.
 
     def dataReceived(self, data: bytes) -> None:
-        """Decrypt what the peer sent."""
+        """Decrypt and deliver data."""
         if self._is_over:
             return
         self._connection.bio_write(data)
         if self._is_ready or self._shake_hands():
             self._deliver()
             if self._output.unsent and self._next_turn is None:
-                # The peer has answered a renegotiation, for which a write had to wait.
+                # A write has waited for the peer's answer to a renegotiation.
                 self._send()
 
     def readConnectionLost(self) -> None:
-        """The peer has closed its direction of the TCP connection."""
+        """Handle the peer's FIN."""
         if self._fin_received or self._is_over:
             return
         if was_reset(self.transport):
             self._reason = self._reason or Failure(CONNECTION_LOST)
             self._abort_below()
             return
-        # OpenSSL is not told: after an unexpected EOF it would refuse to send.
+        # Do not tell OpenSSL: after an unexpected EOF it would refuse to send.
         self._fin_received = True
         if not self._is_ready:
             self._fail(Failure(CONNECTION_LOST))
@@ -121,12 +120,12 @@ class TLSTransport(ProtocolWrapper):
             self._deliver()
 
     def writeConnectionLost(self) -> None:
-        """All that we sent, and the end of it, has gone to the system."""
+        """Wait for the peer, now that our FIN is sent."""
         if self.connected and not self._is_over:
             self._start_linger(self.transport.loseConnection)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection below is gone. What it brought still goes to the application, even to one that has paused."""
+        """Deliver what was received, even to an application that has paused, and tell it of the loss."""
         for timer in (self._next_turn, self._linger):
             if timer is not None and timer.active():
                 timer.cancel()
@@ -134,7 +133,7 @@ class TLSTransport(ProtocolWrapper):
         self._output.clear()
         self._is_paused = False
         try:
-            # Any other reason is an exception that the application has raised.
+            # Any other reason is an exception of the application.
             if self._is_ready and reason.check(ConnectionClosed) is not None:
                 self._deliver()
         finally:
@@ -149,14 +148,14 @@ class TLSTransport(ProtocolWrapper):
                 self._release()
 
     def failVerification(self, reason: Failure) -> None:
-        """Abort, for what is wrong with the peer's certificate. Called by Twisted's options inside the handshake."""
+        """Abort because of the peer's certificate. Twisted's TLS options call this during the handshake."""
         self._reason = reason
         self.abortConnection()
 
-    # The transport of the application.
+    # Called by the application.
 
     def write(self, data: bytes) -> None:
-        """Encrypt and send; small writes go together, in the reactor's next turn. See `ITransport`."""
+        """Encrypt and send; send small writes together in the reactor's next turn. See `ITransport`."""
         output = self._output
         if not self.connected or self._is_over or (output.is_ending and output.producer is None):
             return
@@ -173,17 +172,17 @@ class TLSTransport(ProtocolWrapper):
 
     @property
     def unsent(self) -> int:
-        """How many bytes were written and are not encrypted yet."""
+        """The number of bytes that were written and are not encrypted yet."""
         return self._output.unsent
 
     def loseWriteConnection(self) -> None:
-        """Send close_notify after what was written, and go on receiving. See `ITCPTransport`."""
+        """Send close_notify after all writes, and keep receiving. See `ITCPTransport`."""
         if not self._output.is_ending and self.connected:
             self._output.is_ending = True
             self._schedule()
 
     def loseConnection(self) -> None:
-        """Send close_notify after what was written, and close when the peer has sent its own. See `ITransport`."""
+        """Send close_notify after all writes, and close once the peer has sent its own. See `ITransport`."""
         if self.disconnecting or self._is_over or not self.connected:
             return
         if not self._is_ready:
@@ -193,7 +192,7 @@ class TLSTransport(ProtocolWrapper):
             self._start_linger(self._abort_below)
         self.disconnecting = self._output.is_ending = True
         if self._is_paused:
-            # The peer's end is behind what the application did not want.
+            # The peer's close_notify is behind data that the application has not read.
             self.resumeProducing()
         if self._output.has_ended:
             self._end_connection()
@@ -207,14 +206,14 @@ class TLSTransport(ProtocolWrapper):
             self._abort_below()
 
     def pauseProducing(self) -> None:
-        """Deliver nothing until `resumeProducing`; the handshake goes on all the same."""
+        """Deliver nothing until `resumeProducing`. The handshake continues."""
         if self.connected:
             self._is_paused = True
             if self._is_ready:
                 self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Deliver again what comes, and in the reactor's next turn what came meanwhile."""
+        """Deliver again: in the reactor's next turn what was received meanwhile, then new data."""
         self._is_paused = False
         if self._may_hold_input and not self._is_delivering:
             self._schedule()
@@ -239,7 +238,7 @@ class TLSTransport(ProtocolWrapper):
             self._send()
 
     def getHandle(self) -> Any:
-        """See `ISystemHandle`: OpenSSL's connection, as with Twisted's TLS."""
+        """Return OpenSSL's connection. See `ISystemHandle`."""
         return self._connection
 
     def getPeerCertificate(self) -> Any:
@@ -254,7 +253,7 @@ class TLSTransport(ProtocolWrapper):
     # The handshake.
 
     def _shake_hands(self) -> bool:
-        """Go on with the handshake; return whether it is complete and the connection usable."""
+        """Continue the handshake; return whether it is complete and the connection usable."""
         try:
             self._connection.do_handshake()
         except SSL.WantReadError:
@@ -265,7 +264,7 @@ class TLSTransport(ProtocolWrapper):
                 self._fail(Failure())
             return False
         if self._is_over:
-            # Twisted before 26.10 verifies in a callback, after whose failVerification() the handshake succeeds.
+            # Before 26.10, Twisted calls failVerification() in a callback, and the handshake succeeds all the same.
             return False
         self._is_ready = True
         self._output.flush()
@@ -280,7 +279,7 @@ class TLSTransport(ProtocolWrapper):
     # Receiving.
 
     def _deliver(self) -> None:
-        """Pass on what the OpenSSL connection holds, until it holds no whole record or the application pauses."""
+        """Decrypt and deliver until no whole record is left or the application pauses."""
         receive = self._connection.recv
         self._is_delivering = self._may_hold_input = True
         try:
@@ -302,7 +301,7 @@ class TLSTransport(ProtocolWrapper):
         finally:
             self._is_delivering = False
         if not self._is_over:
-            # Answers to what is not data, such as a change of keys.
+            # OpenSSL answers messages that are not data, such as a KeyUpdate.
             self._output.flush()
 
     def _end_input(self, is_truncated: bool) -> None:
@@ -320,7 +319,7 @@ class TLSTransport(ProtocolWrapper):
             self._reason = Failure(CONNECTION_LOST)
         self._output.drop_producer()
         self.loseConnection()
-        # Who does not know that the peer has left cannot end a wait for it.
+        # The application does not know that the peer's direction has ended, so it cannot end this wait.
         self._start_linger(self._abort_below)
 
     def _resume_below(self) -> None:
@@ -344,7 +343,7 @@ class TLSTransport(ProtocolWrapper):
             self._resume_below()
 
     def _send(self) -> None:
-        """Encrypt what was written, and send close_notify if that is due."""
+        """Encrypt and send all writes, and close_notify if it is due."""
         if not self._is_ready or self._is_over or not self.connected:
             return
         try:
@@ -362,7 +361,7 @@ class TLSTransport(ProtocolWrapper):
     # The end.
 
     def _end_connection(self) -> None:
-        """Our direction is through, and the connection is to be closed: wait for the peer's, a while."""
+        """Wait up to `LINGER` for the end of the peer's direction, and close. Ours has ended."""
         self.disconnecting = True
         if self._input_ended:
             self.transport.loseConnection()
@@ -372,10 +371,9 @@ class TLSTransport(ProtocolWrapper):
             self._start_linger(self.transport.loseConnection)
 
     def _fail(self, reason: Failure) -> None:
-        """End a connection on which TLS can say no more."""
+        """Send the alert of OpenSSL, and close."""
         self._is_over = True
         self._reason = self._reason or reason
-        # The alert.
         self._output.flush()
         self._output.drop_producer()
         self.transport.loseConnection()
@@ -392,9 +390,9 @@ class TLSTransport(ProtocolWrapper):
             self._linger = clock_of(self._clock).callLater(LINGER, act)
 
     def _release(self) -> None:
-        """Let everything go that holds on to this, or is large."""
+        """Break reference cycles, and release OpenSSL's connection."""
         self._replaced.factory.unregisterProtocol(self._replaced)
-        # It has circles of references, too, and OpenSSL's connection.
+        # It has reference cycles too.
         vars(self._replaced).clear()
         self._replaced.wrappedProtocol = None  # type: ignore[assignment]
         self._output.close()

@@ -13,20 +13,20 @@ RECORD_SIZE = 1 << 14
 """The most bytes of plaintext in one record of TLS."""
 
 MOST_AGGREGATED = 64_000
-"""Bytes of small writes that are kept until the reactor's next turn, as many as by Twisted's TLS."""
+"""Bytes of small writes that are collected until the reactor's next turn, as in Twisted's TLS."""
 
 _MOST_FLUSHED = 2 * RECORD_SIZE
 
 
 class TLSOutput:
     """
-    Encrypts what is written, small writes together, and keeps it until the handshake is complete.
+    Collects small writes, keeps writes until the handshake is complete, and encrypts them.
 
-    :param connection: OpenSSL's, over memory.
+    :param connection: OpenSSL's connection, over memory.
     :param below: the transport that gets the records. It pauses and resumes the producer.
-    :ivar unsent: bytes that were written and are not encrypted yet.
-    :ivar producer: the one that is registered, or ``None``.
-    :ivar is_ending: whether nothing more may be written, but by a producer that is still registered.
+    :ivar unsent: the number of bytes that were written and are not encrypted yet.
+    :ivar producer: the registered producer, or ``None``.
+    :ivar is_ending: whether only a producer that is still registered may write.
     :ivar has_ended: whether close_notify was sent.
     """
 
@@ -52,28 +52,28 @@ class TLSOutput:
         self._is_streaming = self._is_holding = False
 
     def add(self, data: bytes) -> bool:
-        """Keep what was written; return whether it is too much to wait for more."""
+        """Keep a write; return whether there is enough to send at once."""
         self._writes.append(data + b"")
         self.unsent += len(data)
         return self.unsent > MOST_AGGREGATED
 
     def clear(self) -> None:
-        """Throw away what is not encrypted yet."""
+        """Discard what is not encrypted yet."""
         self._writes.clear()
         self.unsent = 0
 
     def close(self) -> None:
-        """Let everything go."""
+        """Release everything."""
         self.clear()
         self.producer = self._connection = None
 
     def send(self) -> None:
         """
-        Encrypt what was written.
+        Encrypt and send all writes.
 
-        While the peer renegotiates, OpenSSL takes nothing: then some is left.
+        Some are kept while the peer renegotiates, because OpenSSL accepts none then.
 
-        :raises SSL.Error: TLS can say no more.
+        :raises SSL.Error: the connection has failed.
         """
         rest = memoryview(b"".join(self._writes))
         self.clear()
@@ -88,7 +88,7 @@ class TLSOutput:
 
     @property
     def end_is_due(self) -> bool:
-        """Whether close_notify can be sent, and has to be."""
+        """Whether it is time to send close_notify."""
         return self.is_ending and not self.unsent and self.producer is None and not self.has_ended
 
     def end(self) -> None:
@@ -99,7 +99,7 @@ class TLSOutput:
         self.flush()
 
     def flush(self) -> None:
-        """Give the transport below what OpenSSL has for the peer."""
+        """Pass OpenSSL's records to the transport below."""
         with suppress(SSL.WantReadError):
             while True:
                 records = self._connection.bio_read(_MOST_FLUSHED)
@@ -108,32 +108,32 @@ class TLSOutput:
                     break
 
     def register(self, producer: Any, streaming: bool) -> None:
-        """Take a producer. See `IConsumer`."""
-        # First, since it raises if there is another.
+        """Register a producer. See `IConsumer`."""
+        # Call this first, because it raises if there is another.
         self._below.registerProducer(producer, streaming)
         self.producer, self._is_streaming = producer, streaming
 
     def unregister(self) -> None:
-        """Part with a producer that has no more."""
+        """Unregister the producer."""
         if self.producer is not None:
             self.producer = None
             self._below.unregisterProducer()
 
     def drop_producer(self) -> None:
-        """Part with a producer whose bytes go nowhere, and for which the transport below would wait."""
+        """Stop a producer whose bytes cannot be sent; the transport below would wait for it."""
         producer = self.producer
         if producer is not None:
             self.unregister()
             producer.stopProducing()
 
     def hold_producer(self) -> None:
-        """Pause the producer until the handshake is complete: its bytes cannot be sent before."""
+        """Pause the producer until the handshake is complete."""
         if self._is_streaming and self.producer is not None and not self._is_holding:
             self._is_holding = True
             self.producer.pauseProducing()
 
     def resume_producer(self) -> None:
-        """Resume a producer that was held, before `send`: after it, the transport below may have paused it again."""
+        """Resume a held producer. Call this before `send`, in which the transport below may pause it again."""
         if self._is_holding and self.producer is not None:
             self.producer.resumeProducing()
         self._is_holding = False

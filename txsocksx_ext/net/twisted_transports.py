@@ -1,5 +1,5 @@
 """
-What both ends need to know of Twisted's transports.
+Helpers for Twisted's transports, used by client and server.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from .tls import TLSTransport
 
 def hand_over(transport: Any, successor: IProtocol) -> bool:
     """
-    Make `successor` the protocol of a connected transport, and tell it so.
+    Make `successor` the protocol of a connected transport, and connect it.
 
-    From then on nothing stands between the two: not the protocol that spoke
-    SOCKS5, nor the wrapper in which an endpoint had put it.
+    The predecessor, such as the protocol that spoke SOCKS5, and the wrapper in which
+    an endpoint has put it are not between the two any more.
 
-    :param transport: a transport of Twisted's reactors, one of
+    :param transport: a transport of Twisted's reactors, a wrapper of
         `twisted.protocols.policies` or TLS around one, or any other that keeps
         its protocol in ``protocol``.
-    :returns: whether that was possible. Otherwise (`twisted.internet.endpoints.ProcessEndpoint`)
-        the successor is told all the same, and its predecessor has to pass on what
-        comes. A `PausedProtocol` does so by itself.
+    :returns: whether the protocol was replaced. If not, as with
+        `twisted.internet.endpoints.ProcessEndpoint`, the predecessor has to pass data on
+        to the successor. A `PausedProtocol` does so by itself.
     """
     place = place_of_protocol(transport)
     predecessor = None
@@ -65,9 +65,9 @@ def hand_over(transport: Any, successor: IProtocol) -> bool:
 
 def renew_log_prefix(transport: Any) -> None:
     """
-    Have the log name the protocol that a client's connection serves now. Twisted asks for it once, at the start.
+    Make Twisted's log name the present protocol of a client connection. Twisted itself sets the name only once.
 
-    :param transport: of a client, perhaps with wrappers around it.
+    :param transport: a client's transport, perhaps with wrappers.
     """
     connection = socket_transport(transport)
     if hasattr(connection, "logstr"):
@@ -89,12 +89,12 @@ def place_of_protocol(transport: Any) -> tuple[Any, str] | None:
 
 
 def abort(transport: Any) -> None:
-    """Reset a connection; one that can only be closed is closed, and a process is killed."""
+    """Reset a connection, or close it if it cannot be reset; kill a process."""
     if hasattr(transport, "abortConnection"):
         transport.abortConnection()
         return
     if hasattr(transport, "signalProcess"):
-        # It need not heed that its input ends.
+        # It may ignore the end of its input.
         with suppress(ProcessExitedAlready):
             transport.signalProcess("KILL")
     transport.loseConnection()
@@ -106,7 +106,7 @@ def is_encrypted(transport: ITransport) -> bool:
 
 
 def is_closing(transport: Any) -> bool:
-    """Return whether the protocol of a transport has had it closed, so that no more data may come to it."""
+    """Return whether a transport is being closed, so that its protocol must get no more data."""
     # Twisted has no public name for an abort that takes effect in the reactor's next turn.
     return bool(
         getattr(transport, "disconnecting", False)
@@ -128,15 +128,15 @@ def is_loopback_host(host: str) -> bool:
 def unmapped(
     literal: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return an address, or the IPv4 address that an IPv6 address is mapped from."""
+    """Return the IPv4 address in an IPv4-mapped IPv6 address; return any other address unchanged."""
     return getattr(literal, "ipv4_mapped", None) or literal
 
 
 def bound_address(transport: Any) -> Address:
     """
-    Return where a connection to a target comes from, as a reply carries it; zeros if that is no IP address.
+    Return the local address of a connection to a target for a reply; zeros if it is not an IP address.
 
-    Through another proxy it is what that proxy said, and never our way to it.
+    Through another proxy, return the address that the proxy has reported.
     """
     if hasattr(transport, "bound_address"):
         return transport.bound_address()  # type: ignore[no-any-return]
@@ -156,20 +156,18 @@ def bound_address(transport: Any) -> Address:
 
 def keep_alive(transport: Any) -> None:
     """
-    Have the system notice peers that vanished, and send small writes at once.
-
-    Does nothing on transports that are not TCP.
+    Set SO_KEEPALIVE and TCP_NODELAY. Does nothing on transports other than TCP.
     """
     if not hasattr(transport, "setTcpKeepAlive") or not hasattr(transport, "setTcpNoDelay"):
         return
-    # A balancer on a unix socket tells the address of a TCP client.
+    # A connection of a balancer on a unix socket has the address of a TCP client.
     if not IUNIXTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
         transport.setTcpKeepAlive(True)
         transport.setTcpNoDelay(True)
 
 
 def unsent(transport: Any) -> int:
-    """Return how many bytes wait in a transport, and the wrappers around it, until they go to the system."""
+    """Return the number of bytes that a transport and its wrappers have not sent to the system yet."""
     count = 0
     while isinstance(transport, ProtocolWrapper):
         if isinstance(transport, TLSTransport):
@@ -185,10 +183,10 @@ def endpoint_to(
     reactor: Any, host: str, port: int, timeout: float = 30.0, source: tuple[str, int] | None = None
 ) -> IStreamClientEndpoint:
     """
-    Twisted's endpoint for an IPv4 or IPv6 address.
+    Return Twisted's endpoint for an IPv4 or IPv6 address.
 
     :param timeout: seconds for one attempt.
-    :param source: the address and port to connect from; a port of 0 is any.
+    :param source: the address and port to connect from; port 0 means any.
     """
     kind = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
     return kind(reactor, host, port, timeout=timeout, bindAddress=source)
@@ -197,10 +195,10 @@ def endpoint_to(
 @implementer(IHalfCloseableProtocol)
 class PausedProtocol(Protocol):
     """
-    Keeps a new connection quiet until `hand_over` gives it to someone else.
+    Pauses a new connection until `hand_over` gives it to another protocol.
 
-    :ivar bound: the address that a proxy says it used; ``None`` where there was no proxy.
-    :ivar early: bytes that came all the same, joined to a proxy's reply.
+    :ivar bound: the bound address in a proxy's reply; ``None`` without a proxy.
+    :ivar early: bytes that were received behind a proxy's reply.
     """
 
     early = b""
@@ -211,19 +209,19 @@ class PausedProtocol(Protocol):
         transport: Any = with_half_close(self.transport)
         self.transport = transport
         if place_of_protocol(transport) is None:
-            # A process tells only us: here `hand_over` finds us, and we pass on what it says.
+            # A process keeps this protocol: let `hand_over` find it here, so that it passes data on.
             transport.protocol = self
         transport.pauseProducing()
 
     def dataReceived(self, data: bytes) -> None:
-        # An endpoint may fire before it passes on the bytes that it has read.
+        # An endpoint may fire before it has passed on all bytes that it has read.
         if self._successor is not None:
             self._successor.dataReceived(data)
         else:
             self.early += data
 
     def give_to(self, successor: IProtocol) -> None:
-        """Pass on what came, and what comes."""
+        """Pass on the bytes received so far, and all that follow."""
         self._successor = successor
         early, self.early = self.early, b""
         if early:
@@ -234,20 +232,20 @@ class PausedProtocol(Protocol):
             self._successor.connectionLost(reason)
 
     def readConnectionLost(self) -> None:
-        """Nothing is read, so no end of it is seen before the hand-over."""
+        """Do nothing: a paused connection reads no end of input before the hand-over."""
 
     def writeConnectionLost(self) -> None:
-        """Nothing is written before the hand-over."""
+        """Do nothing: nothing is written before the hand-over."""
 
 
 class PausedFactory(Factory):
-    """Builds protocols that keep their connections quiet."""
+    """Builds protocols that pause their connections."""
 
     protocol = PausedProtocol
     noisy = False
 
     def buildProtocol(self, addr: IAddress | None) -> PausedProtocol:
-        """Build a protocol, which remembers what a proxy told."""
+        """Build a protocol, which keeps the bound address of a proxy's reply."""
         built = PausedProtocol()
         built.bound = getattr(addr, "bound", None)
         return built
@@ -255,12 +253,12 @@ class PausedFactory(Factory):
 
 def open_transport(endpoint: IStreamClientEndpoint) -> Deferred[ITransport]:
     """
-    Connect, and fire with the transport, paused: what a route's ``connect`` returns.
+    Connect an endpoint, and fire with the paused transport, as a route's ``connect`` does.
 
     No byte is read before the transport is handed over, so none can be lost.
-    A socket that was connected to itself counts as refused.
+    A socket that is connected to itself counts as refused.
 
-    :raises TypeError: it is no endpoint.
+    :raises TypeError: `endpoint` is not an endpoint.
     """
     check_endpoint("endpoint", endpoint)
     connecting: Deferred[Any] = endpoint.connect(PausedFactory())
@@ -279,10 +277,9 @@ def is_connected_to_itself(transport: Any) -> bool:
     """
     Return whether a TCP socket is connected to itself.
 
-    If nothing listens on a port of this machine from which outgoing connections
-    start too (``net.ipv4.ip_local_port_range``), the system may choose that very
-    port for our end. Both ends are then the same socket (simultaneous open,
-    RFC 9293, section 3.5), which receives whatever is sent on it.
+    If nothing listens on a local port within ``net.ipv4.ip_local_port_range``, the
+    system may choose that port for our end. Both ends are then the same socket
+    (simultaneous open, RFC 9293, section 3.5), which receives its own bytes.
     """
     try:
         peer = transport.getPeer()
