@@ -7,7 +7,6 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
 from txsocksx_ext.net.twisted_transports import hand_over
-from txsocksx_ext.pt.exchange import open_by_exchange
 from txsocksx_ext.pt.extorport import (
     COOKIE_HEADER,
     DENY,
@@ -17,6 +16,7 @@ from txsocksx_ext.pt.extorport import (
     USERADDR,
     ExtendedORPortRefused,
     client_hash,
+    connect_introduced,
     frame,
     introduce,
     read_cookie,
@@ -132,8 +132,8 @@ class TestCarried:
         factory = Factory()
         factory.buildProtocol = lambda address: tor
         endpoint = MemoryEndpoint(factory, clock=clock, **options)
-        closed = ExtendedORPortRefused("closed")
-        opening = open_by_exchange(clock, endpoint, introduce(COOKIE, "sealed", "203.0.113.5:4321", NONCE), closed)
+        exchange = introduce(COOKIE, "sealed", "203.0.113.5:4321", NONCE)
+        opening = Deferred.fromCoroutine(connect_introduced(endpoint, exchange))
         clock.advance(0)
         return opening
 
@@ -172,7 +172,7 @@ class TestCarried:
         getattr(tor, end)()
         error = failure_of(opening)
         assert isinstance(error, ExtendedORPortRefused)
-        assert str(error) == "closed"
+        assert str(error) == "tor's extended ORPort closed the connection"
 
     def test_a_tor_that_denies_is_left(self, clock, tor):
         opening = self.open(clock, tor)

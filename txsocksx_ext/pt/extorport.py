@@ -1,15 +1,28 @@
 """
-The extended ORPort: to tell tor where a bridge's client comes from, and by which transport (ext-orport-spec).
+The extended ORPort: tells tor a client's address, and the transport by which it came (ext-orport-spec).
+
+The conversation is a generator without I/O. It yields the bytes to send and how
+many bytes to read next, and is sent exactly those.
 """
 
 from __future__ import annotations
 
 import hmac
 import secrets
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.interfaces import IStreamClientEndpoint, ITransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
 
 from ..errors import GeneralServerFailure
-from .exchange import Exchange
+from ..net.twisted_transports import PausedProtocol, abort, hand_over
+
+Exchange = Generator[tuple[bytes, int], bytes, None]
 
 COOKIE_HEADER = b"! Extended ORPort Auth Cookie !\n"
 COOKIE_LENGTH = 32
@@ -17,7 +30,7 @@ NONCE_LENGTH = 32
 HASH_LENGTH = 32
 
 SAFE_COOKIE = 1
-"""The one type of authentication that there is."""
+"""The only type of authentication."""
 
 DONE = 0x0000
 USERADDR = 0x0001
@@ -26,20 +39,20 @@ OKAY = 0x1000
 DENY = 0x1001
 
 MOST_COMMANDS = 64
-"""How many unknown commands are passed over before the answer."""
+"""Unknown commands that are ignored before the answer."""
 
 
 class ExtendedORPortRefused(GeneralServerFailure):
-    """The extended ORPort refuses the connection, or the port is not an extended ORPort."""
+    """Tor refuses the connection, or the port is not an extended ORPort."""
 
     message = "tor's extended ORPort did not take the connection: see tor's log"
 
 
 def read_cookie(path: Path) -> bytes:
     """
-    Return the cookie in a file of tor's.
+    Return the cookie in tor's cookie file.
 
-    :raises ValueError: it cannot be read, or is none; the text does not name the file.
+    :raises ValueError: the file cannot be read, or holds no cookie; the text does not name it.
     """
     try:
         content = path.read_bytes()
@@ -65,7 +78,7 @@ def _hash(cookie: bytes, *parts: bytes) -> bytes:
 
 
 def frame(command: int, body: bytes = b"") -> bytes:
-    """COMMAND, LENGTH, BODY (section 4)."""
+    """Return a message: COMMAND, LENGTH, BODY (section 4)."""
     return command.to_bytes(2, "big") + len(body).to_bytes(2, "big") + body
 
 
@@ -73,11 +86,11 @@ def introduce(cookie: bytes, transport: str, client: str | None, nonce: bytes | 
     """
     Introduce the client to an extended ORPort.
 
-    :param cookie: as `read_cookie` reads it.
+    :param cookie: from `read_cookie`.
     :param transport: the transport's name.
-    :param client: the client's ``IP:port``, or ``None`` where it is not known.
-    :param nonce: by default a new one (bytes of `NONCE_LENGTH`).
-    :raises ExtendedORPortRefused: tor denies it, or does not know the cookie itself.
+    :param client: the client's ``IP:port``, or ``None`` if it is not known.
+    :param nonce: `NONCE_LENGTH` bytes; random by default.
+    :raises ExtendedORPortRefused: tor denies the connection, or does not know the cookie.
     """
     yield from _authenticate(cookie, secrets.token_bytes(NONCE_LENGTH) if nonce is None else nonce)
     words = b"" if client is None else frame(USERADDR, client.encode("ascii"))
@@ -112,3 +125,60 @@ def _authenticate(cookie: bytes, nonce: bytes) -> Exchange:
     status = yield client_hash(cookie, nonce, server_nonce), 1
     if status != b"\x01":
         raise ExtendedORPortRefused("tor's extended ORPort did not accept the cookie")
+
+
+async def connect_introduced(endpoint: IStreamClientEndpoint, exchange: Exchange) -> ITransport:
+    """
+    Connect to an extended ORPort, and hold a conversation.
+
+    :param exchange: from `introduce`.
+    :returns: the transport, paused.
+    :raises ExtendedORPortRefused: the conversation failed, or tor closed the connection.
+    """
+    introduction = _Introduction(exchange)
+    await connectProtocol(endpoint, introduction)
+    return await introduction.done
+
+
+class _Introduction(Protocol):
+    """
+    Conducts one conversation.
+
+    :ivar done: fires with the transport, paused. Cancelling it resets the connection.
+    """
+
+    transport: Any
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._received = b""
+        self._needed = 0
+        self.done: Deferred[ITransport] = Deferred(lambda _: abort(self.transport))
+
+    def connectionMade(self) -> None:
+        self._step(None)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += data
+        while not self.done.called and len(self._received) >= self._needed:
+            part, self._received = self._received[: self._needed], self._received[self._needed :]
+            self._step(part)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.done.called:
+            self.done.errback(ExtendedORPortRefused("tor's extended ORPort closed the connection"))
+
+    def _step(self, part: bytes | None) -> None:
+        try:
+            data, self._needed = next(self._exchange) if part is None else self._exchange.send(part)
+        except StopIteration:
+            paused = PausedProtocol()
+            hand_over(self.transport, paused)
+            paused.dataReceived(self._received)
+            transport: Any = paused.transport
+            self.done.callback(transport)
+        except ExtendedORPortRefused as error:
+            abort(self.transport)
+            self.done.errback(error)
+        else:
+            self.transport.write(data)

@@ -25,8 +25,7 @@ from ..server.limits import connections_by_descriptors
 from ..transports.environment import ServerEnvironment
 from ..transports.notation import format_address
 from .adapter import TransportAdapter
-from .exchange import open_by_exchange
-from .extorport import ExtendedORPortRefused, introduce, read_cookie
+from .extorport import ExtendedORPortRefused, connect_introduced, introduce, read_cookie
 from .protocol import Side, TransportProtocol
 
 ORPORT_TIMEOUT = 30.0
@@ -65,8 +64,7 @@ def _introduced(
         # A listener at [::] has IPv4 clients as IPv6 addresses, which tor would count as such.
         host = unmapped(ipaddress.ip_address(client.host.split("%")[0]))
         source = format_address(str(host), client.port)
-    closed = ExtendedORPortRefused("tor's extended ORPort closed the connection")
-    opening = open_by_exchange(reactor, endpoint, introduce(cookie, name, source), closed)
+    opening = Deferred.fromCoroutine(connect_introduced(endpoint, introduce(cookie, name, source)))
     return opening.addTimeout(ORPORT_TIMEOUT, clock_of(reactor))
 
 
