@@ -39,8 +39,8 @@ from ..protocol.decoding import MalformedMessage
 from ..protocol.messages import UNSPECIFIED, Address, Request
 from ..protocol.pairs import NO_PAIRS, Pairs
 from . import diagnosis, loopback
-from .early import EarlyBytes
 from .methods import ClientMethods
+from .read_ahead import ReadAheadDelivery
 
 PROXY_NOT_REACHED = (ConnectError, DNSLookupError)
 """What Twisted's endpoints fail with."""
@@ -347,17 +347,17 @@ class TunnelProtocol(Protocol):
             self._fail(NoProtocol())
             return
         read_ahead = self._initiator.take_read_ahead()
-        early = None
+        delivery = None
         # A paused protocol keeps what comes, and is asked for it.
         if read_ahead and not isinstance(application, PausedProtocol):
-            early = EarlyBytes(factory.reactor, transport, read_ahead)
+            delivery = ReadAheadDelivery(factory.reactor, transport, read_ahead)
         if not hand_over(transport, application):
             self._successor = application
         renew_log_prefix(transport)
         self._is_over = True
         factory.finish(application)
-        if early is not None:
-            early.give_to(application)
+        if delivery is not None:
+            delivery.give_to(application)
         elif read_ahead:
             application.dataReceived(read_ahead)
 

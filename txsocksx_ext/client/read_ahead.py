@@ -1,5 +1,5 @@
 """
-Bytes of the target that came together with the proxy's reply.
+Delivery of the target's bytes that were read together with the proxy's reply.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from ..net.twisted_transports import abort, is_closing, is_encrypted, place_of_p
 _log = Logger(namespace="txsocksx_ext.client")
 
 
-class EarlyBytes:
+class ReadAheadDelivery:
     """
-    Delivers bytes that came already to the transport's protocol of that moment, as if they came now.
+    Delivers bytes that were read already to the transport's protocol, as if they were read now.
 
-    To be made before the transport is handed over: where its protocol stands
-    then is where these bytes belong. What is put there since, such as TLS with
-    the target, gets them first.
+    Create it before the hand-over: it remembers where the transport keeps its
+    protocol. Whatever is stored there at delivery, such as TLS with the target,
+    gets the bytes.
 
-    A protocol that pauses its transport gets none before it resumes: so until
-    they are given away, the transport's own methods for that go through here.
-    Not so with Twisted's TLS, which gives all that it has decrypted to a protocol
-    that pauses: these bytes would come after what followed them.
+    A protocol that pauses its transport gets nothing before it resumes, so until
+    the delivery this object replaces the transport's ``pauseProducing`` and
+    ``resumeProducing``. It does not with Twisted's TLS, which delivers everything
+    that it has decrypted to a paused protocol: these bytes would come after later ones.
 
-    :param data: not empty.
+    :param data: the bytes, at least one.
     """
 
     def __init__(self, reactor: IReactorTime, transport: Any, data: bytes) -> None:
@@ -51,7 +51,7 @@ class EarlyBytes:
         self._pause()
 
     def resume(self) -> None:
-        """See `IPushProducer`. As with transports of Twisted's, nothing comes before the next turn."""
+        """See `IPushProducer`. As with Twisted's transports, nothing is delivered before the reactor's next turn."""
         self._is_paused = False
         if self._data:
             self._reactor.callLater(0, self._give_late)
@@ -60,19 +60,19 @@ class EarlyBytes:
 
     def give_to(self, application: IProtocol) -> None:
         """
-        Give the bytes away, at once or when the transport is resumed.
+        Deliver the bytes, at once or when the transport is resumed.
 
-        :param application: who gets them where the transport keeps no protocol.
+        :param application: gets them if the transport does not store its protocol.
         """
         self._application = application
         self._give_unless_paused()
 
     def _give_late(self) -> None:
-        """What is raised when bytes come ends their connection: that is the transport's way."""
+        """Deliver the bytes; an exception resets the connection, as with Twisted's transports."""
         try:
             self._give_unless_paused()
-        except BaseException:
-            _log.failure("a protocol failed over what came with the proxy's reply")
+        except BaseException:  # also asyncio's CancelledError
+            _log.failure("a protocol failed when it got the bytes that came with the proxy's reply")
             abort(self._transport)
 
     def _give_unless_paused(self) -> None:
