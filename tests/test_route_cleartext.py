@@ -9,11 +9,12 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
 from txsocksx_ext import SOCKS5ClientEndpoint, route_from_string
+from txsocksx_ext.client.proxies import SOCKS5, Proxy
 from txsocksx_ext.errors import GeneralServerFailure
 from txsocksx_ext.testing import FakeProxy
 
 DESCRIPTIONS = {
-    "socks": "socks:192.0.2.1:1080:username=us:password-file={folder}/password",
+    "proxy": "socks:192.0.2.1:1080:username=us:password-file={folder}/password",
     "tor": "tor:192.0.2.1:9050:extended=yes",
 }
 
@@ -22,7 +23,10 @@ DESCRIPTIONS = {
 def asked(request, monkeypatch, tmp_path):
     """What makes a route, of each kind, to a proxy that is elsewhere; and that proxy."""
     elsewhere = FakeProxy(address=IPv4Address("TCP", "192.0.2.1", 1080))
-    monkeypatch.setattr(f"txsocksx_ext.route.{request.param}.client_endpoint", lambda *_: elsewhere.endpoint)
+    if request.param == "proxy":
+        monkeypatch.setattr("txsocksx_ext.route.proxy.proxy_of", lambda *_: Proxy(SOCKS5, elsewhere.endpoint))
+    else:
+        monkeypatch.setattr("txsocksx_ext.route.tor.client_endpoint", lambda *_: elsewhere.endpoint)
     (tmp_path / "password").write_bytes(b"secret\n")
     description = DESCRIPTIONS[request.param].format(folder=tmp_path)
     return lambda more: route_from_string(reactor, description + more), elsewhere

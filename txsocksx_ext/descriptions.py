@@ -240,10 +240,12 @@ def endpoint_description(arguments: Sequence[str]) -> str:
     Return the endpoint string in the arguments of another description.
 
     It may stand there whole, with its colons written ``\\:``; with its colons
-    bare, where no other argument follows; or as HOST and PORT.
+    bare, where no other argument follows; or as HOST and PORT. So may a URL.
 
     :raises ValueError: it can never connect.
     """
     if len(arguments) == 1:
         return arguments[0]
+    if arguments[1].startswith("//"):
+        return ":".join(arguments)
     return endpoint_string(_written(with_joined_addresses(arguments), {}))

@@ -39,7 +39,7 @@ from ..errors import (
     TTLExpired,
 )
 from ..failures import reply_error, row_of
-from ..protocol.codes import Dialect
+from ..protocol.codes import HOST_UNREACHABLE, Dialect
 from ..protocol.http_connect import HTTPResponse
 from ..protocol.messages import Address
 
@@ -195,7 +195,9 @@ def _of_end(reason: str, target: Address) -> SOCKS5Error:
     if target.is_onion:
         # Tor says this of services that do not exist, and of others that are down.
         if reason == "RESOLVEFAILED":
-            return OnionServiceError()
+            error = OnionServiceError()
+            error.reply_code, error.code = HOST_UNREACHABLE, None
+            return error
         if reason == "TORPROTOCOL" and not _is_onion_address(target.host):
             return OnionAddressInvalid()
     return END_REASONS.get(reason, GeneralServerFailure)()

@@ -22,12 +22,12 @@ _IDENTD = (0x5C, 0x5D)
 """The proxy asked this machine who its user is, and was not content with the answer."""
 
 
-class _SOCKS4ClientProtocol(TunnelProtocol):
+class SOCKS4ClientProtocol(TunnelProtocol):
     """One conversation with a SOCKS4 proxy: a request, and its reply."""
 
-    factory: _SOCKS4ClientFactory
+    factory: SOCKS4ClientFactory
 
-    def __init__(self, factory: _SOCKS4ClientFactory) -> None:
+    def __init__(self, factory: SOCKS4ClientFactory) -> None:
         super().__init__(factory, Initiator())
 
     def _begin(self) -> bytes:
@@ -44,7 +44,7 @@ class _SOCKS4ClientProtocol(TunnelProtocol):
         self._fail(error)
 
 
-class _SOCKS4ClientFactory(TunnelFactory):
+class SOCKS4ClientFactory(TunnelFactory):
     """
     One request to a SOCKS4 proxy.
 
@@ -52,7 +52,7 @@ class _SOCKS4ClientFactory(TunnelFactory):
     :raises ValueError: SOCKS4 cannot carry it.
     """
 
-    protocol = _SOCKS4ClientProtocol
+    protocol = SOCKS4ClientProtocol
     speaks = SOCKS4
 
     def __init__(
@@ -99,4 +99,4 @@ class SOCKS4ClientEndpoint(ProxiedEndpoint):
         self._check()
 
     def _conversation(self, request: Request, application: IProtocolFactory | None, reactor: Any) -> TunnelFactory:
-        return _SOCKS4ClientFactory(request, self._methods, application, self._allow_cleartext, reactor)
+        return SOCKS4ClientFactory(request, self._methods, application, self._allow_cleartext, reactor)
