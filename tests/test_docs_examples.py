@@ -390,9 +390,9 @@ def test_a_protocol_of_ones_own(program, serving):
             client.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: client.recv(100), b""))
 
-    assert answer_to(b"GO 127.0.0.1 %d\nearly" % target) == b"OK\nhello\n"
-    assert answer_to(b"GO 127.0.0.1 %d\n" % free_port()) == b"NO 5\n"
-    for malformed in (b"GO 127.0.0.1\n", b"GX 127.0.0.1 80\n", b"G" * 400):
+    assert answer_to(b"> 127.0.0.1 %d\ne" % target) == b"OK\nhello\n"
+    assert answer_to(b"> 127.0.0.1 %d\n" % free_port()) == b"NO 5\n"
+    for malformed in (b"> 127.0.0.1\n", b">> 127.0.0.1 80\n", b">" * 400):
         assert answer_to(malformed) == b"NO 1\n"
     assert run_example_blocking("onion_status.py", "127.0.0.1", target, proxy_at(port)) == ["the service answers"]
     assert "unexpectedly" not in server.output

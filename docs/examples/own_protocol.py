@@ -1,5 +1,5 @@
 """
-A server whose port also speaks another protocol: ``GO HOST PORT``, answered with ``OK`` or ``NO CODE``.
+A server whose port also speaks another protocol: ``> HOST PORT``, answered with ``OK`` or ``NO CODE``.
 
 LISTEN=tcp:1080:interface=127.0.0.1 twistd -n --pidfile= -y own_protocol.py
 """
@@ -45,16 +45,16 @@ class LineFrontend:
     def next_message(self):
         line, newline, rest = bytes(self.buffer).partition(b"\n")
         if len(line) > LONGEST_LINE:
-            raise MalformedMessage("GO", Fault.LIMIT)
+            raise MalformedMessage("Line", Fault.LIMIT)
         if not newline:
             return None
         try:
             word, host, port = line.decode("ascii").split()
             request = Request(Command.CONNECT, Address.of(host, int(port)))
         except ValueError:
-            raise MalformedMessage("GO", Fault.TARGET) from None
-        if word != "GO":
-            raise MalformedMessage("GO", Fault.TARGET)
+            raise MalformedMessage("Line", Fault.TARGET) from None
+        if word != ">":
+            raise MalformedMessage("Line", Fault.TARGET)
         self.buffer = bytearray(rest)
         return request
 
@@ -87,7 +87,8 @@ class LineFrontend:
 
 
 class TwoProtocols(SOCKS5ExtFactory):
-    frontends = Frontends({**FRONTENDS, ord("G"): LineFrontend}, default=SOCKS5Frontend)
+    # HTTP takes all letters as first bytes.
+    frontends = Frontends({**FRONTENDS, ord(">"): LineFrontend}, default=SOCKS5Frontend)
 
 
 application = Application("two protocols")
