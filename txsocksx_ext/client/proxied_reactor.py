@@ -7,7 +7,7 @@ replaced its methods. In both, what connects to the proxy itself uses the method
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,10 +25,12 @@ from zope.interface import directlyProvides, implementer, providedBy
 
 from ..checks import check_reactor
 from ..errors import CommandNotSupported
+from .any_proxy import endpoint_through
 from .connector import EndpointConnector, twisted_address
 from .direct_hosts import DirectHosts
-from .endpoints import DEFAULT_TIMEOUT, SOCKS5ClientEndpoint
+from .endpoints import DEFAULT_TIMEOUT
 from .methods import ClientMethods
+from .proxies import AnyProxy, proxy_of
 
 UNASSUMING: Mapping[str, Any] = {"extended": {}, "anonymous": ()}
 """The methods of a program that has no credentials: exact reply codes where the proxy has them."""
@@ -36,12 +38,13 @@ UNASSUMING: Mapping[str, Any] = {"extended": {}, "anonymous": ()}
 
 def proxied_reactor(
     reactor: Any,
-    proxy: IStreamClientEndpoint,
+    proxy: AnyProxy,
     methods: Mapping[str, Any] | ClientMethods | None = None,
     *,
     timeout: float | None = DEFAULT_TIMEOUT,
     isolation: bytes | str | None = None,
     direct: Iterable[str] = (),
+    allow_cleartext: bool = False,
 ) -> Any:
     """
     Return a reactor that connects through a proxy, and is `reactor` in everything else.
@@ -51,30 +54,39 @@ def proxied_reactor(
     child processes are the reactor's own.
 
     :param reactor: Twisted's.
-    :param proxy: how to reach the proxy.
-    :param methods: see `SOCKS5ClientEndpoint`; by default no credentials, and extended reply codes.
+    :param proxy: the endpoint of a SOCKS5 proxy, its endpoint string, or the URL of a proxy of any protocol.
+    :param methods: see `SOCKS5ClientEndpoint`; by default no credentials but those of the URL, and extended reply
+        codes.
     :param timeout: seconds until the target is connected; ``None`` for no deadline. It replaces the timeouts that
         the code passes, which are made for direct connections.
     :param isolation: keeps the connections on circuits of their own: see "isolated" of `SOCKS5ClientEndpoint`.
     :param direct: hosts that are connected to without the proxy: names, which stand for their subdomains too,
         addresses, and networks such as ``10.0.0.0/8``, each with ``:PORT`` or without; ``*`` is every host.
+    :param allow_cleartext: see `SOCKS5ClientEndpoint`.
     :raises ValueError: an argument is faulty.
     :raises TypeError: an argument is of a wrong type.
     """
     check_reactor("reactor", reactor)
-    return ReactorView(reactor, _Proxied(reactor, proxy, methods, timeout, isolation, direct).replacements())
+    proxied = _Proxied(reactor, proxy, methods, timeout, isolation, direct, allow_cleartext)
+    return ReactorView(reactor, proxied.replacements())
 
 
-def proxy_reactor(reactor: Any, proxy_from: Callable[[Any], IStreamClientEndpoint], **options: Any) -> None:
+def proxy_reactor(
+    reactor: Any,
+    proxy: str,
+    *,
+    timeout: float | None,
+    isolation: bytes | str | None,
+    direct: Iterable[str],
+    allow_cleartext: bool,
+) -> None:
     """
     Replace the methods of a reactor, for all code that uses it, with those of `proxied_reactor`. It keeps its type.
 
-    :param proxy_from: makes the proxy's endpoint, with the reactor that it must connect by.
-    :param options: keywords of `proxied_reactor`, and its *methods*.
+    The parameters are those of `proxied_reactor`.
     """
     before = ReactorView(reactor, {"connectTCP": reactor.connectTCP, "nameResolver": reactor.nameResolver})
-    arguments = {"methods": None, "timeout": DEFAULT_TIMEOUT, "isolation": None, "direct": (), **options}
-    replacements = _Proxied(before, proxy_from(before), **arguments).replacements()
+    replacements = _Proxied(before, proxy, None, timeout, isolation, direct, allow_cleartext).replacements()
     # A read-only property.
     reactor.installNameResolver(replacements.pop("nameResolver"))
     for name, method in replacements.items():
@@ -102,16 +114,17 @@ class _Proxied:
     def __init__(
         self,
         reactor: Any,
-        proxy: IStreamClientEndpoint,
+        proxy: AnyProxy,
         methods: Mapping[str, Any] | ClientMethods | None,
         timeout: float | None,
         isolation: bytes | str | None,
         direct: Iterable[str],
+        allow_cleartext: bool,
     ) -> None:
         self._reactor = reactor
-        self._proxy = proxy
+        self._proxy = proxy_of(reactor, proxy)
         self._methods = methods_of(methods, isolation)
-        self._timeout = timeout
+        self._options = {"timeout": timeout, "allow_cleartext": allow_cleartext, "reactor": reactor}
         self._direct = DirectHosts(direct)
         # An endpoint checks all of it, which would be told too late by the first connection.
         self._endpoint("host.invalid", 80)
@@ -154,9 +167,7 @@ class _Proxied:
         return self._connect_tcp(host, port, over_tls, timeout, bindAddress)
 
     def _endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
-        return SOCKS5ClientEndpoint(
-            host, port, self._proxy, self._methods, timeout=self._timeout, reactor=self._reactor
-        )
+        return endpoint_through(self._proxy, host, port, self._methods, **self._options)
 
 
 def methods_of(methods: Mapping[str, Any] | ClientMethods | None, isolation: bytes | str | None) -> ClientMethods:
