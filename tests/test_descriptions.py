@@ -17,8 +17,7 @@ from txsocksx_ext.descriptions import (
     without_function,
     yes_or_no,
 )
-from txsocksx_ext.server.listeners import with_backlog
-from txsocksx_ext.server.service import may_be_sniffed, port_of
+from txsocksx_ext.server.listeners import ListenerString
 
 
 @pytest.mark.parametrize(
@@ -88,9 +87,10 @@ def test_an_endpoint_within_a_description_keeps_its_equals_signs():
 def test_a_description_that_names_no_kind_has_an_empty_one(text):
     (kind, *rest), _ = parse_description(text)
     assert (kind, rest) == ("", [])
-    assert may_be_sniffed(text)
-    assert port_of(text) is None
-    assert with_backlog(text) == text
+    listener = ListenerString(text)
+    assert listener.is_exposed
+    assert listener.port is None
+    assert listener.with_backlog == text
     with pytest.raises(ValueError, match="begins with no kind"):
         client_endpoint(reactor, text)
 

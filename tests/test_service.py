@@ -33,7 +33,7 @@ from twisted.internet.threads import deferToThread
 
 from txsocksx_ext import Limits, RouteTable, SOCKS5ExtFactory
 from txsocksx_ext.route.direct import DirectRoute
-from txsocksx_ext.server.listeners import set_inherited_options, with_backlog
+from txsocksx_ext.server.listeners import ListenerString, set_inherited_options
 from txsocksx_ext.server.service import SOCKS5ExtService
 
 
@@ -342,8 +342,9 @@ async def test_a_shared_service_that_fails_to_start_is_started_for_the_next():
     ],
 )
 def test_the_queue_is_long_unless_its_length_is_given(description):
-    assert with_backlog(description) == f"{description}:backlog=1024"
-    assert with_backlog(f"{description}:backlog=7") == f"{description}:backlog=7"
+    inner = description.removeprefix("haproxy:")
+    assert ListenerString(description).with_backlog == f"{inner}:backlog=1024"
+    assert ListenerString(f"{description}:backlog=7").with_backlog == f"{inner}:backlog=7"
 
 
 @pytest.mark.parametrize(
@@ -354,7 +355,7 @@ def test_the_queue_is_long_unless_its_length_is_given(description):
     ],
 )
 def test_other_listeners_are_as_they_are_described(description):
-    assert with_backlog(description) == description
+    assert ListenerString(description).with_backlog == description.removeprefix("haproxy:")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -18,7 +18,8 @@ from txsocksx_ext import Limits, Session
 from txsocksx_ext.protocol.codes import Method
 from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.server.limits import connections_by_descriptors
-from txsocksx_ext.server.service import SOCKS5ExtService, may_be_sniffed
+from txsocksx_ext.server.listeners import ListenerString
+from txsocksx_ext.server.service import SOCKS5ExtService
 from txsocksx_ext.server.workers import WorkersService
 from txsocksx_ext.tap import DEFAULT_LISTENER, Options, makeService
 
@@ -58,7 +59,7 @@ def test_the_defaults():
     assert service.factory.portal is None
     assert service.factory.anonymous
     assert service.factory.reactor is reactor
-    assert may_be_sniffed(DEFAULT_LISTENER) is False
+    assert not ListenerString(DEFAULT_LISTENER).is_exposed
     assert DEFAULT_LISTENER == "tcp:1080:interface=127.0.0.1"
 
 
@@ -297,7 +298,7 @@ def test_listeners_that_others_could_sniff_need_to_be_allowed(tmp_path):
     ],
 )
 def test_listeners_of_other_kinds(description, is_unsafe):
-    assert may_be_sniffed(description) is is_unsafe
+    assert ListenerString(description).is_exposed is is_unsafe
 
 
 @pytest.mark.parametrize(

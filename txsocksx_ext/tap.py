@@ -19,14 +19,14 @@ from .protocol.pairs import MAX_FIELD_LENGTH, PairLimits
 from .route import plugin_route_kinds
 from .server import Limits
 from .server.frontends import PROTOCOLS
-from .server.listeners import check_listener
+from .server.listeners import ListenerString
 from .server.memory import freeze_gc
-from .server.service import SOCKS5ExtService, may_be_sniffed, port_of
+from .server.service import SOCKS5ExtService
 from .server.settings import ServerSettings
 from .server.start_failures import reason_of, report_start_failures
 from .server.text_log import LoggingService
 from .server.workers import WorkersService
-from .server.workers.sockets import SHAREABLE_KINDS, can_share_sockets, kind_that_cannot_be_shared
+from .server.workers.sockets import SHAREABLE_KINDS, can_share_sockets
 
 DEFAULT_LISTENER = "tcp:1080:interface=127.0.0.1"
 
@@ -201,8 +201,8 @@ class Options(TwistedOptions, AuthOptionMixin):
         if not can_share_sockets():
             raise UsageError("--workers: this system does not spread connections over processes; Linux does")
         for description in listeners:
-            kind = kind_that_cannot_be_shared(description)
-            if kind is not None:
+            kind = ListenerString(description).kind
+            if kind not in SHAREABLE_KINDS:
                 raise UsageError(
                     f"--listen {description}: several workers cannot share a listener of the kind {kind}, only"
                     f" {', '.join(SHAREABLE_KINDS)}, and these behind haproxy; take that one or --workers 1"
@@ -212,7 +212,8 @@ class Options(TwistedOptions, AuthOptionMixin):
         try:
             check_kind(description)
             serverFromString(reactor, description)
-            is_unsafe = may_be_sniffed(description)
+            listener = ListenerString(description)
+            is_exposed = listener.is_exposed
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise UsageError(
                 f"--listen {description} is no server endpoint string: {without_function(error)}"
@@ -220,13 +221,13 @@ class Options(TwistedOptions, AuthOptionMixin):
         except Exception as error:  # of a file that the string names, or of a plugin
             raise UsageError(f"--listen {description} cannot be opened: {reason_of(error)}") from None
         try:
-            check_listener(description)
+            listener.check()
         except ValueError as error:
             raise UsageError(f"--listen {description}: {error}") from None
-        port = port_of(description)
+        port = listener.port
         if port is not None and not 0 <= port <= 0xFFFF:
             raise UsageError(f"--listen {description}: there is no port {port}, but 0 to 65535")
-        if is_unsafe and not self["allow-remote"]:
+        if is_exposed and not self["allow-remote"]:
             raise UsageError(
                 f"--listen {description}: others could read what clients send there. Listen on loopback,"
                 " a unix socket or TLS, or say --allow-remote if you must"

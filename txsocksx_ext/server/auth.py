@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +125,10 @@ class _LoggedChecker:
     def __init__(self, checker: ICredentialsChecker, text: bool | None) -> None:
         self._checker = checker
         self._failures = FailureLog(f"the checker {type(checker).__name__}")
-        self._forms: tuple[Callable[[SOCKSCredentials], SOCKSCredentials], ...] = (_as_they_are, _with_text)
-        if isinstance(checker, _CHECKERS_OF_BYTES) or text is False:
-            self._forms = (_as_they_are,)
-        elif text:
-            self._forms = (_with_text,)
+        if isinstance(checker, _CHECKERS_OF_BYTES):
+            text = False
+        # Whether to pass str. Both forms are tried until one has worked.
+        self._text_forms = (False, True) if text is None else (text,)
 
     async def avatar_id_of(self, credentials: SOCKSCredentials) -> Any:
         """
@@ -139,20 +138,21 @@ class _LoggedChecker:
         :raises CheckersFailed: the checker failed.
         """
         failure = None
-        for form in self._forms:
+        for is_text in self._text_forms:
             try:
-                avatar_id = await maybeDeferred(self._checker.requestAvatarId, form(credentials))
+                passed = credentials.as_text() if is_text else credentials
+                avatar_id = await maybeDeferred(self._checker.requestAvatarId, passed)
             except (LoginFailed, Unauthorized, UnicodeDecodeError):
                 continue
             except CancelledError:
                 raise
             except Exception as error:
                 # A failure on str means nothing: the checker may take only bytes.
-                if form is self._forms[0]:
+                if is_text is self._text_forms[0]:
                     failure = error
                 continue
             self._failures.ended()
-            self._forms = (form,)
+            self._text_forms = (is_text,)
             return avatar_id
         if failure is not None:
             self._failures.note(failure)
@@ -176,17 +176,17 @@ class SOCKSCredentials(UsernamePassword):
         super().__init__(username, password)  # type: ignore[arg-type]  # Twisted declares bytes, its checkers take both
         self.peer = peer
 
+    def as_text(self) -> SOCKSCredentials:
+        """
+        Return the same credentials as str.
+
+        :raises UnicodeDecodeError: they are not UTF-8.
+        """
+        return SOCKSCredentials(self.username.decode(), self.password.decode(), self.peer)
+
     def checkPassword(self, password: bytes | str) -> bool:
         """Return whether this is the password."""
         return hmac.compare_digest(_as_bytes(self.password), _as_bytes(password))
-
-
-def _as_they_are(credentials: SOCKSCredentials) -> SOCKSCredentials:
-    return credentials
-
-
-def _with_text(credentials: SOCKSCredentials) -> SOCKSCredentials:
-    return SOCKSCredentials(credentials.username.decode(), credentials.password.decode(), credentials.peer)
 
 
 REMEMBERED = 1024

@@ -19,6 +19,7 @@ from zope.interface import implementer
 from ..descriptions import parse_description
 from ..net.listening import ACCEPTS_IN_A_TURN, polled
 from ..net.transport import keep_socket_alive
+from ..net.twisted_transports import is_loopback_host
 from .proxy_protocol import ProxyProtocolFactory
 from .start_failures import ListenerFailed
 
@@ -28,82 +29,120 @@ BACKLOG = 1024
 WRAPPER = "haproxy"
 """The kind that wraps another listener. See `txsocksx_ext.server.proxy_protocol`."""
 
-_PLACE_OF_BACKLOG = {"tcp": 3, "tcp6": 3, "unix": 3, "ssl": 6}
-"""The position of ``backlog`` among the arguments of each kind that takes one; the kind itself is at 0."""
+_BACKLOG_POSITIONS = {"tcp": 2, "tcp6": 2, "unix": 2, "ssl": 5}
+"""The position of ``backlog`` among the arguments of each kind that takes one."""
+
+_DEFAULT_INTERFACES = {"tcp": "0.0.0.0", "tcp6": "::"}
+_PRIVATE_KINDS = frozenset({"unix", "ssl", "tls"})
 
 
-def split_wrapper(description: str) -> tuple[bool, str]:
-    """Return whether an endpoint string begins with ``haproxy:``, and the string without that."""
-    kind, colon, rest = description.partition(":")
-    is_wrapper = bool(colon) and parse_description(kind)[0] == [WRAPPER]
-    return is_wrapper, rest if is_wrapper else description
-
-
-def what_listens(description: str) -> tuple[list[str], dict[str, str]]:
-    """Return the arguments of an endpoint string, the kind first, and its keywords, without ``haproxy:``."""
-    return parse_description(split_wrapper(description)[1])
-
-
-def check_listener(description: str) -> None:
+class ListenerString:
     """
-    Refuse a listener that cannot work as it is described.
+    A server endpoint string of Twisted's, perhaps behind ``haproxy:``.
 
-    :param description: a Twisted server endpoint string.
-    :raises ValueError: the listener would expect a PROXY header inside TLS, or two
-        of them; or the socket from systemd is not the described one.
+    :ivar text: the whole string.
+    :ivar inner: the string without ``haproxy:``.
+    :ivar is_wrapped: whether connections begin with a PROXY header.
+    :ivar kind: the kind without ``haproxy:``, such as ``tcp``.
     """
-    is_wrapped, inner = split_wrapper(description)
-    kind = what_listens(description)[0][0]
-    if is_wrapped and kind in ("ssl", "tls"):
-        raise ValueError(
-            "balancers send the PROXY header before TLS begins, and this would look for it inside."
-            " Have the balancer do TLS, and listen on haproxy:tcp"
-        )
-    if is_wrapped and split_wrapper(inner)[0]:
-        raise ValueError("write haproxy: once, because a connection begins with one PROXY header")
-    if kind == "systemd":
-        inherited_socket(description).close()
 
+    def __init__(self, text: str) -> None:
+        wrapper, colon, rest = text.partition(":")
+        self.text = text
+        self.is_wrapped = bool(colon) and parse_description(wrapper)[0] == [WRAPPER]
+        self.inner = rest if self.is_wrapped else text
+        (self.kind, *self._arguments), self._keywords = parse_description(self.inner)
 
-def inherited_socket(description: str) -> socket.socket:
-    """
-    Return a duplicate of the socket of a ``systemd:`` listener.
+    def _argument(self, position: int, name: str) -> str | None:
+        given = self._arguments[position] if len(self._arguments) > position else None
+        return self._keywords.get(name, given)
 
-    :raises ValueError: systemd passed no listening socket of the described domain. With a wrong domain, Twisted would
-        take TCP peers for unix sockets, which count as this machine.
-    """
-    try:
-        endpoint: Any = serverFromString(None, split_wrapper(description)[1])
-    except LookupError:
-        raise ValueError("systemd passed no socket of this index or name") from None
-    try:
-        inherited = socket.socket(fileno=os.dup(endpoint.fileno))
-    except OSError as error:
-        raise ValueError(f"systemd passed no socket: {error.strerror}") from None
-    listens = inherited.type == socket.SOCK_STREAM and inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    if listens and inherited.family == endpoint.addressFamily:
-        return inherited
-    domain = socket.AddressFamily(inherited.family).name.removeprefix("AF_")
-    inherited.close()
-    if not listens:
-        raise ValueError("the socket that systemd passed accepts no connections: it needs ListenStream= and Accept=no")
-    raise ValueError(f"the socket that systemd passed is of another domain: write domain={domain}")
+    @property
+    def port(self) -> int | None:
+        """The port; ``None`` if the listener has none, or is of an unknown kind."""
+        if self.kind not in ("tcp", "tcp6", "ssl"):
+            return None
+        try:
+            return int(self._argument(0, "port") or "")
+        except ValueError:
+            return None
 
+    @property
+    def is_exposed(self) -> bool:
+        """
+        Whether other machines can reach the listener or read its connections (proposal 229, section 4).
 
-def with_backlog(description: str) -> str:
-    """
-    Return an endpoint string with a backlog of `BACKLOG`, unless it has one.
+        Unix sockets, TLS and TCP on loopback are safe. A socket from systemd is
+        inspected. Unknown kinds count as exposed.
+        """
+        if self.kind in _PRIVATE_KINDS:
+            return False
+        if self.kind == "systemd":
+            try:
+                with self.inherited_socket() as inherited:
+                    return inherited.family != socket.AF_UNIX and not is_loopback_host(inherited.getsockname()[0])
+            except ValueError:  # systemd passed none
+                return True
+        if self.kind not in _DEFAULT_INTERFACES:
+            return True
+        interface = self._argument(1, "interface") or _DEFAULT_INTERFACES[self.kind]
+        return interface != "localhost" and not is_loopback_host(interface)
 
-    Only ``tcp``, ``tcp6``, ``unix`` and ``ssl`` are changed, also behind ``haproxy``. The
-    system reduces the backlog to its own limit (``net.core.somaxconn`` on Linux).
+    @property
+    def with_backlog(self) -> str:
+        """
+        `inner` with a backlog of `BACKLOG`, unless it has one.
 
-    :param description: a Twisted server endpoint string.
-    """
-    arguments, keywords = what_listens(description)
-    place = _PLACE_OF_BACKLOG.get(arguments[0])
-    if place is None or len(arguments) > place or "backlog" in keywords:
-        return description
-    return f"{description}:backlog={BACKLOG}"
+        Only ``tcp``, ``tcp6``, ``unix`` and ``ssl`` are changed. The system reduces the
+        backlog to its own limit (``net.core.somaxconn`` on Linux).
+        """
+        position = _BACKLOG_POSITIONS.get(self.kind)
+        if position is None or self._argument(position, "backlog") is not None:
+            return self.inner
+        return f"{self.inner}:backlog={BACKLOG}"
+
+    def check(self) -> None:
+        """
+        Refuse a listener that cannot work as it is described.
+
+        :raises ValueError: the listener would expect a PROXY header inside TLS, or two
+            of them; or the socket from systemd is not the described one.
+        """
+        if self.is_wrapped and self.kind in ("ssl", "tls"):
+            raise ValueError(
+                "balancers send the PROXY header before TLS begins, and this would look for it inside."
+                " Have the balancer do TLS, and listen on haproxy:tcp"
+            )
+        if self.is_wrapped and ListenerString(self.inner).is_wrapped:
+            raise ValueError("write haproxy: once, because a connection begins with one PROXY header")
+        if self.kind == "systemd":
+            self.inherited_socket().close()
+
+    def inherited_socket(self) -> socket.socket:
+        """
+        Return a duplicate of the socket of a ``systemd:`` listener.
+
+        :raises ValueError: systemd passed no listening socket of the described domain. With a wrong domain, Twisted
+            would take TCP peers for unix sockets, which count as this machine.
+        """
+        try:
+            endpoint: Any = serverFromString(None, self.inner)
+        except LookupError:
+            raise ValueError("systemd passed no socket of this index or name") from None
+        try:
+            inherited = socket.socket(fileno=os.dup(endpoint.fileno))
+        except OSError as error:
+            raise ValueError(f"systemd passed no socket: {error.strerror}") from None
+        listens = inherited.type == socket.SOCK_STREAM and inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if listens and inherited.family == endpoint.addressFamily:
+            return inherited
+        domain = socket.AddressFamily(inherited.family).name.removeprefix("AF_")
+        inherited.close()
+        if not listens:
+            raise ValueError(
+                "the socket that systemd passed accepts no connections: it needs ListenStream= and Accept=no"
+            )
+        raise ValueError(f"the socket that systemd passed is of another domain: write domain={domain}")
 
 
 def set_inherited_options(listening: socket.socket) -> None:
@@ -144,10 +183,10 @@ def listener_endpoint(
     :param accepts_in_a_turn: see `prepared`.
     :raises ValueError: the string is malformed; parsers of plugins may raise anything else.
     """
-    check_listener(description)
-    is_wrapped, inner = split_wrapper(description)
-    endpoint = serverFromString(reactor, with_backlog(inner))
-    return _ListenerEndpoint(endpoint, description, is_wrapped, accepts_in_a_turn)
+    listener = ListenerString(description)
+    listener.check()
+    endpoint = serverFromString(reactor, listener.with_backlog)
+    return _ListenerEndpoint(endpoint, listener, accepts_in_a_turn)
 
 
 def listener_service(description: str, factory: IProtocolFactory, reactor: Any) -> StreamServerEndpointService:
@@ -169,17 +208,14 @@ class _ListenerEndpoint:
     An endpoint whose port is `prepared`, whose connections may begin with a PROXY header, and whose errors name it.
     """
 
-    def __init__(
-        self, endpoint: IStreamServerEndpoint, description: str, is_behind_balancer: bool, accepts_in_a_turn: int
-    ) -> None:
+    def __init__(self, endpoint: IStreamServerEndpoint, listener: ListenerString, accepts_in_a_turn: int) -> None:
         self._endpoint = endpoint
-        self._description = description
-        self._is_behind_balancer = is_behind_balancer
+        self._listener = listener
         self._accepts_in_a_turn = accepts_in_a_turn
 
     def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
         """See `IStreamServerEndpoint`."""
-        factory = ProxyProtocolFactory(protocolFactory) if self._is_behind_balancer else protocolFactory
+        factory = ProxyProtocolFactory(protocolFactory) if self._listener.is_wrapped else protocolFactory
         listening = self._endpoint.listen(factory)
         return listening.addCallbacks(prepared, self._failed, callbackArgs=(self._accepts_in_a_turn,))
 
@@ -187,4 +223,4 @@ class _ListenerEndpoint:
         error = failure.value
         if not isinstance(error, Exception) or isinstance(error, CancelledError):
             return failure
-        return Failure(ListenerFailed(self._description, error))
+        return Failure(ListenerFailed(self._listener.text, error))

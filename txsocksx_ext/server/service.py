@@ -4,7 +4,6 @@ The server as a Twisted service: it listens, and drains its streams before it st
 
 from __future__ import annotations
 
-import socket
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -13,61 +12,11 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 
 from ..checks import check_type
-from ..net.twisted_transports import is_loopback_host
 from ..policy.table import RouteTable
 from ..protocol.pairs import check_limit
 from .factory import SOCKS5ExtFactory
-from .listeners import inherited_socket, listener_service, what_listens
+from .listeners import listener_service
 from .text_log import LoggingService
-
-_PRIVATE_KINDS = frozenset({"unix", "ssl", "tls"})
-_DEFAULT_INTERFACES = {"tcp": "0.0.0.0", "tcp6": "::"}
-
-
-def may_be_sniffed(description: str) -> bool:
-    """
-    Return whether other machines can reach a listener or read its connections (proposal 229, section 4).
-
-    Unix sockets, TLS and TCP on loopback are safe. A socket from systemd is
-    inspected. Unknown kinds count as unsafe.
-
-    :param description: a Twisted server endpoint string.
-    """
-    (kind, *rest), keywords = what_listens(description)
-    if kind in _PRIVATE_KINDS:
-        return False
-    if kind == "systemd":
-        return _may_inherited_be_sniffed(description)
-    if kind not in _DEFAULT_INTERFACES:
-        return True
-    positional = rest[1] if len(rest) > 1 else ""
-    interface = keywords.get("interface", positional) or _DEFAULT_INTERFACES[kind]
-    return interface != "localhost" and not is_loopback_host(interface)
-
-
-def _may_inherited_be_sniffed(description: str) -> bool:
-    try:
-        with inherited_socket(description) as inherited:
-            name = inherited.getsockname()
-            return inherited.family != socket.AF_UNIX and not is_loopback_host(name[0])
-    except ValueError:  # systemd passed none
-        return True
-
-
-def port_of(description: str) -> int | None:
-    """
-    Return the port of a listener; ``None`` if it has none, or is of an unknown kind.
-
-    :param description: a Twisted server endpoint string.
-    """
-    arguments, keywords = what_listens(description)
-    if arguments[0] not in ("tcp", "tcp6", "ssl"):
-        return None
-    port = arguments[1] if len(arguments) > 1 else keywords.get("port", "")
-    try:
-        return int(port)
-    except ValueError:
-        return None
 
 
 class SharedService(MultiService):

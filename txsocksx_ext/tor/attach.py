@@ -8,9 +8,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
-from zope.interface import implementer
 
 
 class NotAControlPort(Exception):
@@ -27,17 +26,19 @@ async def attach(reactor: Any, endpoint: IStreamClientEndpoint, password: bytes 
     """
     import txtorcon
 
-    guarded = _GuardedEndpoint(endpoint)
-    factory = txtorcon.TorProtocolFactory(password_function=_no_password if password is None else lambda: password)
+    factory = WrappingFactory(
+        txtorcon.TorProtocolFactory(password_function=_no_password if password is None else lambda: password)
+    )
+    factory.protocol, factory.noisy = _Guard, False
+    # Not txtorcon.connect(): it queries each of tor's 300 options in turn.
+    guard: Any = await endpoint.connect(factory)
     try:
-        # Not txtorcon.connect(): it queries each of tor's 300 options in turn.
-        protocol: Any = await guarded.connect(factory)
-        await protocol.post_bootstrap
-        return txtorcon.Tor(reactor, protocol)
+        await guard.wrappedProtocol.post_bootstrap
+        return txtorcon.Tor(reactor, guard.wrappedProtocol)
     except BaseException:  # of any kind, a cancellation too: txtorcon leaves the connection open
-        guarded.abort()
-        if guarded.fault is not None:
-            raise guarded.fault from None
+        guard.abortConnection()
+        if guard.fault is not None:
+            raise guard.fault from None
         raise
 
 
@@ -68,37 +69,6 @@ class _Guard(ProtocolWrapper):
                 f"the peer does not speak tor's control protocol, but sent {data[:20]!r}: check control="
             )
             self.abortConnection()
-
-
-@implementer(IStreamClientEndpoint)
-class _GuardedEndpoint:
-    """An endpoint that keeps its connection, to abort it later."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
-        self._endpoint = endpoint
-        self._guard: _Guard | None = None
-
-    @property
-    def fault(self) -> NotAControlPort | None:
-        """Why the peer's bytes could not be parsed, if they could not."""
-        return None if self._guard is None else self._guard.fault
-
-    def connect(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect, and keep the connection."""
-
-        def keep(guard: Any) -> Any:
-            self._guard = guard
-            return guard.wrappedProtocol
-
-        factory = WrappingFactory(protocol_factory)
-        factory.protocol = _Guard
-        factory.noisy = False
-        return self._endpoint.connect(factory).addCallback(keep)
-
-    def abort(self) -> None:
-        """Abort the connection, if there is one."""
-        if self._guard is not None:
-            self._guard.abortConnection()
 
 
 def disconnected(tor: Any) -> Deferred[None]:

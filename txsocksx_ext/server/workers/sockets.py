@@ -24,33 +24,18 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from ...net.listening import ACCEPTS_IN_A_TURN
-from ..listeners import (
-    BACKLOG,
-    WRAPPER,
-    listener_endpoint,
-    set_inherited_options,
-    split_wrapper,
-    what_listens,
-    with_backlog,
-)
+from ..listeners import BACKLOG, WRAPPER, ListenerString, listener_endpoint, set_inherited_options
 from ..start_failures import ListenerFailed
 
 SHAREABLE_KINDS = ("tcp", "tcp6", "unix", "ssl", "systemd")
-"""Also behind ``haproxy:``."""
+"""
+The kinds that workers can share, also behind ``haproxy:``: those that leave the socket to the reactor.
+
+Only Twisted's own kinds are known to do so.
+"""
 
 ACCEPTS_AT_ONCE = 8
 """Connections that a worker accepts in one turn from a socket that all workers share."""
-
-
-def kind_that_cannot_be_shared(description: str) -> str | None:
-    """
-    Return the kind of a listener if workers cannot share it, else ``None``.
-
-    Workers can share a kind whose endpoint leaves the socket to the reactor; only
-    Twisted's own kinds are known to do so.
-    """
-    kind = what_listens(description)[0][0]
-    return None if kind in SHAREABLE_KINDS else kind
 
 
 def can_share_sockets() -> bool:
@@ -105,8 +90,9 @@ def open_listener(reactor: Any, description: str, workers: int) -> SharedListene
     """
     opening = _OpeningReactor(reactor, workers)
     failures: list[Any] = []
-    _, inner = split_wrapper(description)
-    serverFromString(opening, with_backlog(inner)).listen(_NoConnections()).addErrback(failures.append)
+    serverFromString(opening, ListenerString(description).with_backlog).listen(_NoConnections()).addErrback(
+        failures.append
+    )
     for failure in failures:
         raise ListenerFailed(description, failure.value)
     assert opening.opened is not None
@@ -114,16 +100,23 @@ def open_listener(reactor: Any, description: str, workers: int) -> SharedListene
     return opening.opened
 
 
-class _OpeningReactor:
-    """A reactor whose ``listen…`` methods open sockets and accept nothing."""
+class _ReactorWrapper:
+    """A reactor with ``listen…`` methods of its own."""
 
-    def __init__(self, reactor: Any, workers: int) -> None:
+    def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._workers = workers
-        self.opened: SharedListener | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
+
+
+class _OpeningReactor(_ReactorWrapper):
+    """A reactor whose ``listen…`` methods open sockets and accept nothing."""
+
+    def __init__(self, reactor: Any, workers: int) -> None:
+        super().__init__(reactor)
+        self._workers = workers
+        self.opened: SharedListener | None = None
 
     def listenTCP(self, port: int, factory: Any, backlog: int = BACKLOG, interface: str = "") -> SharedListener:
         """See `IReactorTCP`."""
@@ -213,9 +206,10 @@ class InheritedListener:
     def __init__(self, reactor: Any, description: str, family: int) -> None:
         self._adopting = _AdoptingReactor(reactor, family)
         accepts_in_a_turn = ACCEPTS_IN_A_TURN
-        if what_listens(description)[0][0] == "systemd":
+        listener = ListenerString(description)
+        if listener.kind == "systemd":
             # Its index counts sockets that only the supervisor has inherited.
-            description = f"{WRAPPER}:tcp:0" if split_wrapper(description)[0] else "tcp:0"
+            description = f"{WRAPPER}:tcp:0" if listener.is_wrapped else "tcp:0"
             accepts_in_a_turn = ACCEPTS_AT_ONCE
         self._endpoint = listener_endpoint(self._adopting, description, accepts_in_a_turn)
 
@@ -231,18 +225,15 @@ class InheritedListener:
         return listening
 
 
-class _AdoptingReactor:
+class _AdoptingReactor(_ReactorWrapper):
     """A reactor whose ``listen…`` methods accept from a socket that is open already."""
 
     descriptor = -1
     is_spare = False
 
     def __init__(self, reactor: Any, family: int) -> None:
-        self._reactor = reactor
+        super().__init__(reactor)
         self._family = family
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reactor, name)
 
     def listenTCP(self, port: int, factory: Any, backlog: int = BACKLOG, interface: str = "") -> Any:
         """See `IReactorTCP`."""
