@@ -252,7 +252,7 @@ async def test_an_unforeseen_failure_is_told(transport, monkeypatch):
     finally:
         globalLogPublisher.removeObserver(events.append)
     assert (each.status, each.why) == (ChildState.FAILED, "LookupError")
-    assert any("is not kept any more" in event["log_format"] for event in events)
+    assert any("is not restarted any more" in event["log_format"] for event in events)
 
 
 def test_a_name_that_no_transport_has():

@@ -1,5 +1,5 @@
 """
-What an author of a transport writes: a protocol for each side.
+The classes for authors of transports: a protocol for each side, and what its connections share.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Side:
 
     :ivar reactor: provides TCP and time.
     :ivar name: the transport's.
-    :ivar is_client: whether this is the client's side, or else the bridge's.
-    :ivar arguments: on the bridge's side, what its operator configured
-        (``ServerTransportOptions``), and over that what `TransportProtocol.set_up`
-        published; empty on the client's, where each connection has its own.
-    :ivar log: a `twisted.logger.Logger`, whose events tor gets as LOG lines.
-    :ivar shared: for whatever your connections have to share; ``None`` at first.
-    :raises ValueError: the name cannot be a transport's.
+    :ivar is_client: whether this is the client's side; otherwise it is the bridge's.
+    :ivar arguments: on the bridge's side, the operator's ``ServerTransportOptions``,
+        overridden by what `TransportProtocol.set_up` returned; empty on the
+        client's side, where each connection has its own arguments.
+    :ivar log: a `twisted.logger.Logger`; tor gets its events as LOG lines.
+    :ivar shared: for anything that your connections share; ``None`` at first.
+    :raises ValueError: the name is not the name of a transport.
     :raises TypeError: an argument is of a wrong type.
     """
 
@@ -77,14 +77,13 @@ class Side:
     @property
     def state(self) -> Path:
         """
-        The folder for what the transport keeps. No one else can write to it; if it is made here, no one else
-        can read it either.
+        The transport's state folder. Other users cannot write to it, and cannot read it if it is created here.
 
-        :raises OSError: it cannot be made, or other users can write to it or replace it, or it is a symbolic link.
-        :raises ValueError: a test did not say where.
+        :raises OSError: it cannot be created, or other users can write to it or replace it, or it is a symbolic link.
+        :raises ValueError: a test gave no folder.
         """
         if self._state_location is None:
-            raise ValueError("this transport keeps a state, and was given no place for it")
+            raise ValueError("this transport keeps a state, and was given no folder for it")
         return private_folder(private_folder(self._state_location) / self.name)
 
     def endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
@@ -92,22 +91,22 @@ class Side:
         Return the endpoint of an address, through the proxy and from the source address that tor wants.
 
         :param host: an IP address.
-        :raises AddressTypeNotSupported: it is a name, and no proxy is there to look it up.
+        :raises AddressTypeNotSupported: `host` is a name, and there is no proxy to look it up.
         """
         return self._outgoing.endpoint(host, port)
 
     def publish(self, arguments: Arguments) -> None:
         """
-        Lay what `TransportProtocol.set_up` published over the operator's options.
+        Override the operator's options by what `TransportProtocol.set_up` returned.
 
-        :raises TypeError: these are no `Arguments`.
+        :raises TypeError: `arguments` is not `Arguments`.
         """
         check_type("arguments", arguments, Arguments)
         kept = (pair for pair in self.arguments.pairs if pair[0] not in arguments)
         self.arguments = Arguments((*kept, *arguments.pairs))
 
     def status(self, **fields: str) -> None:
-        """Say a STATUS line about this transport; programs that control tor see it as a PT_STATUS event."""
+        """Send a STATUS line about this transport; controllers of tor see it as a PT_STATUS event."""
         if self._say_status is not None:
             self._say_status(self.name, fields)
 
@@ -116,15 +115,15 @@ class TransportProtocol(Protocol):
     """
     One connection of a transport, on either side: override what you need.
 
-    ``self.transport`` leads to the peer: the other side of the transport. The
-    *payload* is what the transport carries for tor. Whatever a method raises
-    ends the connection; during the handshake, the client is told: an exception
-    of `txsocksx_ext.errors` by its code, any other by 0xF2, as a fault in the
-    transport.
+    ``self.transport`` is the connection to the peer, the other side of the
+    transport. The *payload* is what the transport carries for tor. An exception
+    of a method ends the connection. During the handshake the client is told: an
+    exception of `txsocksx_ext.errors` by its code, any other by 0xF2, as a bug in
+    the transport.
 
-    :cvar handshake_timeout: seconds until `ready`, connecting included.
+    :cvar handshake_timeout: seconds until `ready`, including the connection.
     :ivar side: what all connections share, a `Side`.
-    :ivar arguments: an `Arguments`: the bridge line's on the client's side, and
+    :ivar arguments: an `Arguments`: of the bridge line on the client's side, and
         `Side.arguments` on the bridge's.
     :ivar target: on the client's side, the bridge's `Address` (``host``, ``port``);
         ``None`` on the bridge's.
@@ -142,24 +141,24 @@ class TransportProtocol(Protocol):
     @classmethod
     def set_up(cls, side: Side) -> Any:
         """
-        Get ready, once, before the transport is announced.
+        Prepare the side, once, before the transport is announced.
 
-        :returns: on the bridge's side, what clients have to know (a mapping of str
-            to str): tor shows it and publishes it as the bridge line's arguments.
-            ``None`` for nothing; or a Deferred or coroutine of either.
-        :raises Exception: any: the transport does not start, and tor is told why.
+        :returns: on the bridge's side, what clients must know (a mapping of str
+            to str): tor publishes it as the bridge line's arguments. ``None`` for
+            nothing; or a Deferred or coroutine of either.
+        :raises Exception: any: the transport does not start, and tor logs why.
         """
         return None
 
     def prepare(self) -> None:
         """
-        Read `arguments`, before anything is dialled or said.
+        Read `arguments`, before anything is connected or sent.
 
-        On the bridge's side it is called once more when the transport starts, so
-        that an operator sees at once that an option is wrong.
+        On the bridge's side it is also called when the transport starts, so that
+        an operator sees at once that an option is wrong.
 
-        :raises ValueError: they are not what the transport takes: the client gets
-            0xF1. A missing argument is one by itself.
+        :raises ValueError: the transport does not take these arguments: the client
+            gets 0xF1, as it does for an argument that is missing.
         """
 
     def endpoint(self) -> IStreamClientEndpoint:
@@ -168,48 +167,48 @@ class TransportProtocol(Protocol):
         return self.side.endpoint(self.target.host, self.target.port)
 
     def connectionMade(self) -> None:
-        """The connection to the peer stands: begin the handshake."""
+        """Begin the handshake: the connection to the peer is established."""
 
     def dataReceived(self, data: bytes) -> None:
-        """Take bytes from the peer."""
+        """Handle bytes from the peer."""
         raise NotImplementedError(f"{type(self).__name__} has no dataReceived()")
 
     def payload_received(self, payload: bytes) -> None:
-        """Take payload, after `ready`: encode it, and ``self.transport.write()`` it."""
+        """Handle payload, after `ready`: encode it and write it to ``self.transport``."""
         raise NotImplementedError(f"{type(self).__name__} has no payload_received()")
 
     def payload_ended(self) -> None:
-        """No more payload comes: by default, the sending side of the connection to the peer is closed."""
+        """Handle the end of the payload: by default, close the sending side of the connection to the peer."""
         end_writing(self.transport)
 
     def peer_ended(self) -> None:
-        """The peer sends no more: by default, tor is told the end of the payload."""
+        """Handle the end of the peer's bytes: by default, end the payload to tor."""
         self.end_payload()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection to the peer is lost. During the handshake you may `fail` with what it means."""
+        """Handle the loss of the connection to the peer. During the handshake you may `fail` with the reason."""
 
     # To call.
 
     def ready(self) -> None:
-        """The handshake is done: the client is told, and payload flows."""
+        """End the handshake: the client is told, and payload flows."""
         self._adapter.ready()
 
     def fail(self, error: BaseException, last_words: bytes = b"") -> None:
         """
         End the connection; during the handshake, for this reason.
 
-        :param error: of `txsocksx_ext.errors`, or one of Twisted's connection
-            errors; it decides the code that the client gets.
-        :param last_words: sent to the peer before that, so that it hears why.
-        :raises TypeError: it is no exception, but its class, say.
+        :param error: an exception of `txsocksx_ext.errors`, or one of Twisted's
+            connection errors; it decides the code that the client gets.
+        :param last_words: bytes that are sent to the peer first, to tell it the reason.
+        :raises TypeError: `error` is not an exception, but its class, say.
         """
         if not isinstance(error, BaseException):
             raise TypeError(f"fail() takes an exception, not {type(error).__name__}")
         self._adapter.fail(error, last_words)
 
     def write_payload(self, payload: bytes) -> None:
-        """Give tor what came from the peer, decoded. Before tor can take it, it is held."""
+        """Send decoded payload to tor. It is buffered until tor can take it."""
         self._adapter.payload.deliver(payload)
 
     def end_payload(self) -> None:
@@ -220,14 +219,14 @@ class TransportProtocol(Protocol):
 @dataclass(frozen=True)
 class Transport:
     """
-    A transport, as `run` takes it.
+    A transport for `run`.
 
     :ivar name: letters, digits and underscores.
     :ivar client: the class of its connections on the client's side, or ``None``.
     :ivar server: the same on the bridge's side; it may be the same class.
-    :raises ValueError: the name cannot be a transport's, there is neither class, or one has
-        a ``handshake_timeout`` that is no finite number above 0.
-    :raises TypeError: one of them is of a wrong type.
+    :raises ValueError: the name is not the name of a transport, there is neither class, or a
+        ``handshake_timeout`` is not a finite number above 0.
+    :raises TypeError: an argument is of a wrong type.
     """
 
     name: str

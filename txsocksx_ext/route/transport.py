@@ -48,20 +48,20 @@ if TYPE_CHECKING:
     from ..context import Session
 
 ENDS_WITHIN = 2.0
-"""Seconds in which a transport that closed a connection turns out to have ended, its last words read."""
+"""Seconds in which a transport that closed a connection turns out to have ended, with its output read."""
 
 CERTAIN_WITHIN = 1.0
-"""Seconds in which it becomes clear which of a transport's connections were made for whom."""
+"""Seconds in which the outcomes of overlapping attempts become known."""
 
 _NOT_REACHED = (codes.NETWORK_UNREACHABLE, codes.HOST_UNREACHABLE, codes.CONNECTION_REFUSED, codes.TTL_EXPIRED)
-"""What is told of a transport's connection to a bridge that did not come about."""
+"""The outcomes of a transport's connection to a bridge that a client is told as they are."""
 
 _log = Logger(namespace="txsocksx_ext.pt")
 
 
 class TransportRoute(Route):
     """
-    Reaches bridges through a pluggable transport, a program that runs as our child.
+    Connects to bridges through a pluggable transport, a program that runs as our child.
 
     The request's destination is the bridge. The pairs ``pt.<argument>`` are its
     arguments; so are the user name and password of a client that came by method
@@ -69,14 +69,13 @@ class TransportRoute(Route):
     arguments there.
 
     :param reactor: provides processes, TCP, time, threads and a name resolver.
-    :param transport: its name, as ``obfs4``.
-    :param program: the path of the program that has it, or its name on PATH.
+    :param transport: the transport's name, as ``obfs4``.
+    :param program: the path of the transport's program, or its name on PATH.
     :param arguments: the program's command line, without its name.
-    :param state: a folder that the program may keep things in; by default one
-        that is gone with the service.
-    :raises ValueError: `transport` cannot be a transport's name.
+    :param state: the program's state folder; a temporary one by default.
+    :raises ValueError: `transport` is not the name of a transport.
     :raises TypeError: an argument is of a wrong type.
-    :ivar service: while it runs, the program runs: its ``status`` says how that fares.
+    :ivar service: the program runs while this service runs; ``status`` is its state.
     """
 
     name = "transport"
@@ -140,7 +139,7 @@ class TransportRoute(Route):
     async def _explained(
         self, failure: Exception, process: TransportProcess, attempt: Attempt | None, asking: _BridgeClientFactory
     ) -> Exception:
-        """Return what a failure of the transport means. The transport tells little, so its connections are watched."""
+        """Return what a failure of the transport means, from the transport's answer and its connections."""
         if isinstance(failure, NoAcceptableMethod) and asking.too_long:
             return self._failed(TransportProtocolFailure(asking.too_long), asking.too_long)
         if isinstance(failure, AuthenticationFailed):
@@ -207,9 +206,9 @@ class _BridgeClientFactory(SOCKS5ExtClientFactory):
 
 def _arguments_of(session: Session) -> Arguments:
     """
-    Return the arguments that a client gives the transport.
+    Return a client's arguments for the transport.
 
-    :raises TransportProtocolFailure: it is not written as arguments are.
+    :raises TransportProtocolFailure: they are malformed.
     """
     credentials = session.credentials
     is_login = session.avatar is not None or session.method != Method.USERNAME_PASSWORD
@@ -229,7 +228,7 @@ def from_description(reactor: Any, arguments: Sequence[str], keywords: Mapping[s
     """
     Make the route of ``transport:NAME:exec=PROGRAM[:arg=ARGUMENTS][:state=DIR]``.
 
-    ARGUMENTS are separated, and quoted, as in a shell.
+    ARGUMENTS are separated and quoted as in a shell.
     """
     refuse_unknown(keywords, KEYWORDS, "the route transport")
     if len(arguments) != 1 or not keywords.get("exec"):

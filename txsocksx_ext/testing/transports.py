@@ -31,20 +31,20 @@ from .endpoints import MemoryEndpoint
 from .recorders import HalfCloseRecorder
 
 BRIDGE = Address.of("192.0.2.1", 443)
-"""Where the client's side believes the bridge to be."""
+"""The address of the bridge on the client's side."""
 
 
 class TransportPair:
     """
-    What `connect_transports` returns.
+    Two connected sides, as `connect_transports` returns them.
 
     :ivar client: a `HalfCloseRecorder` in the place of the tor on the client's side.
-    :ivar bridge: the same on the bridge's; its ``transport`` is ``None`` until the
-        bridge's side is ready.
-    :ivar failure: why there is no connection: what the client's side failed with,
-        or what the bridge's side could not start for; else ``None``.
-    :ivar code: the reply code for that, as a client of method 0x97 gets it; 0 when the
-        connection stands, ``None`` before that.
+    :ivar bridge: the same on the bridge's side; its ``transport`` is ``None`` until
+        the bridge's side is ready.
+    :ivar failure: why there is no connection: the exception of the client's side, or
+        that of a bridge's side that could not start; otherwise ``None``.
+    :ivar code: the reply code for a client of method 0x97; 0 when the connection is
+        established, ``None`` before that.
     """
 
     def __init__(self) -> None:
@@ -54,21 +54,21 @@ class TransportPair:
         self.code: int | None = None
 
     def opened(self, transport: Any) -> None:
-        """The client's side is ready."""
+        """Connect the client's recorder."""
         self.code = 0
         hand_over(transport, self.client)
         transport.resumeProducing()
         self.client.happened()
 
     def failed(self, failure: Failure) -> None:
-        """There is no connection."""
+        """Record why there is no connection."""
         self.failure = failure.value
         self.code = row_of(failure.value).number
         self.client.happened()
 
 
-class _Way(Outgoing):
-    """Every way leads to the bridge."""
+class _ToBridge(Outgoing):
+    """Connects to the bridge, whatever the address."""
 
     def __init__(self, bridge: MemoryEndpoint) -> None:
         self._bridge = bridge
@@ -94,12 +94,12 @@ def connect_transports(
 
     :param client: the class of the client's side.
     :param server: the class of the bridge's; it may be the same.
-    :param arguments: of the bridge line; by default what the bridge's side publishes.
-    :param options: what the bridge's operator configured.
-    :param state: a folder, for transports that keep something.
-    :param clock: by default the global reactor; with a `Clock`, all that needs no
-        waiting has happened when this returns.
-    :param most_at_once: how many bytes one ``dataReceived`` gets at most.
+    :param arguments: of the bridge line; by default what the bridge's ``set_up`` returns.
+    :param options: the options of the bridge's operator.
+    :param state: a folder for transports that keep a state.
+    :param clock: the global reactor by default; with a `Clock`, everything that needs
+        no waiting has happened when this returns.
+    :param most_at_once: the most bytes that one ``dataReceived`` gets.
     :raises TypeError: an argument is of a wrong type.
     :raises ValueError: `most_at_once` is below 1.
     """
@@ -141,11 +141,11 @@ async def _connect(
         to_tor.buildProtocol = lambda addr: pair.bridge  # type: ignore[method-assign]
         return open_transport(MemoryEndpoint(to_tor, clock=reactor))
 
-    way = MemoryEndpoint(
+    to_bridge = MemoryEndpoint(
         TransportServerFactory(bridge, server, connect_to_tor), clock=reactor, most_at_once=most_at_once
     )
     location = None if state is None else state / "client"
-    side = Side(reactor, "tested", True, state_location=location, outgoing=_Way(way))
+    side = Side(reactor, "tested", True, state_location=location, outgoing=_ToBridge(to_bridge))
     await maybeDeferred(client.set_up, side)
     route = OwnTransportRoute(side, client)
     opening = Deferred.fromCoroutine(route.open(published if arguments is None else arguments, BRIDGE))

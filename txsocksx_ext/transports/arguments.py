@@ -1,8 +1,8 @@
 """
 The arguments of one connection through a pluggable transport (pt-spec, section 3.5).
 
-They travel as ``key=value;key=value`` in RFC 1929's user name and password, 510
-bytes at most, or as pairs ``pt.<key>`` of method 0x97.
+They are sent as ``key=value;key=value`` in RFC 1929's user name and password, at
+most 510 bytes, or as pairs ``pt.<key>`` of method 0x97.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from ..protocol.pairs import TRANSPORT_ARGUMENT, as_bytes
 from .notation import join_pairs, split_pairs
 
 MAX_LENGTH = 510
-"""The most bytes that user name and password carry."""
+"""The most bytes in a user name and a password together."""
 
 NO_PASSWORD = b"\0"
-"""What stands in the password when the user name had room for all."""
+"""The password if the user name holds all of the arguments."""
 
 
 class Arguments(Mapping[str, str]):
     """
-    Keys and values in their order, as they were given.
+    Keys and values in the order in which they were given.
 
-    As a mapping it has the first value of each key. Bytes that are not UTF-8
-    stand in it as surrogate escapes. Its `repr` shows keys only.
+    The mapping has the first value of each key. Bytes that are not UTF-8 are
+    surrogate escapes. The `repr` shows keys only.
 
     :param arguments: a mapping, or pairs of key and value.
-    :raises TypeError: what is no pair, or a key or a value that is not str.
-    :ivar pairs: all of them (a tuple of tuples of str), where a key stands several times too.
+    :raises TypeError: an item is not a pair, or a key or value is not str.
+    :ivar pairs: all pairs (a tuple of tuples of str); a key may be repeated.
     """
 
     __slots__ = ("_first", "pairs")
@@ -41,7 +41,11 @@ class Arguments(Mapping[str, str]):
         self._first = dict(reversed(self.pairs))
 
     def __getitem__(self, key: str) -> str:
-        """Return the first value of `key`; without one, `MissingArgument`."""
+        """
+        Return the first value of `key`.
+
+        :raises MissingArgument: there is none.
+        """
         if key not in self._first:
             raise MissingArgument(f"the transport needs the argument {key}=")
         return self._first[key]
@@ -75,7 +79,7 @@ def _pairs_of(arguments: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple
 
 def encode_arguments(arguments: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
     """
-    Write arguments as one text, with a backslash before what has a meaning there.
+    Write arguments as one text, with a backslash before special characters.
 
     :raises ValueError: a key is empty.
     """
@@ -97,13 +101,13 @@ def to_credentials(text: str) -> UsernamePassword | None:
     """
     Return the text as a user name and a password; ``None`` for an empty one, which needs no method 0x02.
 
-    :raises ValueError: it is longer than the two can carry, or holds what they cannot.
+    :raises ValueError: the text is too long, or holds a character that RFC 1929 cannot carry.
     """
     data = as_bytes("the arguments", text)
     if not data:
         return None
     if NO_PASSWORD in data:
-        raise ValueError("the arguments hold a NUL, which RFC 1929 keeps for a password that is none")
+        raise ValueError("the arguments hold a NUL, which stands for an empty password in RFC 1929")
     if len(data) > MAX_LENGTH:
         raise ValueError(
             f"the arguments have {len(data)} bytes, and RFC 1929 carries {MAX_LENGTH}:"
@@ -116,9 +120,9 @@ def to_credentials(text: str) -> UsernamePassword | None:
 
 def from_credentials(credentials: UsernamePassword) -> Arguments:
     """
-    Return the arguments that a user name and a password hold.
+    Return the arguments in a user name and a password.
 
-    :raises ValueError: they hold none as they should be.
+    :raises ValueError: they are malformed.
     """
     if not credentials.username or not credentials.password:
         raise ValueError("the user name or the password is empty")

@@ -1,9 +1,9 @@
 """
 Which outgoing connection of a transport belongs to which attempt to reach a bridge.
 
-A transport does not say for which of its clients it connects. So attempts to
-reach one bridge that overlap form a group, and an outcome counts only if all
-connections of the group agree.
+A transport does not say for which client it connects, so overlapping attempts to
+reach one bridge form a group, and an outcome counts only if all connections of
+the group agree.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ class Connection(Protocol):
     """
     One outgoing connection of the transport.
 
-    :ivar groups: the groups that it may belong to.
-    :ivar outcome: a row of the reply codes, that of success if the address was
-        reached; ``None`` while nothing is known.
+    :ivar groups: the groups to which it may belong.
+    :ivar outcome: the reply code of the connection attempt; ``None`` until it is known.
     """
 
     groups: list[AttemptGroup]
     outcome: ReplyCode | None
 
     def abort(self) -> None:
-        """Reset it, or stop connecting."""
+        """Reset the connection, or stop connecting."""
 
 
 class AttemptGroup:
     """
-    Overlapping attempts to reach one bridge, and the connections that may be theirs.
+    Overlapping attempts to reach one bridge, and the connections that may belong to them.
 
     :ivar attempts: the attempts.
     :ivar connections: the connections.
@@ -71,12 +70,12 @@ class AttemptGroup:
         return outcomes.pop() if len(outcomes) == 1 and not self.awaits_connection else None
 
     def add_connection(self, connection: Connection) -> None:
-        """Note a connection that may be for one of the attempts."""
+        """Add a connection that may belong to one of the attempts."""
         self.connections.append(connection)
         self.check_settled()
 
     def check_settled(self) -> None:
-        """Fire what `settled` returned, if every outcome is known by now."""
+        """Fire the Deferreds of `settled` if every outcome is known."""
         if self._is_settled:
             self._waiting.fire(None)
 
@@ -95,10 +94,10 @@ class Attempt:
     """
     A client that waits for the transport to reach a bridge.
 
-    :param group: of the attempts that overlap with it.
+    :param group: the overlapping attempts.
     :param ended: called when the client no longer waits.
     :ivar is_open: whether the client still waits.
-    :ivar has_failed: whether it is over without a stream.
+    :ivar has_failed: whether the attempt ended without a stream.
     """
 
     def __init__(self, group: AttemptGroup, ended: Callable[[AttemptGroup], object]) -> None:
@@ -128,15 +127,15 @@ class Attempt:
 
     def over(self, succeeded: bool) -> None:
         """
-        Note that the client no longer waits for the transport's answer.
+        End the attempt: the client no longer waits for the transport's answer.
 
         :param succeeded: whether the stream begins; if not, connections that the
-            transport made for it, and for nobody else, are closed.
+            transport made for this client alone are reset.
         """
         group = self._group
         self.is_open = False
         self.has_failed = not succeeded
-        if not group.connections:  # the transport connected nowhere for it: later connections are for the others
+        if not group.connections:  # the transport made none for this client: later ones are for the others
             group.attempts.remove(self)
         self._ended(group)
 
@@ -151,7 +150,7 @@ class BridgeAttempts:
         return bridge in self._groups
 
     def expect(self, bridge: Address) -> Attempt:
-        """Note that the transport is about to be asked for a bridge."""
+        """Return the attempt of a client, before the transport is asked for the bridge."""
         groups = self._groups.setdefault(bridge, [])
         group = next((each for each in groups if each.awaits_connection), None)
         if group is None:
@@ -162,7 +161,7 @@ class BridgeAttempts:
     def groups_of(self, bridge: Address) -> list[AttemptGroup]:
         """Return the groups to which a new connection to `bridge` may belong."""
         groups = self._groups.get(bridge, [])
-        # After its connection a transport may connect again for the same attempt, and nothing tells which.
+        # A transport may connect again for the same attempt, and nothing tells for which.
         return [each for each in groups if each.awaits_connection] or list(groups)
 
     def _attempt_ended(self, bridge: Address, group: AttemptGroup) -> None:

@@ -1,5 +1,5 @@
 """
-A managed transport as our child: started, configured, watched, started again, ended (pt-spec, section 3).
+A service that keeps a managed transport running as our child (pt-spec, section 3).
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from .parent import ConversationFault, ProxyRefused
 from .process import TransportProcess
 
 START_WITHIN = 30.0
-"""Seconds for a transport to say that it is ready."""
+"""Seconds for a transport to become ready."""
 
 HEALTHY_AFTER = 30.0
-"""Seconds of life after which an end is not held against it."""
+"""Seconds after which a process that ends is restarted with the shortest delay."""
 
 _pause = backoffPolicy(initialDelay=0.2, maxDelay=60.0, factor=3.0, jitter=lambda: 0.0)
 
@@ -45,15 +45,15 @@ _log = Logger(namespace="txsocksx_ext.pt")
 
 
 class ChildState(enum.Enum):
-    """How a transport that is our child fares."""
+    """The state of a transport that runs as our child."""
 
     STOPPED = "stopped"
     STARTING = "starting"
     READY = "ready"
     RESTARTING = "restarting"
-    """It was ready, and has ended."""
+    """It was ready and has ended; it will be started again."""
     FAILED = "failed"
-    """It could not be started, and will be tried again."""
+    """It could not be started; another attempt follows."""
 
 
 class ManagedTransport(Service):
@@ -62,15 +62,15 @@ class ManagedTransport(Service):
 
     :param reactor: provides processes, TCP, time, threads and a name resolver.
     :param name: the transport's, as ``obfs4``.
-    :param program: the path of the program that has it, or its name on PATH.
-    :param arguments: its command line, without its name.
-    :param state: a folder that it may keep things in, created if it does not exist;
-        by default one that is gone with the service. It does not start with one
-        that other users can write to or replace, or a symbolic link.
-    :raises ValueError: `name` cannot be a transport's.
+    :param program: the path of the transport's program, or its name on PATH.
+    :param arguments: the program's command line, without its name.
+    :param state: the transport's state folder, created if it does not exist; by
+        default a temporary one. The transport does not start with a folder that
+        other users can write to or replace, or with a symbolic link.
+    :raises ValueError: `name` is not the name of a transport.
     :raises TypeError: an argument is of a wrong type.
-    :ivar status: how it fares, a `ChildState`.
-    :ivar why: why it ended or did not start, the last time that it did.
+    :ivar status: a `ChildState`.
+    :ivar why: why the transport last ended or did not start.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class ManagedTransport(Service):
         self._reactor = reactor
         self.transport_name = checked_name(name)
         program = os.fspath(program)
-        # A daemon changes its folder before it starts anything.
+        # A daemon changes its working directory before it starts anything.
         self._program = os.path.abspath(program) if os.sep in program else program
         self._arguments = list(arguments)
         self._state = None if state is None else os.path.abspath(state)
@@ -127,14 +127,14 @@ class ManagedTransport(Service):
         return Failure(TransportInternalError())
 
     def startService(self) -> None:
-        """Start it, and again whenever it ends."""
+        """Start the transport, and again whenever it ends."""
         super().startService()
         self._keeping = Deferred.fromCoroutine(self._keep_running())
-        self._keeping.addErrback(self._kept_no_more)
+        self._keeping.addErrback(self._stopped_keeping)
 
     def stopService(self) -> Deferred[None]:
         """
-        End it: close its stdin, then SIGTERM, then SIGKILL.
+        End the transport: close its stdin, then send SIGTERM, then SIGKILL.
 
         :returns: fires when it has ended.
         """
@@ -143,7 +143,7 @@ class ManagedTransport(Service):
         if keeping is not None:
             keeping.cancel()
         self._enter(ChildState.STOPPED)
-        # A service that is started again before this life has ended gets another folder.
+        # A service that is started again before this process has ended gets another folder.
         folder, self._own_folder = self._own_folder, None
         return Deferred.fromCoroutine(self._end(folder))
 
@@ -152,9 +152,9 @@ class ManagedTransport(Service):
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _kept_no_more(self, failure: Failure) -> None:
+    def _stopped_keeping(self, failure: Failure) -> None:
         if failure.check(CancelledError) is None:
-            _log.failure("the transport {name} is not kept any more", failure, name=self.transport_name)
+            _log.failure("the transport {name} is not restarted any more", failure, name=self.transport_name)
             self._enter(ChildState.FAILED, type(failure.value).__name__)
 
     def _enter(self, status: ChildState, why: str = "") -> None:
@@ -196,17 +196,6 @@ class ManagedTransport(Service):
         await self._close()
 
     async def _start(self) -> TransportProcess:
-        try:
-            return await self._start_once()
-        except ProxyRefused:
-            _log.info(
-                "the transport {name} takes no proxy, so nothing is known of its connections", name=self.transport_name
-            )
-            self._takes_proxy = False
-            await self._close()
-            return await self._start_once()
-
-    async def _start_once(self) -> TransportProcess:
         program = shutil.which(self._program)
         if program is None:
             raise ConversationFault(f"there is no program {self._program}, or it may not be run")
@@ -220,7 +209,17 @@ class ManagedTransport(Service):
         )
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         process.start(program, self._arguments, {**inherited, **environment.variables()})
-        await process.configured.addTimeout(START_WITHIN, clock_of(self._reactor))
+        try:
+            await process.configured.addTimeout(START_WITHIN, clock_of(self._reactor))
+        except ProxyRefused:
+            if not self._takes_proxy:
+                raise
+            _log.info(
+                "the transport {name} takes no proxy, so nothing is known of its connections", name=self.transport_name
+            )
+            self._takes_proxy = False
+            await self._close()
+            return await self._start()
         return process
 
     def _folder(self) -> Path:

@@ -1,7 +1,7 @@
 """
-The SOCKS5 proxy for the outgoing connections of a transport that is our child.
+The SOCKS5 proxy for the outgoing connections of a transport that runs as our child.
 
-It shows the outcome of each connection, which the transport itself does not tell.
+It sees the outcome of each connection, which the transport itself does not tell.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..net.own_addresses import own_addresses
 from ..net.relay import join
 from ..net.relay_interface import IRelay
 from ..net.resolver import resolver_of
-from ..net.timers import clock_of
+from ..net.timers import Deadlines, clock_of
 from ..net.twisted_transports import abort, bound_address
 from ..net.waiters import Waiters
 from ..protocol import codes
@@ -40,31 +40,36 @@ HANDSHAKE_TIMEOUT, LINGER = 10.0, 2.0
 """Seconds until the request, and after a refusal until the connection is reset."""
 
 MOST_READ_AHEAD = 64 * 1024
-"""Bytes that the transport may send before the target is reached; then its reading is paused."""
+"""Bytes of the transport that are read before the target is reached."""
 
 CONNECT_TIMEOUT = 120.0
 """Seconds for one outgoing connection: longer than servers give by default."""
 
 
-class OutboundProxy:
+class OutboundProxy(Factory):
     """
-    A SOCKS5 listener on loopback for one life of one transport, with a random login.
+    A SOCKS5 listener on loopback for one process of a transport, with random credentials.
 
-    The transport may reach the bridges that clients wait for, wherever those
-    are. Other targets a client may have named in its arguments: so once a
-    remote client was served, private addresses among them are refused.
+    The transport may connect to the bridges that clients wait for, wherever they
+    are. Other targets may come from a client's arguments, so after a remote
+    client private addresses among them are refused.
 
     :param reactor: provides TCP, time, threads and a name resolver.
-    :ivar proxy: what the transport is told to use.
+    :ivar proxy: the proxy, as the transport is told it.
+    :ivar connections: the open connections.
     """
+
+    noisy = False
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
         self.clock = clock_of(reactor)
+        self.deadlines = Deadlines(self.clock)
         self.attempts = BridgeAttempts()
         self.connections: set[OutboundConnection] = set()
+        self._emptied: Waiters[None] = Waiters()
         self._serves_remote_clients = False
-        self._port = reactor.listenTCP(0, _OutboundFactory(self), interface="127.0.0.1")
+        self._port = reactor.listenTCP(0, self, interface="127.0.0.1")
         username, password = secrets.token_hex(16), secrets.token_hex(16)
         self.proxy = UpstreamProxy("socks5", "127.0.0.1", self._port.getHost().port, username, password)
 
@@ -72,16 +77,24 @@ class OutboundProxy:
         return "<OutboundProxy>"
 
     async def close(self) -> None:
-        """Stop listening, and end every connection."""
+        """Stop listening, and reset every connection."""
         await maybeDeferred(self._port.stopListening)
         for connection in list(self.connections):
             connection.abort()
-        while self.connections:
-            await next(iter(self.connections)).closed()
+        if self.connections:
+            await self._emptied.wait()
+
+    def closed(self, connection: OutboundConnection) -> None:
+        """Forget a connection."""
+        self.deadlines.stop(connection)
+        self.connections.discard(connection)
+        if not self.connections:
+            self.deadlines.rest()
+            self._emptied.fire(None)
 
     def expect(self, bridge: Address, is_local: bool) -> Attempt:
         """
-        Note that the transport is about to be asked for a bridge.
+        Return the attempt of a client, before the transport is asked for the bridge.
 
         :param is_local: whether the client is on this machine.
         """
@@ -95,19 +108,12 @@ class OutboundProxy:
         return not is_protected(address.host, own_addresses())
 
     def is_login(self, credentials: UsernamePassword) -> bool:
-        """Return whether this is the transport."""
+        """Return whether these are the transport's credentials."""
         expected = f"{self.proxy.username}:{self.proxy.password}".encode()
         return hmac.compare_digest(credentials.username + b":" + credentials.password, expected)
 
-
-class _OutboundFactory(Factory):
-    noisy = False
-
-    def __init__(self, proxy: OutboundProxy) -> None:
-        self._proxy = proxy
-
     def buildProtocol(self, addr: object) -> OutboundConnection:
-        return OutboundConnection(self._proxy)
+        return OutboundConnection(self)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -128,14 +134,9 @@ class OutboundConnection(Protocol):
         self._responder = Responder()
         self._connecting: Deferred[ITransport] | None = None
         self._relay: IRelay | None = None
-        self._closed: Waiters[None] = Waiters()
-
-    def closed(self) -> Deferred[None]:
-        """Return a Deferred that fires when the connection is closed."""
-        return self._closed.wait()
 
     def abort(self) -> None:
-        """Reset it, or stop connecting."""
+        """Reset the connection, or stop connecting."""
         if self._relay is not None:
             self._relay.abort("given up")
         else:
@@ -143,7 +144,7 @@ class OutboundConnection(Protocol):
 
     def connectionMade(self) -> None:
         self._proxy.connections.add(self)
-        self._deadline = self._proxy.clock.callLater(HANDSHAKE_TIMEOUT, self.abort)
+        self._proxy.deadlines.start(self, HANDSHAKE_TIMEOUT, self.abort)
 
     def dataReceived(self, data: bytes) -> None:
         self._responder.feed(data)
@@ -156,7 +157,7 @@ class OutboundConnection(Protocol):
             self._refuse(self._responder.final_reply)
 
     def readConnectionLost(self) -> None:
-        """The transport gives the connection up."""
+        """Reset the connection: the transport does not wait for the reply."""
         self.abort()
 
     def writeConnectionLost(self) -> None:
@@ -165,25 +166,27 @@ class OutboundConnection(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
-        self._over()
+        self._proxy.closed(self)
 
     def _handle(self, message: Message) -> None:
         if isinstance(message, Greeting):
             method = self._responder.preferred_method((Method.USERNAME_PASSWORD,))
-            if method == Method.USERNAME_PASSWORD:
-                self.transport.write(self._responder.select(method))
-            else:
-                self._refuse(self._responder.select(method))
+            self._answer(self._responder.select(method), method == Method.USERNAME_PASSWORD)
         elif isinstance(message, UsernamePassword):
-            if self._proxy.is_login(message):
-                self.transport.write(self._responder.answer(Status.SUCCESS))
-            else:
-                self._refuse(self._responder.answer(Status.AUTHENTICATION_FAILED))
+            is_login = self._proxy.is_login(message)
+            status = Status.SUCCESS if is_login else Status.AUTHENTICATION_FAILED
+            self._answer(self._responder.answer(status), is_login)
         elif isinstance(message, Request):
-            self._deadline.cancel()
+            self._proxy.deadlines.stop(self)
             self._connecting = Deferred.fromCoroutine(self._connect(message))
             self._connecting.addTimeout(CONNECT_TIMEOUT, self._proxy.clock)
             self._connecting.addCallbacks(self._connected, self._failed)
+
+    def _answer(self, data: bytes, is_accepted: bool) -> None:
+        if is_accepted:
+            self.transport.write(data)
+        else:
+            self._refuse(data)
 
     async def _connect(self, request: Request) -> ITransport:
         if request.command != Command.CONNECT:
@@ -205,7 +208,7 @@ class OutboundConnection(Protocol):
         self._connecting = None
         self.came_to(codes.SUCCEEDED)
         self.transport.write(self._responder.reply(codes.SUCCEEDED, bound_address(target)))
-        relay = self._relay = join(self.transport, target, self._proxy.reactor, lambda _: self._over())
+        relay = self._relay = join(self.transport, target, self._proxy.reactor, lambda _: self._proxy.closed(self))
         relay.start(self._responder.take_read_ahead())
 
     def _failed(self, failure: Failure) -> None:
@@ -217,28 +220,20 @@ class OutboundConnection(Protocol):
             self._refuse(self._responder.reply(row))
 
     def begin_to(self, destination: Address) -> None:
-        """Note where the connection goes, and so for which attempts it may be."""
+        """Find the attempts to which the connection may belong, by its destination."""
         self.groups = self._proxy.attempts.groups_of(destination)
         for group in self.groups:
             group.add_connection(self)
 
     def came_to(self, outcome: ReplyCode) -> None:
-        """Note the outcome."""
+        """Record the outcome."""
         self.outcome = outcome
         for group in self.groups:
             group.check_settled()
 
     def _refuse(self, final_reply: bytes) -> None:
-        """Send what ends the conversation, and close so that it arrives."""
+        """Send the last bytes of the conversation, and close so that they arrive."""
         self.transport.write(final_reply)
         self.transport.resumeProducing()
         self.transport.loseWriteConnection()
-        if self._deadline.active():
-            self._deadline.cancel()
-        self._deadline = self._proxy.clock.callLater(LINGER, self.abort)
-
-    def _over(self) -> None:
-        if self._deadline.active():
-            self._deadline.cancel()
-        self._proxy.connections.discard(self)
-        self._closed.fire(None)
+        self._proxy.deadlines.start(self, LINGER, self.abort)

@@ -1,5 +1,5 @@
 """
-Texts without the addresses in them: what a log may have.
+Removal of IP addresses from text that is logged.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import ipaddress
 import re
 
 SCRUBBED = "[scrubbed]"
-"""What stands where an address was, as in tor's own log."""
+"""The replacement of an address, as in tor's own log."""
 
 _IPV4 = re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?::[0-9]{1,5})?(?!\w)")
 _IPV6 = re.compile(
@@ -18,14 +18,14 @@ _IPV6 = re.compile(
 
 
 def scrub(text: str) -> str:
-    """`text` without the IP addresses in it, and without the ports that stand with them."""
+    """Return `text` without IP addresses and their ports."""
     return _IPV4.sub(SCRUBBED, _IPV6.sub(_scrub_ipv6, text))
 
 
 def _scrub_ipv6(match: re.Match[str]) -> str:
-    """Replace what looks like an IPv6 address, unless it is something else, such as a time."""
+    """Replace a match if it is an IPv6 address, and not a time, say."""
     text = match["bracketed"] or match["bare"]
-    # A colon of the sentence's may stand behind it.
+    # The last colon may belong to the sentence.
     for host in (text, text[:-1]):
         try:
             ipaddress.IPv6Address(host)

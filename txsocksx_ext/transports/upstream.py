@@ -1,5 +1,5 @@
 """
-The proxy through which a transport's outgoing connections have to go: ``TOR_PT_PROXY`` (pt-spec, section 3.2.2).
+The proxy for a transport's outgoing connections: ``TOR_PT_PROXY`` (pt-spec, section 3.2.2).
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ SCHEMES = ("socks5", "socks4a", "http")
 @dataclass(frozen=True, slots=True)
 class UpstreamProxy:
     """
-    Such a proxy.
+    One such proxy. Bytes of its credentials that are not UTF-8 are surrogate escapes.
 
     :ivar scheme: one of `SCHEMES`.
-    :ivar host: its IP address, without brackets.
+    :ivar host: an IP address, without brackets.
     :ivar port: 1 to 65535.
-    :ivar username: empty for none. SOCKS4a has no more than this. Bytes that are
-        not UTF-8 stand in it, as in the password, as surrogate escapes.
+    :ivar username: empty for none; SOCKS4a has no password besides.
     :ivar password: empty for none.
     """
 
@@ -38,9 +37,9 @@ class UpstreamProxy:
         """
         Read ``scheme://[username[:password]@]ip:port``.
 
-        A ``%`` in user name or password begins an escape, as in any URL.
+        A ``%`` in the user name or password begins an escape, as in any URL.
 
-        :raises ValueError: it cannot be used; the text goes on from "TOR_PT_PROXY".
+        :raises ValueError: the proxy cannot be used; the text continues "TOR_PT_PROXY".
         """
         match = re.fullmatch(r"([A-Za-z0-9+.-]+)://(?:(.*)@)?([^@]*?)/?", url)
         if match is None:
@@ -58,7 +57,7 @@ class UpstreamProxy:
         return proxy
 
     def url(self) -> str:
-        """Return what `of` reads."""
+        """Return the URL that `of` reads."""
         login = quote(self.username, safe="", errors="surrogateescape")
         if self.password:
             login += ":" + quote(self.password, safe="", errors="surrogateescape")
