@@ -71,6 +71,9 @@ def connections(machinery, seconds, name, dialect="none", host="127.0.0.1"):
     }
 
 
+BY_PROTOCOL = {"SOCKS5": "none", "SOCKS4": "socks4", "HTTP CONNECT": "http"}
+
+
 def connection_rows():
     of_ours = {
         "no authentication": "none",
@@ -86,6 +89,13 @@ def connection_rows():
         },
         f"{OURS}, by method": {
             label: partial(connections, name=OURS, dialect=dialect) for label, dialect in of_ours.items()
+        },
+        **{
+            f"{OURS}, by protocol, {what}": {
+                label: partial(connections, name=OURS, dialect=dialect, host=host)
+                for label, dialect in BY_PROTOCOL.items()
+            }
+            for what, host in (("an address", "127.0.0.1"), ("a name", "localhost"))
         },
     }
 

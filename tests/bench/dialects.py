@@ -6,8 +6,10 @@ it has to begin.
 """
 
 from txsocksx_ext.protocol.codes import Command, Method
+from txsocksx_ext.protocol.http_connect import connect_request
 from txsocksx_ext.protocol.messages import Address, ExtendedRequest, Greeting, Request, UsernamePassword
 from txsocksx_ext.protocol.pairs import Pairs
+from txsocksx_ext.protocol.socks4 import SOCKS4Request
 
 USER, PASSWORD = "alice", "a-password"
 BYTE = ("78", "78")
@@ -28,13 +30,19 @@ DIALECTS = {
 }
 """How a client presents itself: its method, and its message for that method."""
 
+OF_CURL = [("User-Agent", "curl/7.88.1"), ("Proxy-Connection", "Keep-Alive")]
+
 
 def script(dialect, host, port):
     """
     A connection to a target, up to the reply.
 
-    :param dialect: one of `DIALECTS`.
+    :param dialect: one of `DIALECTS`, ``socks4`` (4a for a name) or ``http``.
     """
+    if dialect == "socks4":
+        return [(SOCKS4Request(Command.CONNECT, Address.of(host, port)).encode().hex(), "005a")]
+    if dialect == "http":
+        return [(connect_request(Address.of(host, port), OF_CURL).hex(), b"HTTP/1.1 200 ".hex())]
     method, message = DIALECTS[dialect]
     said = [(Greeting((method,)).encode(), bytes([5, method]))]
     if message:

@@ -124,6 +124,11 @@ def _connections(results):
     return [
         *(table for row, title in titles.items() for table in of_row(results, "connections", row, keys, title)),
         *of_row(results, "connections", by_method, keys, f"Connections of {by_method}", "no authentication"),
+        *(
+            table
+            for row in (f"{OURS}, by protocol, an address", f"{OURS}, by protocol, a name")
+            for table in of_row(results, "connections", row, keys, f"Connections of {row}", "SOCKS5")
+        ),
     ]
 
 

@@ -21,6 +21,7 @@ from bench.visited import REFUSED_ADDRESS, REFUSED_NAME
 
 SUCCEEDED = b"\x05\x00\x00"
 INVALID = b"\x01\x02"
+REJECTED = b"\x00\x5b" + bytes(6)
 _NAME, _WORD = USER.encode(), PASSWORD.encode()
 _KEYS = [(b"USERNAME", _NAME), (b"PASSWD", _WORD)]
 
@@ -89,7 +90,13 @@ def all_refused(target_port, closed_port):
         violation("a key stands twice", greets_extended, (pairs(_KEYS[0], _KEYS[0]), INVALID)),
         violation("a limit is passed", greets_extended, (b"\x01\xff\xff", INVALID)),
         violation("the version byte is wrong", greets_extended, (b"\x05\x00\x00", b"")),
-        violation("the version byte is wrong; it looks like HTTP", (b"GET / HTTP/1.0\r\n\r\n", b"")),
+        violation("the request is no CONNECT, and its Host is not this machine", (b"GET / HTTP/1.0\r\n\r\n", b"")),
+        violation("the HTTP message is malformed", (b"CONNECT a:1 HTTP/1.1\r\n b\r\n\r\n", b"HTTP/1.1 400 ")),
+        violation("the address type is unknown", (b"\4\1\0\1\0\0\0\0\0", REJECTED)),
+        Refused(
+            ((b"CONNECT %b:80 HTTP/1.1\r\n\r\n" % REFUSED_NAME.encode(), b"HTTP/1.1 403 "),), "02 ConnectionNotAllowed"
+        ),
+        Refused(((b"\4\1\0\x50\0\0\0\1\0%b\0" % REFUSED_NAME.encode(), REJECTED),), "02 ConnectionNotAllowed"),
         violation("no method is offered", (b"\x05\x00", b"\x05\xff")),
         Refused(((b"\x05\x01\x01", b"\x05\xff"),), "- no acceptable method"),
         violation(

@@ -157,7 +157,7 @@ SERVERS = {
         ours(),
         ours(f"--auth=memory:{USER}:{PASSWORD}"),
         package="txsocksx-ext",
-        dialects=("none", "login", "pairs-4", "pairs-20"),
+        dialects=("none", "login", "pairs-4", "pairs-20", "socks4", "http"),
     ),
     "microsocks": Server(
         lambda *given: everywhere(microsocks(*given[:2])),

@@ -46,7 +46,7 @@ MATTERS_OF_TIME = re.compile(r"- - the client left|(epoll|producers) 00 (done|cl
 """What the log may say of those that leave while they are connected to a target."""
 
 _LINE = re.compile(
-    r"\S+ \[txsocksx_ext\.server#info\] 127\.0\.0\.1 \S+ method=\S+ route=\S+ relay=(\S+) code=(\S+)"
+    r"\S+ \[txsocksx_ext\.server#info\] 127\.0\.0\.1 \S+ protocol=\S+ method=\S+ route=\S+ relay=(\S+) code=(\S+)"
     r" up=(\d+) down=(\d+) seconds=[\d.]+ end=(.+)"
 )
 

@@ -93,6 +93,7 @@ class Goal:
 
 _CPU = ("connections", "no authentication", "cpu_us")
 _GB = ("bulk", "4 up", "cpu_gb")
+_BY_PROTOCOL = f"{OURS}, by protocol, a name"
 _CLIENT = ("client", "through microsocks", "cpu_us")
 
 GOALS = (
@@ -105,6 +106,10 @@ GOALS = (
         "no authentication",
         1.20,
         label="0x97, 4 pairs",
+    ),
+    *(
+        Goal(f"CPU a connection, {label}", ("connections", _BY_PROTOCOL, "cpu_us"), "SOCKS5", bound, label=label)
+        for label, bound in (("SOCKS4", 1.1), ("HTTP CONNECT", 1.5))
     ),
     Goal("connections a second", ("connections", "no authentication", "per_second"), BEST, 1.8, at_least=True),
     Goal("CPU a GB, 4 streams up", _GB, PLAIN, 0.40),

@@ -251,8 +251,9 @@ class Visitor:
         """Ask for what cannot be had, and read the answer to its end."""
         await self._say(refusal.said)
         rest = await self._connection.read_to_end()
-        # What says more than the code: a pair that names the fault, or an address that was found.
-        if len(rest) > (250 if refusal.said[-1][1] in (INVALID, SUCCEEDED) else 0):
+        # What says more than the code: a pair that names the fault, an address that was found, the headers of HTTP.
+        answer = refusal.said[-1][1]
+        if len(rest) > (500 if answer.startswith(b"HTTP/") else 250 if answer in (INVALID, SUCCEEDED) else 0):
             raise UnexpectedAnswer(f"{len(rest)} bytes after the answer to {refusal.end}")
         self.end = f"- {refusal.end}"
 
