@@ -1,8 +1,8 @@
 """
-Draws the conversation of extended SOCKS5 from the table that the code itself follows.
+Draws the conversation of extended SOCKS5 from the code's own table of states.
 
-``.. conversation-diagram::`` is an SVG, so that nothing but Sphinx is needed to
-build it; ``.. conversation-table::`` is the same as a table, for every output.
+``.. conversation-diagram::`` is an SVG, so building it needs only Sphinx.
+``.. conversation-table::`` is the same as a table, for every output format.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ BOX_WIDTH, BOX_HEIGHT = 240, 46
 END_WIDTH, END_HEIGHT = 74, 26
 END_GAP = 78
 PASSAGE_WIDTH = 110
-"""The room that an arrow takes in a row that it only passes."""
+"""The width of an arrow in a row that it only passes."""
 CELL_WIDTH = BOX_WIDTH + END_GAP + END_WIDTH + 24
 
 
 def says(state: State) -> str:
-    """Who says what in a state."""
-    turn = TRANSITIONS[state]
-    return f"{turn.sender.value}: {turn.message.__name__}"
+    """Return the sender and the message of a state."""
+    transition = TRANSITIONS[state]
+    return f"{transition.sender.value}: {transition.message.__name__}"
 
 
 @dataclass(eq=False)
@@ -46,22 +46,22 @@ class Cell:
 
     @property
     def width(self) -> int:
-        """The room that it takes."""
+        """The width of the cell, with the ends beside it."""
         return PASSAGE_WIDTH if self.state is None else CELL_WIDTH
 
     @property
     def center(self) -> float:
-        """Where arrows meet it, across."""
+        """The x coordinate of arrows."""
         return self.x + (PASSAGE_WIDTH / 2 if self.state is None else BOX_WIDTH / 2)
 
     @property
     def top(self) -> float:
-        """Where arrows come in, down."""
+        """The y coordinate where arrows arrive."""
         return self.row * ROW_HEIGHT + 4.0
 
     @property
     def bottom(self) -> float:
-        """Where arrows go out, down."""
+        """The y coordinate where arrows leave."""
         return self.top + BOX_HEIGHT
 
 
@@ -69,13 +69,14 @@ class Layout:
     """
     Places the states in rows, each below all that lead to it.
 
-    A state in which nobody speaks stands beside each state that leads to it,
-    if there are several, since arrows from everywhere to one place are hard to
-    follow.
+    A final state with several predecessors is repeated beside each of them,
+    because many arrows to one place are hard to follow.
     """
 
     def __init__(self) -> None:
-        outcomes = [(state, name, to) for state, turn in TRANSITIONS.items() for name, to in turn.outcomes.items()]
+        outcomes = [
+            (state, name, to) for state, transition in TRANSITIONS.items() for name, to in transition.outcomes.items()
+        ]
         incoming = [to for _, _, to in outcomes]
         self.beside = {to for to in incoming if to not in TRANSITIONS and incoming.count(to) > 1}
         rows = self._rows()
@@ -95,11 +96,11 @@ class Layout:
                 x += cell.width
 
     def _rows(self) -> dict[State, int]:
-        """The row of each state: the longest way to it."""
+        """Return the row of each state: the length of the longest path to it."""
         rows = {next(iter(TRANSITIONS)): 0}
         for _ in State:
-            for state, turn in TRANSITIONS.items():
-                for to in turn.outcomes.values():
+            for state, transition in TRANSITIONS.items():
+                for to in transition.outcomes.values():
                     if state in rows and to not in self.beside:
                         rows[to] = max(rows.get(to, 0), rows[state] + 1)
         return rows
@@ -121,7 +122,7 @@ class Layout:
 
 
 def _arrow(name: str, cells: list[Cell]) -> str:
-    """A line from one state to the next, past the rows between them."""
+    """Draw an arrow from one state to the next, past the rows between them."""
     path = [f"M{cells[0].center:.0f},{cells[0].bottom:.0f}"]
     for before, after in pairwise(cells):
         middle = (before.bottom + after.top) / 2
@@ -132,14 +133,14 @@ def _arrow(name: str, cells: list[Cell]) -> str:
             path.append(f"V{after.bottom:.0f}")
     first, second = cells[0], cells[1]
     assert first.state is not None
-    # Where a state branches, the word stands at the far end of the arrow, where there is room.
+    # If a state branches, put the label at the far end of the arrow, where there is space.
     branches = len(TRANSITIONS[first.state].outcomes) - len(first.ends) > 1
     x, y = (second.center, second.top - 9) if branches else (first.center, first.bottom + 17)
-    # And beside the arrow, on the side from which it bends away.
+    # Put it on the side from which the arrow bends away.
     is_left = (second.center < first.center) if branches else (second.center > first.center)
     side = {"x": x - 9, "anchor": "end"} if is_left else {"x": x + 9, "anchor": "start"}
     label = "" if name == "sent" else _text(y=y, text=name, size=12, **side)
-    return f'<path class="outcome" d="{" ".join(path)}" fill="none" marker-end="url(#turn)"/>{label}'
+    return f'<path class="outcome" d="{" ".join(path)}" fill="none" marker-end="url(#arrow)"/>{label}'
 
 
 def _text(x: float, y: float, text: str, *, size: int = 13, bold: bool = False, anchor: str = "middle") -> str:
@@ -151,16 +152,16 @@ def _text(x: float, y: float, text: str, *, size: int = 13, bold: bool = False, 
 
 
 def _box(cell: Cell) -> list[str]:
-    """A state: square corners where the initiator speaks, round ones where the responder does."""
+    """Draw a state: square corners if the initiator sends, round ones if the responder does."""
     state = cell.state
     assert state is not None
-    turn = TRANSITIONS.get(state)
-    radius = END_HEIGHT / 2 if turn is None else 14 if turn.sender is Role.RESPONDER else 0
+    transition = TRANSITIONS.get(state)
+    radius = END_HEIGHT / 2 if transition is None else 14 if transition.sender is Role.RESPONDER else 0
     parts = [
         f'<rect class="state" x="{cell.x:.0f}" y="{cell.top:.0f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}"'
         f' rx="{radius:.0f}" fill="none"/>'
     ]
-    if turn is None:
+    if transition is None:
         parts.append(_text(cell.center, cell.top + 28, state.value, bold=True))
     else:
         parts.append(_text(cell.center, cell.top + 19, state.value, bold=True))
@@ -168,7 +169,7 @@ def _box(cell: Cell) -> list[str]:
     for number, (name, to) in zip(count(), cell.ends):
         x, y = cell.x + BOX_WIDTH, cell.top + BOX_HEIGHT / 2 + number * (END_HEIGHT + 6)
         parts.append(
-            f'<path class="outcome" d="M{x:.0f},{y:.0f} h{END_GAP - 2}" fill="none" marker-end="url(#turn)"/>'
+            f'<path class="outcome" d="M{x:.0f},{y:.0f} h{END_GAP - 2}" fill="none" marker-end="url(#arrow)"/>'
             f'<rect x="{x + END_GAP:.0f}" y="{y - END_HEIGHT / 2:.0f}" width="{END_WIDTH}" height="{END_HEIGHT}"'
             f' rx="{END_HEIGHT / 2:.0f}" fill="none" stroke-dasharray="4 3"/>'
         )
@@ -178,7 +179,7 @@ def _box(cell: Cell) -> list[str]:
 
 
 def diagram() -> str:
-    """The SVG."""
+    """Return the SVG."""
     layout = Layout()
     parts = [part for row in layout.rows for cell in row if cell.state is not None for part in _box(cell)]
     parts += [_arrow(name, cells) for name, cells in layout.arrows]
@@ -186,7 +187,7 @@ def diagram() -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-2 0 {layout.width + 4} {layout.height}" role="img"'
         ' aria-label="The states of the conversation. The table below says the same."'
         ' style="max-width: 100%; height: auto" stroke="currentColor" stroke-width="1.4" font-family="sans-serif">'
-        '<defs><marker id="turn" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="7" markerHeight="7"'
+        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="7" markerHeight="7"'
         ' orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="currentColor" stroke="none"/></marker></defs>'
         + "".join(parts)
         + "</svg>"
@@ -197,7 +198,7 @@ class ConversationDiagram(SphinxDirective):
     """The states of the conversation as a picture."""
 
     def run(self) -> list[nodes.Node]:
-        """Only HTML shows it; the table is there for all."""
+        """Return the diagram for HTML; other formats have only the table."""
         return [nodes.raw("", diagram(), format="html")]
 
 
@@ -205,11 +206,18 @@ class ConversationTable(SphinxDirective):
     """The states of the conversation as a table."""
 
     def run(self) -> list[nodes.Node]:
-        """One line for each outcome of each state."""
-        lines = [".. list-table::", "   :header-rows: 1", "", "   * - State", "     - Who says what", "     - Outcome"]
+        """Return a row for each outcome of each state."""
+        lines = [
+            ".. list-table::",
+            "   :header-rows: 1",
+            "",
+            "   * - State",
+            "     - Sender and message",
+            "     - Outcome",
+        ]
         lines.append("     - Next state")
-        for state, turn in TRANSITIONS.items():
-            for number, (name, to) in enumerate(turn.outcomes.items()):
+        for state, transition in TRANSITIONS.items():
+            for number, (name, to) in enumerate(transition.outcomes.items()):
                 lines += [
                     f"   * - {'' if number else state.value}",
                     f"     - {'' if number else says(state)}",
