@@ -234,7 +234,7 @@ async def test_the_quick_start_fetches_its_page_and_others_through_the_proxy(lis
     web_port = listening(Site(Hello(), timeout=None))
     proxy = FakeProxy(code=0x04)
     proxy_port = listening(SOCKS5ExtFactory(reactor))
-    program = (EXAMPLES / "quickstart.py").read_text().replace("tcp:127.0.0.1:1080", proxy_at(proxy_port))
+    program = (EXAMPLES / "quickstart.py").read_text().replace("socks5://127.0.0.1:1080", proxy_at(proxy_port))
     output, said, status = await getProcessOutputAndValue(sys.executable, [*QUIETLY, "-c", program], env=None)
     assert (output, said, status) == (b"hello through the proxy\n", b"", 0)
     url = f"http://localhost:{web_port}/"
@@ -247,7 +247,7 @@ async def test_the_quick_start_fetches_its_page_and_others_through_the_proxy(lis
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "nosuch.invalid"])
 async def test_the_quick_start_says_in_one_line_that_no_proxy_runs(host):
-    proxy = f"tcp:{host}:{free_port()}"
+    proxy = f"socks5://{host}:{free_port()}"
     output, said, status = await end_of_example("quickstart.py", "http://localhost/", proxy)
     assert (output, status) == ([], 1)
     assert said == f"No proxy answers at {proxy}. Start one with `make serve`, or name another one.\n"

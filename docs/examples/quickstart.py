@@ -1,15 +1,14 @@
 """
-Fetch a web page through a SOCKS5 proxy.
+Fetch a web page through a proxy.
 
 python quickstart.py [URL [PROXY]]
 
-Without a URL, the program serves a page itself. PROXY is a client endpoint string; the default is tcp:127.0.0.1:1080.
+Without a URL, the program serves a page itself. PROXY is the proxy's URL; the default is socks5://127.0.0.1:1080.
 """
 
 import sys
 
 import treq
-from twisted.internet.endpoints import clientFromString
 from twisted.internet.task import react
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -27,8 +26,8 @@ def serve_page(reactor):
     return f"http://localhost:{port.getHost().port}/"
 
 
-async def main(reactor, url=None, proxy="tcp:127.0.0.1:1080"):
-    agent = web_agent(reactor, clientFromString(reactor, proxy))
+async def main(reactor, url=None, proxy="socks5://127.0.0.1:1080"):
+    agent = web_agent(reactor, proxy)
     try:
         response = await treq.get(url or serve_page(reactor), agent=agent)
         print(await response.text())
