@@ -221,6 +221,43 @@ async def test_with_a_pool_requests_share_a_connection_and_without_they_do_not()
             await pool.closeCachedConnections()
 
 
+IDENTITIES = {
+    "anonymous": {"methods": {"anonymous": ()}},
+    "another user": {"methods": {"login": ("bob", "word")}},
+    "another password": {"methods": {"login": ("alice", "other")}},
+    "another token": {"methods": {"isolated": "b"}},
+    "other pairs": {"methods": {"extended": {"tor.isolation": "b"}}},
+    "another proxy": {"proxy": "another"},
+}
+
+
+@pytest.mark.parametrize("other", IDENTITIES.values(), ids=IDENTITIES)
+async def test_a_shared_pool_keeps_identities_apart(other):
+    pool = HTTPConnectionPool(reactor)
+    first = {"proxy": "one", "methods": {"login": ("alice", "word")}}
+    async with listening_on_port(Site(Page())) as port:
+        fakes = {name: FakeProxy(Site(Page())) for name in ("one", "another")}
+        async with listening_on_port(fakes["one"]) as one, listening_on_port(fakes["another"]) as another:
+            ports = {"one": one, "another": another}
+            for identity, connections in ((first, 1), (first, 1), ({**first, **other}, 2), (first, 2)):
+                proxy = f"tcp:127.0.0.1:{ports[identity['proxy']]}"
+                agent = web_agent(reactor, proxy, identity["methods"], pool=pool)
+                assert await body_of(agent.request(b"GET", f"http://{NAME}:{port}/".encode()))
+                assert sum(len(each.conversations) for each in fakes.values()) == connections
+            await pool.closeCachedConnections()
+
+
+async def test_agents_with_tokens_of_their_own_share_no_connection():
+    pool = HTTPConnectionPool(reactor)
+    fake = FakeProxy(Site(Page()))
+    async with listening_on_port(fake) as port:
+        for _ in range(2):
+            agent = web_agent(reactor, f"tcp:127.0.0.1:{port}", {"isolated": None}, pool=pool)
+            await body_of(agent.request(b"GET", f"http://{NAME}/".encode()))
+        await pool.closeCachedConnections()
+    assert len({each.credentials.password for each in fake.conversations}) == 2
+
+
 async def test_what_the_proxy_says_is_what_the_caller_gets():
     async with listening_on_port(Site(Page())) as port:
         pass

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .client.endpoints import SOCKS5ClientEndpoint, resolve, resolve_ptr
     from .client.http_connect import HTTPConnectClientEndpoint
     from .client.proxied_reactor import proxied_reactor
+    from .client.proxied_tor import ProxiedTor
     from .client.retrying import ReconnectingClientService, RetryingEndpoint
     from .client.socks4 import SOCKS4ClientEndpoint
     from .client.socks5 import SOCKS5ExtClientFactory, SOCKS5ExtClientProtocol
@@ -31,6 +32,7 @@ _HOMES = {
     "IRoute": "route",
     "IRouteKind": "route",
     "Limits": "server",
+    "ProxiedTor": "client.proxied_tor",
     "ReconnectingClientService": "client.retrying",
     "RetryingEndpoint": "client.retrying",
     "Route": "route",
@@ -58,6 +60,7 @@ __all__ = [
     "IRoute",
     "IRouteKind",
     "Limits",
+    "ProxiedTor",
     "ReconnectingClientService",
     "RetryingEndpoint",
     "Route",

@@ -4,7 +4,7 @@ Agents for `twisted.web.client` and treq that reach everything through a proxy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail
@@ -29,7 +29,66 @@ from .tls import checked_creator, creator_for_host
 
 
 @implementer(IAgentEndpointFactory)
-class SOCKS5AgentEndpointFactory:
+class AgentEndpoints:
+    """
+    Makes the endpoint for each URI of an `Agent`. No name is resolved on this machine.
+
+    :param endpoint: returns the endpoint for a target, and for what speaks TLS with it, if anything does.
+    :param policy: decides how to speak TLS with a host.
+    :param identity: the proxy, and who we are to it: agents of equal ones may use each other's connections.
+    """
+
+    def __init__(
+        self,
+        endpoint: Callable[[Address, IOpenSSLClientConnectionCreator | None], IStreamClientEndpoint],
+        policy: IPolicyForHTTPS,
+        identity: Hashable,
+    ) -> None:
+        self._endpoint = endpoint
+        self._policy = policy
+        self._identity = identity
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """
+        See `twisted.web.iweb.IAgentEndpointFactory`.
+
+        :returns: an endpoint; if the proxy's protocol cannot carry the host or the port, or
+            TLS cannot verify the host, one that fails with the exception that says so.
+        :raises SchemeNotSupported: it is neither http nor https.
+        """
+        try:
+            return self._endpoint(*target_and_tls(uri, self._policy))
+        except (TypeError, ValueError) as error:
+            return FaultyEndpoint(error)
+
+    def agent(self, reactor: Any, pool: HTTPConnectionPool | None) -> Agent:
+        """
+        Return an agent with these endpoints.
+
+        :param pool: keeps connections; by default none is kept. Agents may share one.
+        """
+        own_part: Any = None if pool is None else _PoolOfIdentity(pool, self._identity)
+        agent: Agent = Agent.usingEndpointFactory(reactor, self, own_part)
+        return agent
+
+
+class _PoolOfIdentity:
+    """A pool as one identity sees it: an `Agent` tells it only the scheme, the host and the port."""
+
+    def __init__(self, pool: HTTPConnectionPool, identity: Hashable) -> None:
+        self._pool = pool
+        self._identity = identity
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
+        """See `HTTPConnectionPool`."""
+        connection: Deferred[Any] = self._pool.getConnection((self._identity, key), endpoint)
+        return connection
+
+
+class SOCKS5AgentEndpointFactory(AgentEndpoints):
     """
     Makes the endpoint for each URI of an `Agent`. No name is resolved on this machine.
 
@@ -50,31 +109,18 @@ class SOCKS5AgentEndpointFactory:
         policy: IPolicyForHTTPS | None = None,
         **options: Any,
     ) -> None:
-        self._reactor = reactor
-        self._proxy = proxy_of(reactor, proxy_endpoint)
+        proxy = proxy_of(reactor, proxy_endpoint)
         # Once: an agent without a token of its own gets one, not one for each request.
-        self._methods = ClientMethods.of(methods)
-        self._policy = checked_policy("policy", policy)
-        self._options = options
+        given = ClientMethods.of(methods)
+
+        def endpoint(target: Address, tls: IOpenSSLClientConnectionCreator | None) -> IStreamClientEndpoint:
+            return endpoint_through(
+                proxy, target.host, target.port, given, tls=tls or False, reactor=reactor, **options
+            )
+
         # An endpoint checks all of it, which would be told too late by the first request.
-        self._endpoint("host.invalid", 80, False)
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """
-        See `twisted.web.iweb.IAgentEndpointFactory`.
-
-        :returns: an endpoint; where SOCKS5 cannot carry the host or the port, or
-            TLS cannot verify the host, one that fails with the exception that says so.
-        :raises SchemeNotSupported: it is neither http nor https.
-        """
-        try:
-            target, tls = target_and_tls(uri, self._policy)
-            return self._endpoint(target.host, target.port, tls or False)
-        except (TypeError, ValueError) as error:
-            return FaultyEndpoint(error)
-
-    def _endpoint(self, host: str, port: int, tls: bool | IOpenSSLClientConnectionCreator) -> IStreamClientEndpoint:
-        return endpoint_through(self._proxy, host, port, self._methods, tls=tls, reactor=self._reactor, **self._options)
+        endpoint(Address.of("host.invalid", 80), None)
+        super().__init__(endpoint, checked_policy("policy", policy), (proxy_endpoint, given))
 
 
 def checked_policy(name: str, policy: IPolicyForHTTPS | None) -> IPolicyForHTTPS:
@@ -142,7 +188,7 @@ def target_and_tls(uri: URI, policy: IPolicyForHTTPS) -> tuple[Address, IOpenSSL
 def web_agent(
     reactor: Any,
     proxy_endpoint: AnyProxy,
-    methods: Mapping[str, Any] = ANONYMOUS,
+    methods: Mapping[str, Any] | ClientMethods = ANONYMOUS,
     *,
     policy: IPolicyForHTTPS | None = None,
     pool: HTTPConnectionPool | None = None,
@@ -153,8 +199,7 @@ def web_agent(
     """
     Return an agent whose every request goes through a proxy.
 
-    Identities that must not be linked need an agent and a pool each: a `pool` may use one
-    connection for all requests to a host.
+    Agents may share a `pool`: a connection is used again only for the same proxy and methods.
 
     :param proxy_endpoint: see `SOCKS5AgentEndpointFactory`.
     :param policy: decides how to speak TLS with a host, whose name it gets without a
@@ -176,5 +221,4 @@ def web_agent(
         dialect=dialect,
         allow_cleartext=allow_cleartext,
     )
-    agent: Agent = Agent.usingEndpointFactory(reactor, endpoints, pool)
-    return agent
+    return endpoints.agent(reactor, pool)

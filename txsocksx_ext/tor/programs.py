@@ -27,11 +27,12 @@ from ..client import endpoints
 from ..client.endpoints import DEFAULT_TIMEOUT, checked_timeout, target_address
 from ..client.methods import ClientMethods
 from ..client.tls import creator_of
-from ..client.web import check_pool, checked_policy
+from ..client.web import AgentEndpoints, check_pool, checked_policy
 from ..failures import reply_error
 from ..protocol.codes import Dialect
+from ..protocol.messages import Address
 from .attach import is_disconnected
-from .streams import AgentEndpoints, StreamEndpoint, StreamsOfTor, socks_port
+from .streams import StreamEndpoint, StreamsOfTor, socks_port
 
 
 class _SharedCircuits(enum.Enum):
@@ -117,8 +118,11 @@ def web_agent(
     check_pool(pool)
     policy = checked_policy("tls_context_factory", tls_context_factory)
     streams = _streams(tor, socks_endpoint, isolation, timeout, allow_cleartext)
-    agent: Agent = Agent.usingEndpointFactory(reactor, AgentEndpoints(streams, policy), pool)
-    return agent
+
+    def endpoint(target: Address, tls: IOpenSSLClientConnectionCreator | None) -> IStreamClientEndpoint:
+        return StreamEndpoint(streams, target, tls)
+
+    return AgentEndpoints(endpoint, policy, (tor, socks_endpoint, streams.token)).agent(reactor, pool)
 
 
 def resolve(

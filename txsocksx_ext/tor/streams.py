@@ -18,13 +18,10 @@ from twisted.internet.interfaces import (
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import URI
-from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
 from ..client.tls import over_tls
 from ..client.tunnel import PROXY_NOT_REACHED
-from ..client.web import FaultyEndpoint, target_and_tls
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
 from ..net.waiters import SharedResult
 from ..protocol.codes import Command
@@ -104,27 +101,6 @@ class StreamEndpoint:
 
     def _connect_plainly(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
         return Deferred.fromCoroutine(self._streams.connect(self._target, protocol_factory))
-
-
-@implementer(IAgentEndpointFactory)
-class AgentEndpoints:
-    """
-    Makes the endpoints of an `Agent`.
-
-    :param policy: makes the TLS options for a host.
-    """
-
-    def __init__(self, streams: StreamsOfTor, policy: IPolicyForHTTPS) -> None:
-        self._streams = streams
-        self._policy = policy
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """See `twisted.web.iweb.IAgentEndpointFactory`."""
-        try:
-            target, tls = target_and_tls(uri, self._policy)
-            return StreamEndpoint(self._streams, target, tls)
-        except (TypeError, ValueError) as error:
-            return FaultyEndpoint(error)
 
 
 def socks_port(
