@@ -19,6 +19,7 @@ from twisted.internet.ssl import KeyPair
 
 import txsocksx_ext
 from txsocksx_ext import errors
+from txsocksx_ext.cli import main
 from txsocksx_ext.failures import reply_class
 from txsocksx_ext.protocol.codes import REPLY_CODES, SUCCEEDED
 from txsocksx_ext.protocol.socks5 import TRANSITIONS
@@ -133,10 +134,17 @@ def test_the_reference_has_every_public_name(built, module):
     assert missing == []
 
 
-def test_only_options_that_exist_are_named():
-    known = {f"--{name.rstrip('=')}" for name in Options().longOpt} | OF_OTHER_PROGRAMS
+def options_in(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text))
+
+
+def test_only_options_that_exist_are_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    of_run = options_in(capsys.readouterr().out)
+    known = {f"--{name.rstrip('=')}" for name in Options().longOpt} | of_run | OF_OTHER_PROGRAMS
     for text in TEXTS:
-        named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text.read_text()))
+        named = options_in(text.read_text())
         assert named - known == set(), relative(text)
 
 
