@@ -213,7 +213,7 @@ async def test_what_becomes_clear_soon_is_waited_for(outbound_proxy, dialled):
     """The first of two has failed, and the transport comes to the second."""
     first, _ = (outbound_proxy.expect(BRIDGE, is_local=True) for _ in range(2))
     dialled(REFUSED)
-    certain = first.certain_outcome(reactor, 30)
+    certain = Deferred.fromCoroutine(first.certain_outcome(reactor, 30))
     assert not certain.called
     late = dialled(None)
     assert not certain.called
@@ -226,7 +226,7 @@ async def test_what_does_not_become_clear_is_not_waited_for(outbound_proxy, dial
     assert await first.certain_outcome(reactor, 30) is None
     dialled(REFUSED)
     assert await second.certain_outcome(reactor, 0.01) is None
-    waiting = second.certain_outcome(reactor, 30)
+    waiting = Deferred.fromCoroutine(second.certain_outcome(reactor, 30))
     waiting.cancel()
     with pytest.raises(CancelledError):
         await waiting

@@ -123,7 +123,7 @@ class ParentConnection(Protocol):
             return
         if not self._exits_on_stdin_close:
             LoopingCall(self._check_parent, os.getppid()).start(PARENT_CHECK)
-        Deferred.fromCoroutine(program.start()).addCallbacks(self._started, self._failed)
+        Deferred.fromCoroutine(self._start())
 
     def send(self, line: Line) -> None:
         """Send a line. While the parent does not read, lines for its log are dropped."""
@@ -157,15 +157,16 @@ class ParentConnection(Protocol):
     def stopProducing(self) -> None:
         """The parent has closed stdout; `writeConnectionLost` follows."""
 
-    def _started(self, is_useful: bool) -> None:
+    async def _start(self) -> None:
+        is_useful = False
+        try:
+            is_useful = await self._program.start()
+        except Exception:
+            _log.failure("the program cannot report its transports")
         if not is_useful:
             self.exit_status = 1
             # After all lines were sent.
             self.transport.loseConnection()
-
-    def _failed(self, failure: Failure) -> None:
-        _log.failure("the program cannot say what it has", failure)
-        self._started(False)
 
     def _end(self) -> None:
         """Exit now."""

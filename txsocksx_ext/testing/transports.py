@@ -110,44 +110,35 @@ def connect_transports(
     check_integer("most_at_once", most_at_once, 1)
     given = None if arguments is None else Arguments(arguments)
     configured = Arguments(options or ())
-    folder = None if state is None else Path(state)
+    reactor = reactor_or(clock)
     pair = TransportPair()
-    connecting = _connect(pair, client, server, given, configured, folder, reactor_or(clock), most_at_once)
-    Deferred.fromCoroutine(connecting).addErrback(pair.failed)
+
+    def side_of(is_client: bool, **settings: Any) -> Side:
+        folder = None if state is None else Path(state) / ("client" if is_client else "bridge")
+        return Side(reactor, "tested", is_client, state_location=folder, **settings)
+
+    def connect_to_tor(name: str, address: IAddress) -> Deferred[Any]:
+        to_tor = Factory()
+        # A type checker takes the method of an instance for a fault.
+        to_tor.buildProtocol = lambda addr: pair.bridge  # type: ignore[method-assign]
+        return open_transport(MemoryEndpoint(to_tor, clock=reactor))
+
+    async def connect() -> None:
+        bridge = side_of(False, options=configured)
+        published = Arguments(await maybeDeferred(server.set_up, bridge) or ())
+        bridge.publish(published)
+        TransportAdapter(bridge, server(), bridge.arguments, None).prepare()
+        factory = TransportServerFactory(bridge, server, connect_to_tor)
+        to_bridge = MemoryEndpoint(factory, clock=reactor, most_at_once=most_at_once)
+        side = side_of(True, outgoing=_ToBridge(to_bridge))
+        await maybeDeferred(client.set_up, side)
+        route = OwnTransportRoute(side, client)
+        opening = Deferred.fromCoroutine(route.open(published if given is None else given, BRIDGE))
+        opening.addTimeout(client.handshake_timeout, reactor, lambda *_: Failure(route.out_of_time()))
+        pair.opened(await opening)
+
+    Deferred.fromCoroutine(connect()).addErrback(pair.failed)
     advance = getattr(clock, "advance", None)
     if advance is not None:
         advance(0)
     return pair
-
-
-async def _connect(
-    pair: TransportPair,
-    client: type[TransportProtocol],
-    server: type[TransportProtocol],
-    arguments: Arguments | None,
-    options: Arguments,
-    state: Path | None,
-    reactor: Any,
-    most_at_once: int,
-) -> None:
-    location = None if state is None else state / "bridge"
-    bridge = Side(reactor, "tested", False, state_location=location, options=options)
-    published = Arguments(await maybeDeferred(server.set_up, bridge) or ())
-    bridge.publish(published)
-    TransportAdapter(bridge, server(), bridge.arguments, None).prepare()
-
-    def connect_to_tor(name: str, address: IAddress) -> Deferred[Any]:
-        to_tor = Factory()
-        to_tor.buildProtocol = lambda addr: pair.bridge  # type: ignore[method-assign]
-        return open_transport(MemoryEndpoint(to_tor, clock=reactor))
-
-    to_bridge = MemoryEndpoint(
-        TransportServerFactory(bridge, server, connect_to_tor), clock=reactor, most_at_once=most_at_once
-    )
-    location = None if state is None else state / "client"
-    side = Side(reactor, "tested", True, state_location=location, outgoing=_ToBridge(to_bridge))
-    await maybeDeferred(client.set_up, side)
-    route = OwnTransportRoute(side, client)
-    opening = Deferred.fromCoroutine(route.open(published if arguments is None else arguments, BRIDGE))
-    opening.addTimeout(client.handshake_timeout, reactor, lambda *_: Failure(route.out_of_time()))
-    pair.opened(await opening)

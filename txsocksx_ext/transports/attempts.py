@@ -9,6 +9,7 @@ the group agree.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -112,18 +113,17 @@ class Attempt:
         """The outcome of the transport's connection to the bridge; ``None`` if that is not certain."""
         return self._group.outcome
 
-    def certain_outcome(self, reactor: Any, seconds: float) -> Deferred[ReplyCode | None]:
+    async def certain_outcome(self, reactor: Any, seconds: float) -> ReplyCode | None:
         """
         Wait until the outcome is certain, after the transport has failed.
 
         :param seconds: how long to wait for the outcomes of overlapping attempts.
-        :returns: fires with `outcome`.
+        :returns: `outcome`.
         """
-        if not self._group.connections:  # the transport failed without one
-            return succeed(None)
-        settled: Deferred[Any] = self._group.settled().addTimeout(seconds, clock_of(reactor))
-        settled.addErrback(lambda failure: failure.trap(DeferredTimeoutError))
-        return settled.addCallback(lambda _: self.outcome)
+        if self._group.connections:  # otherwise the transport has failed without one
+            with suppress(DeferredTimeoutError):
+                await self._group.settled().addTimeout(seconds, clock_of(reactor))
+        return self.outcome
 
     def over(self, succeeded: bool) -> None:
         """

@@ -11,7 +11,6 @@ by `read_environment`::
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -73,9 +72,8 @@ def _read_ipv4(value: str) -> str:
 
 
 def _read_ipv6(value: str) -> str:
-    match = re.fullmatch(r"\[(.*)\]", value)
     try:
-        return str(ipaddress.IPv6Address("" if match is None else match[1]))
+        return str(ipaddress.IPv6Address(value[1:-1] if f"[{value[1:-1]}]" == value else ""))
     except ValueError:
         raise ValueError("it is no IPv6 address in brackets") from None
 
