@@ -5,8 +5,9 @@ The adapter between an author's protocol, the connection to the peer, and tor's 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionLost
@@ -36,8 +37,6 @@ LINGER = 2.0
 
 _FAULTS = (Exception, asyncio.CancelledError)
 """What a user protocol may raise. SystemExit and its like go to the reactor."""
-
-Returned = TypeVar("Returned")
 
 
 @implementer(IHalfCloseableProtocol)
@@ -80,17 +79,15 @@ class TransportAdapter(Protocol):
         :raises TransportProtocolFailure: the transport does not take them; also for a `ValueError`.
         :raises SOCKS5Error: another failure of the user protocol.
         """
-        self._call_before_connecting(self._read_arguments)
-
-    def _read_arguments(self) -> None:
-        try:
-            self.user_protocol.prepare()
-        except ValueError as error:
-            text = str(error)
-            # The messages of int() and the like repeat the value, and tor logs this text.
-            for _, value in self.user_protocol.arguments.pairs:
-                text = text.replace(repr(value), SCRUBBED)
-            raise TransportProtocolFailure(f"the transport does not take these arguments: {text}") from None
+        with self._before_connecting():
+            try:
+                self.user_protocol.prepare()
+            except ValueError as error:
+                text = str(error)
+                # The messages of int() and the like repeat the value, and tor logs this text.
+                for _, value in self.user_protocol.arguments.pairs:
+                    text = text.replace(repr(value), SCRUBBED)
+                raise TransportProtocolFailure(f"the transport does not take these arguments: {text}") from None
 
     def endpoint(self) -> IStreamClientEndpoint:
         """
@@ -98,24 +95,22 @@ class TransportAdapter(Protocol):
 
         :raises SOCKS5Error: the user protocol failed.
         """
-        return self._call_before_connecting(self._checked_endpoint)
-
-    def _checked_endpoint(self) -> IStreamClientEndpoint:
-        endpoint = self.user_protocol.endpoint()
-        check_endpoint("what endpoint() returns", endpoint)
+        with self._before_connecting():
+            endpoint = self.user_protocol.endpoint()
+            check_endpoint("what endpoint() returns", endpoint)
         return endpoint
 
-    def _call_before_connecting(self, act: Callable[[], Returned]) -> Returned:
-        """Call the user protocol; raise what it raises, or what it gives to `fail`."""
+    @contextmanager
+    def _before_connecting(self) -> Iterator[None]:
+        """Raise what the user protocol raises, or what it gives to `fail`."""
         try:
-            returned = act()
+            yield
         except _FAULTS as error:
             self._failed_by(error)
         if self._failure is not None:
             # The caller gets this exception, so `opened` need not report it again.
             self.opened.addErrback(lambda _: None)
             raise self._failure
-        return returned
 
     # Events of the connection to the peer.
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectingCancelledError
-from twisted.internet.interfaces import IAddress, IStreamClientEndpoint, ITransport
+from twisted.internet.interfaces import IAddress, ITransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
 
@@ -48,24 +47,22 @@ def tor_connector(reactor: Any, environment: ServerEnvironment) -> ConnectToTor:
         return lambda name, client: open_transport(or_port)
     extended = endpoint_to(reactor, *address, ORPORT_TIMEOUT)
     read_cookie(cookie_file)
-    return lambda name, client: _introduced(reactor, extended, cookie_file, name, client)
 
+    async def connect(name: str, client: IAddress) -> ITransport:
+        try:
+            # For each connection: tor writes a new cookie when it starts.
+            cookie = read_cookie(cookie_file)
+        except ValueError as error:
+            raise ExtendedORPortRefused(f"the cookie of tor's extended ORPort {error}") from None
+        source = None
+        if isinstance(client, (IPv4Address, IPv6Address)):
+            # A listener at [::] has IPv4 clients as IPv6 addresses, which tor would count as such.
+            host = unmapped(ipaddress.ip_address(client.host.split("%")[0]))
+            source = format_address(str(host), client.port)
+        return await connect_introduced(extended, introduce(cookie, name, source))
 
-def _introduced(
-    reactor: Any, endpoint: IStreamClientEndpoint, cookie_file: Path, name: str, client: IAddress
-) -> Deferred[ITransport]:
-    try:
-        # For each connection: tor writes a new cookie when it starts.
-        cookie = read_cookie(cookie_file)
-    except ValueError as error:
-        raise ExtendedORPortRefused(f"the cookie of tor's extended ORPort {error}") from None
-    source = None
-    if isinstance(client, (IPv4Address, IPv6Address)):
-        # A listener at [::] has IPv4 clients as IPv6 addresses, which tor would count as such.
-        host = unmapped(ipaddress.ip_address(client.host.split("%")[0]))
-        source = format_address(str(host), client.port)
-    opening = Deferred.fromCoroutine(connect_introduced(endpoint, introduce(cookie, name, source)))
-    return opening.addTimeout(ORPORT_TIMEOUT, clock_of(reactor))
+    clock = clock_of(reactor)
+    return lambda name, client: Deferred.fromCoroutine(connect(name, client)).addTimeout(ORPORT_TIMEOUT, clock)
 
 
 class TransportServerFactory(Factory):

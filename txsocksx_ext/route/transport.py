@@ -109,9 +109,8 @@ class TransportRoute(Route):
                 raise
             raise self._failed(TransportTemporaryFailure(), "it is still starting") from None
         except TransportError as error:
-            raise self._failed(
-                error, f"{self._child.status.value}, {self._child.why or 'as it was not started'}"
-            ) from None
+            why = self._child.why or "as it was not started"
+            raise self._failed(error, f"{self._child.status.value}, {why}") from None
         process.hide(value for _, value in arguments.pairs)
         return await self._ask(asking, process, session)
 
@@ -156,12 +155,8 @@ class TransportRoute(Route):
         return self._failed(GeneralServerFailure(), "it did not say why, and nothing was seen")
 
     def _failed(self, error: Exception, why: str) -> Exception:
-        _log.info(
-            "the transport {name} failed a client, {error}: {why}",
-            name=self._child.transport_name,
-            error=type(error).__name__,
-            why=why,
-        )
+        name, kind = self._child.transport_name, type(error).__name__
+        _log.info("the transport {name} failed a client, {error}: {why}", name=name, error=kind, why=why)
         return error
 
 

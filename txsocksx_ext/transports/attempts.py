@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
@@ -20,20 +20,8 @@ from ..net.waiters import Waiters
 from ..protocol.codes import ReplyCode
 from ..protocol.messages import Address
 
-
-class Connection(Protocol):
-    """
-    One outgoing connection of the transport.
-
-    :ivar groups: the groups to which it may belong.
-    :ivar outcome: the reply code of the connection attempt; ``None`` until it is known.
-    """
-
-    groups: list[AttemptGroup]
-    outcome: ReplyCode | None
-
-    def abort(self) -> None:
-        """Reset the connection, or stop connecting."""
+if TYPE_CHECKING:
+    from .outbound_proxy import OutboundConnection
 
 
 class AttemptGroup:
@@ -46,7 +34,7 @@ class AttemptGroup:
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
-        self.connections: list[Connection] = []
+        self.connections: list[OutboundConnection] = []
         self._waiting: Waiters[None] = Waiters()
 
     @property
@@ -70,7 +58,7 @@ class AttemptGroup:
         outcomes = {connection.outcome for connection in self.connections}
         return outcomes.pop() if len(outcomes) == 1 and not self.awaits_connection else None
 
-    def add_connection(self, connection: Connection) -> None:
+    def add_connection(self, connection: OutboundConnection) -> None:
         """Add a connection that may belong to one of the attempts."""
         self.connections.append(connection)
         self.check_settled()

@@ -122,7 +122,7 @@ class OutboundConnection(Protocol):
     One outgoing connection of the transport.
 
     :ivar groups: the groups of attempts that it may belong to.
-    :ivar outcome: see `txsocksx_ext.transports.attempts.Connection`.
+    :ivar outcome: the reply code of the connection attempt; ``None`` until it is known.
     """
 
     transport: Any
