@@ -19,7 +19,7 @@ PYTHON_VERSIONS = 3.10 3.11 3.12 3.13
 PROGRAMS = curl:curl tor:tor tor-gencert:tor obfs4proxy:obfs4proxy snowflake-client:snowflake-client \
 	microsocks:microsocks danted:dante-server haproxy:haproxy nc.openbsd:netcat-openbsd sshd:openssh-server ssh:openssh-client dot:graphviz \
 	fail2ban-regex:fail2ban openssl:openssl ip:iproute2 logrotate:logrotate \
-	ncat:ncat socat:socat connect-proxy:connect-proxy corkscrew:corkscrew proxychains4:proxychains4 wget:wget git:git
+	ncat:ncat socat:socat connect-proxy:connect-proxy corkscrew:corkscrew proxychains4:proxychains4 wget:wget git:git tinyproxy:tinyproxy privoxy:privoxy
 
 # The same of the programs that only `make test-peers` runs. PyPI's and npm's are listed in tests/peers.
 PEERS = curl:curl node:nodejs npm:npm plink:putty-tools connect-proxy:connect-proxy

@@ -249,7 +249,7 @@ PLUGGABLE_TRANSPORTS = [
 TOR = [
     (lambda: tor.stream_via(None, "example.com", 80), "tor must be a txtorcon.Tor, not NoneType"),
     (lambda: tor.stream_via(Tor(), reactor, 80), f"host must be str or bytes, not {type(reactor).__name__}"),
-    (lambda: tor.stream_via(Tor(), "example.com", 80, socks_endpoint="tcp:1"), f"socks_endpoint {NO_ENDPOINT}"),
+    (lambda: tor.stream_via(Tor(), "example.com", 80, socks_endpoint=b"tcp:1"), f"socks_endpoint {NO_PROXY}"),
     (lambda: tor.stream_via(Tor(), "example.com", 80, allow_cleartext="no"), "allow_cleartext must be bool, not str"),
     (
         lambda: tor.stream_via(Tor(), "example.com", 80, isolation=7),
@@ -259,7 +259,7 @@ TOR = [
     (lambda: tor.web_agent(Tor(), pool=object()), "pool must be an HTTPConnectionPool, not object"),
     (lambda: tor.web_agent(Tor(), tls_context_factory=3), "tls_context_factory must be an IPolicyForHTTPS, not int"),
     (lambda: tor.resolve(None, "example.com"), "tor must be a txtorcon.Tor, not NoneType"),
-    (lambda: tor.resolve(Tor(), "example.com", socks_endpoint="tcp:1"), f"socks_endpoint {NO_ENDPOINT}"),
+    (lambda: tor.resolve(Tor(), "example.com", socks_endpoint=b"tcp:1"), f"socks_endpoint {NO_PROXY}"),
     (lambda: tor.resolve_ptr(None, "192.0.2.1"), "tor must be a txtorcon.Tor, not NoneType"),
 ]
 

@@ -7,6 +7,7 @@ something else. To write them anew: ``WRITE_TABLES=1 make test TESTS=tests/real/
 
 import time
 from contextlib import asynccontextmanager
+from secrets import token_hex
 
 import pytest
 import pytest_twisted
@@ -28,7 +29,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.threads import deferToThread
 
-from txsocksx_ext import SOCKS5ClientEndpoint
+from txsocksx_ext import HTTPConnectClientEndpoint, SOCKS5ClientEndpoint
 from txsocksx_ext import tor as for_programs
 from txsocksx_ext.errors import OnionServiceNotReachable
 
@@ -48,7 +49,12 @@ FAILURES = Table(
         "exception",
     ],
 )
-TABLES = [NETWORK, FAILURES]
+OVER_HTTP = Table(
+    __file__,
+    "http-onions",
+    ["Target", "tor's HTTPTunnelPort", "the same, with the control port", "server, over HTTP"],
+)
+TABLES = [NETWORK, FAILURES, OVER_HTTP]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,7 +85,8 @@ TARGETS = {
     "a port that does not listen, by an exit": lambda _: ("echo.test", 1),
     "a port that no exit allows": lambda _: ("echo.test", REFUSED_PORT),
 }
-NETWORK.titles = FAILURES.titles = list(TARGETS)
+for each in TABLES:
+    each.titles = list(TARGETS)
 
 TRIES = {NO_KEY: 4, RIGHT_KEY: 2, KILLED: 4, STOPPED: 4}
 """
@@ -119,6 +126,8 @@ def ways(network, server, tor):
         endpoint_at(each) for each in (network.client.plain_port, network.client.extended_port, server)
     )
 
+    tunnels = f"http://127.0.0.1:{network.client.tunnel_port}"
+
     def endpoint(socks, methods):
         return lambda *target: SOCKS5ClientEndpoint(*target, socks, methods)
 
@@ -132,6 +141,11 @@ def ways(network, server, tor):
         "txtorcon, ExtendedErrors port": lambda *target: tor.stream_via(*target, socks_endpoint=extended),
         # Its port is the first that this tor listens on: the plain one.
         HERE: lambda *target: for_programs.stream_via(tor, *target),
+        "tor's HTTPTunnelPort": lambda *target: HTTPConnectClientEndpoint(*target, tunnels, isolation=token_hex()),
+        "the same, with the control port": lambda *target: for_programs.stream_via(
+            tor, *target, socks_endpoint=tunnels
+        ),
+        "server, over HTTP": lambda *target: HTTPConnectClientEndpoint(*target, f"http://127.0.0.1:{server}"),
     }
 
 
@@ -175,11 +189,16 @@ async def test_why_a_target_was_not_reached(title, tor_network, server, tor):
         codes = {way: shown_code(error) for way, error in errors.items()}
         network = {column: names[column] for column in NETWORK.columns}
         failures = {**{column: codes[column] for column in FAILURES.columns[:-1]}, "exception": names[HERE]}
-        if NETWORK.agrees(title, network) and FAILURES.agrees(title, failures):
+        over_http = {column: names[column] for column in OVER_HTTP.columns}
+        if all(
+            table.agrees(title, cells)
+            for table, cells in ((NETWORK, network), (FAILURES, failures), (OVER_HTTP, over_http))
+        ):
             break
         if not tries_left:
             NETWORK.hold(title, network)
             FAILURES.hold(title, failures)
+            OVER_HTTP.hold(title, over_http)
 
 
 def without_finer_reason(error):

@@ -21,7 +21,7 @@ from ..net.timers import clock_of
 from ..net.waiters import Waiters
 from .attach import disconnected
 from .events import bootstrap_progress, bootstrap_summary, parse_descriptor_event, parse_stream_event
-from .listeners import is_among
+from .listeners import SOCKS_LISTENERS, is_among
 from .tracker import StreamEnd, StreamKey, StreamRecord, StreamTracker, onion_address
 
 ATTACH_WITHIN = 30.0
@@ -111,11 +111,14 @@ class ControlConnection(Service):
             asking.addCallbacks(lambda answer: self._saw_cache(address, answer), lambda _: None)
         return self.tracker.expect(key)
 
-    async def end_of(self, record: StreamRecord, said: ReplyError, socks_port: IAddress) -> StreamEnd | None:
+    async def end_of(
+        self, record: StreamRecord, said: ReplyError, socks_port: IAddress, listeners: str = SOCKS_LISTENERS
+    ) -> StreamEnd | None:
         """
         Wait for the event that explains tor's reply.
 
         :param socks_port: the peer address of the stream's connection.
+        :param listeners: tor's key for its ports of that kind.
         :returns: ``None`` if there is no such event.
         """
         for is_checked in (False, True):
@@ -125,12 +128,12 @@ class ControlConnection(Service):
                 if is_checked:
                     break
             # Tor sends events and answers in order, so after an answer the events of the reply have arrived.
-            await self.check(record, socks_port)
+            await self.check(record, socks_port, listeners)
             if not self.is_live:
                 break
         return None
 
-    async def check(self, record: StreamRecord, socks_port: IAddress) -> None:
+    async def check(self, record: StreamRecord, socks_port: IAddress, listeners: str = SOCKS_LISTENERS) -> None:
         """
         Find out why there is no event for a stream that tor has.
 
@@ -140,9 +143,9 @@ class ControlConnection(Service):
         if self.tor is None:
             return
         # Do not share the command with other streams: the answer to an earlier one may precede this stream's events.
-        listeners = await self._ask_for_listeners(self.tor)
+        answer = await self._ask_for_listeners(self.tor, listeners)
         # The stream of a client that left early may have no event.
-        if listeners is None or self.tracker.has_recognized or not self.is_live or is_among(socks_port, listeners):
+        if answer is None or self.tracker.has_recognized or not self.is_live or is_among(socks_port, answer):
             return
         self._is_foreign = True
         _log.warn(
@@ -150,7 +153,7 @@ class ControlConnection(Service):
             " tor's control port, or addresses are translated on the way. Going on without it. Its SOCKS ports:"
             " {listeners}",
             tor=self._tor_name,
-            listeners=listeners or "none",
+            listeners=answer or "none",
         )
 
     def startService(self) -> None:
@@ -245,9 +248,9 @@ class ControlConnection(Service):
         for probe in list(self._probes):
             probe.cancel()
 
-    async def _ask_for_listeners(self, tor: Any) -> str | None:
-        """Return tor's answer about its SOCKS ports; ``None`` if there is none."""
-        probe: Deferred[Any] = tor.protocol.get_info("net/listeners/socks")
+    async def _ask_for_listeners(self, tor: Any, key: str) -> str | None:
+        """Return tor's answer about its SOCKS or HTTP ports; ``None`` if there is none."""
+        probe: Deferred[Any] = tor.protocol.get_info(key)
         self._probes.add(probe)
         try:
             answer = await probe.addTimeout(ANSWERS_WITHIN, self._clock)
@@ -259,7 +262,7 @@ class ControlConnection(Service):
             return None
         finally:
             self._probes.discard(probe)
-        return str(answer["net/listeners/socks"])
+        return str(answer[key])
 
     def _stalled(self, tor: Any) -> None:
         """Drop a control connection that does not answer."""

@@ -10,7 +10,9 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamClientEndpoint
 
+from ..client.http_connect import HTTPConnectClientFactory, HTTPConnectClientProtocol
 from ..client.methods import ClientMethods
+from ..client.proxies import HTTP, Proxy, proxy_of
 from ..client.socks5 import SOCKS5ExtClientFactory, SOCKS5ExtClientProtocol
 from ..errors import (
     HostUnreachable,
@@ -28,6 +30,7 @@ from ..protocol.messages import Reply, Request
 from ..protocol.socks5 import Initiator
 from .control import ControlConnection
 from .failures import classify_failure, of_timeout
+from .listeners import HTTP_LISTENERS, SOCKS_LISTENERS
 from .tracker import StreamEnd, StreamRecord, key_of_source, key_of_target, onion_address
 
 PASSED_OVER_FOR = 5.0
@@ -39,7 +42,7 @@ class TorInstance:
     One tor's SOCKS port, and its control connection if there is one.
 
     :param reactor: provides time.
-    :param socks: the endpoint of the SOCKS port; ``None`` while it is not known.
+    :param socks: the endpoint of the SOCKS port, or a `Proxy` for its HTTPTunnelPort; ``None`` while it is not known.
     :param control: the control connection, or ``None``.
     :param name: identifies this tor in all processes of a server.
     :param allow_cleartext: whether tokens may go to a SOCKS port that is not on
@@ -49,7 +52,7 @@ class TorInstance:
     def __init__(
         self,
         reactor: Any,
-        socks: IStreamClientEndpoint | None,
+        socks: IStreamClientEndpoint | Proxy | None,
         control: ControlConnection | None = None,
         name: str = "tor",
         allow_cleartext: bool = False,
@@ -101,14 +104,20 @@ class TorInstance:
     ) -> Any:
         assert self.socks is not None
         methods = ClientMethods(anonymous=token is None, isolation=token)
-        factory = _TorClientFactory(
-            request, methods, application, allow_cleartext=self._allow_cleartext, reactor=self._reactor
+        proxy = proxy_of(self._reactor, self.socks)
+        kind: Any = _TorHTTPClientFactory if proxy.speaks == HTTP else _TorClientFactory
+        factory = kind(
+            request,
+            proxy.complete(methods),
+            application,
+            allow_cleartext=self._allow_cleartext,
+            reactor=self._reactor,
         )
         factory.stream = stream
         # The factory's request has the name that tor gets, and that its events have.
-        stream.begin(self, factory.request, token)
+        stream.begin(self, factory.request, token, HTTP_LISTENERS if proxy.speaks == HTTP else SOCKS_LISTENERS)
         try:
-            return await factory.begin(self.socks, timeout=None)
+            return await factory.begin(proxy.endpoint, timeout=None)
         except (ProxyClosed, ProxyUnreachable):
             self._pass_over()
             raise
@@ -175,10 +184,11 @@ class WatchedStream:
         self._token: bytes | None = None
         self._control: ControlConnection | None = None
         self._socks_port: IAddress | None = None
+        self._listeners = SOCKS_LISTENERS
 
-    def begin(self, tor: TorInstance, request: Request, token: bytes | None) -> None:
-        """Note which tor is asked next."""
-        self.tor, self._request, self._token = tor, request, token
+    def begin(self, tor: TorInstance, request: Request, token: bytes | None, listeners: str = SOCKS_LISTENERS) -> None:
+        """Note which tor is asked next, and by which kind of port."""
+        self.tor, self._request, self._token, self._listeners = tor, request, token, listeners
         self.is_asked, self.record, self.end, self._control = False, None, None, None
 
     def connected(self, transport: Any) -> None:
@@ -199,7 +209,7 @@ class WatchedStream:
         """Wait for `end`."""
         if self.record is not None and self._control is not None:
             assert self._socks_port is not None
-            self.end = await self._control.end_of(self.record, said, self._socks_port)
+            self.end = await self._control.end_of(self.record, said, self._socks_port, self._listeners)
         return self.end
 
     def error_of_timeout(self) -> ReplyError | None:
@@ -226,7 +236,7 @@ class WatchedStream:
     async def _find_out_why_unseen(self, control: ControlConnection, record: StreamRecord) -> None:
         assert self._socks_port is not None
         try:
-            await control.check(record, self._socks_port)
+            await control.check(record, self._socks_port, self._listeners)
         finally:
             control.tracker.dismiss(record)
 
@@ -253,3 +263,22 @@ class _TorClientFactory(SOCKS5ExtClientFactory):
         if isinstance(answer, Reply):
             return reply_error(answer.code, Dialect.TOR)
         return super().error_for(answer, initiator)
+
+
+class _TorHTTPClientProtocol(HTTPConnectClientProtocol):
+    factory: _TorHTTPClientFactory
+
+    def connectionMade(self) -> None:
+        self.factory.stream.connected(self.transport)
+        super().connectionMade()
+
+    def _begin(self) -> bytes:
+        self.factory.stream.is_asked = True
+        return super()._begin()
+
+
+class _TorHTTPClientFactory(HTTPConnectClientFactory):
+    """The same, at an HTTPTunnelPort."""
+
+    protocol = _TorHTTPClientProtocol
+    stream: WatchedStream

@@ -13,6 +13,9 @@ from twisted.internet.interfaces import IAddress
 
 from ..errors import ProxyUnreachable
 
+SOCKS_LISTENERS = "net/listeners/socks"
+HTTP_LISTENERS = "net/listeners/httptunnel"
+
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """The wildcard addresses, and where a port bound to one is reached on this machine."""
 
@@ -24,8 +27,8 @@ async def socks_listeners(tor: Any) -> list[str]:
     :param tor: a `txtorcon.Tor`.
     :raises ProxyUnreachable: tor has no SOCKS port.
     """
-    answer = await tor.protocol.get_info("net/listeners/socks")
-    listeners = _listeners(str(answer["net/listeners/socks"]))
+    answer = await tor.protocol.get_info(SOCKS_LISTENERS)
+    listeners = _listeners(str(answer[SOCKS_LISTENERS]))
     if not listeners:
         raise ProxyUnreachable("this tor listens on no SOCKS port: its torrc needs a SocksPort")
     return [_endpoint(each) for each in listeners]

@@ -26,6 +26,7 @@ from ..checks import check_endpoint, check_type, kind_of
 from ..client import endpoints
 from ..client.endpoints import DEFAULT_TIMEOUT, checked_timeout, target_address
 from ..client.methods import ClientMethods
+from ..client.proxies import AnyProxy, Proxy
 from ..client.tls import creator_of
 from ..client.web import AgentEndpoints, check_pool, checked_policy
 from ..failures import reply_error
@@ -44,7 +45,7 @@ class _SharedCircuits(enum.Enum):
 SHARED = _SharedCircuits.SHARED
 """No isolation: the streams may share circuits with all others that have no token."""
 
-SOCKSPort = Union[IStreamClientEndpoint, Deferred[IStreamClientEndpoint], None]
+SOCKSPort = Union[AnyProxy, Deferred[IStreamClientEndpoint], None]
 """One of a tor's SOCKS ports, or a Deferred of it; ``None`` for the first that can be reached."""
 
 Isolation = Union[bytes, str, None, _SharedCircuits]
@@ -70,7 +71,8 @@ def stream_via(
     :param tls: whether to speak TLS with the target; or an
         `IOpenSSLClientConnectionCreator` to do it with.
     :param socks_endpoint: one of this tor's SOCKS ports, or a Deferred of it; by
-        default the first that it listens on.
+        default the first that it listens on. It can be an endpoint string or a URL; with
+        ``http://127.0.0.1:9080`` it is tor's HTTPTunnelPort.
     :param isolation: the endpoint's token; by default one of its own.
     :param timeout: seconds until the target is connected; ``None`` for no deadline.
     :param allow_cleartext: whether the token may go to a SOCKS port that is not
@@ -265,10 +267,10 @@ def _streams(
     return StreamsOfTor(tor, _checked_port(tor, socks_endpoint), token, checked_timeout(timeout), allow_cleartext)
 
 
-def _checked_port(tor: Any, socks_endpoint: SOCKSPort) -> IStreamClientEndpoint:
+def _checked_port(tor: Any, socks_endpoint: SOCKSPort) -> IStreamClientEndpoint | Proxy:
     if not hasattr(tor, "protocol"):
         raise TypeError(f"tor must be a txtorcon.Tor, not {kind_of(tor)}")
-    if socks_endpoint is not None and not isinstance(socks_endpoint, Deferred):
+    if socks_endpoint is not None and not isinstance(socks_endpoint, (Deferred, str)):
         check_endpoint("socks_endpoint", socks_endpoint)
     return socks_port(tor, socks_endpoint)
 

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..client.proxies import AnyProxy, Proxy, proxy_of
 from ..client.tls import over_tls
 from ..client.tunnel import PROXY_NOT_REACHED
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
@@ -40,7 +41,7 @@ class StreamsOfTor:
     The settings of streams through a tor.
 
     :ivar tor: a `txtorcon.Tor`.
-    :ivar socks_port: the endpoint of one of its SOCKS ports.
+    :ivar socks_port: the endpoint of one of its SOCKS ports, or a `Proxy` for its HTTPTunnelPort.
     :ivar token: isolates the streams; ``None`` for no isolation.
     :ivar timeout: seconds until the target is connected; ``None`` for no deadline.
     :ivar allow_cleartext: whether the token may go to a port that is not on this
@@ -48,7 +49,7 @@ class StreamsOfTor:
     """
 
     tor: Any
-    socks_port: IStreamClientEndpoint
+    socks_port: IStreamClientEndpoint | Proxy
     token: bytes | None = field(repr=False)
     timeout: float | None
     allow_cleartext: bool = False
@@ -104,16 +105,16 @@ class StreamEndpoint:
 
 
 def socks_port(
-    tor: Any, given: IStreamClientEndpoint | Deferred[IStreamClientEndpoint] | None = None
-) -> IStreamClientEndpoint:
+    tor: Any, given: AnyProxy | Deferred[IStreamClientEndpoint] | None = None
+) -> IStreamClientEndpoint | Proxy:
     """
-    Return the endpoint of a SOCKS port.
+    Return the endpoint of a SOCKS port, or the HTTPTunnelPort that was given as a URL.
 
     :param given: the program's choice; by default the first port of `tor` that can be reached.
     """
     if given is None or isinstance(given, Deferred):
         return _LateEndpoint(tor, given)
-    return given
+    return proxy_of(None, given) if isinstance(given, str) else given
 
 
 @implementer(IStreamClientEndpoint)

@@ -30,6 +30,7 @@ class TorClient(Tor):
     =====================  =========================================================
     ``plain_port``         SOCKS port
     ``extended_port``      SOCKS port with ExtendedErrors
+    ``tunnel_port``        HTTPTunnelPort
     ``plain_socket``       unix socket: SOCKS
     ``extended_socket``    unix socket: SOCKS with ExtendedErrors
     ``control_port``       control port
@@ -42,12 +43,14 @@ class TorClient(Tor):
     def __init__(self, folder: Path, torrc: Sequence[str], *, password: str | None = None) -> None:
         self.plain_port = free_port()
         self.extended_port = free_port()
+        self.tunnel_port = free_port()
         self.control_port = free_port()
         self.plain_socket = folder / "plain"
         self.extended_socket = folder / "extended"
         lines = [
             f"SocksPort 127.0.0.1:{self.plain_port}",
             f"SocksPort 127.0.0.1:{self.extended_port} ExtendedErrors",
+            f"HTTPTunnelPort 127.0.0.1:{self.tunnel_port}",
             f"SocksPort unix:{self.plain_socket}",
             f"SocksPort unix:{self.extended_socket} ExtendedErrors",
             f"ControlPort 127.0.0.1:{self.control_port}",
