@@ -10,13 +10,16 @@ import threading
 from socketserver import BaseRequestHandler, ThreadingTCPServer, ThreadingUnixStreamServer
 
 import pytest
+from support.certificates import Authority
 from support.documentation import DOCS, EXAMPLES, PAGES, README, ROOT
 from support.mail import MailServer
 from support.programs import free_port, need
+from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet.defer import succeed
 from twisted.internet.endpoints import clientFromString, connectProtocol, quoteStringArgument
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
@@ -25,6 +28,7 @@ from txsocksx_ext.protocol.codes import Command, Method
 from txsocksx_ext.protocol.messages import Address, ExtendedRequest, Greeting, Request
 from txsocksx_ext.protocol.pairs import Pairs
 from txsocksx_ext.protocol.socks5 import Initiator, Responder
+from txsocksx_ext.server.auth import portal_for
 from txsocksx_ext.testing import FakeProxy, FakeRoute, Recorder, connect_to
 
 
@@ -126,7 +130,15 @@ async def test_an_endpoint_string_goes_through_two_proxies(listening):
 # The examples.
 
 TESTED_HERE = {
-    *("any_application.py", "extended_client.py", "extended_server.py", "fetch.py", "inside.py", "onion_status.py"),
+    *(
+        "any_application.py",
+        "extended_client.py",
+        "extended_server.py",
+        "fetch.py",
+        "http_proxy.py",
+        "inside.py",
+        "onion_status.py",
+    ),
     *("own_protocol.py", "own_route.py"),
     "route_kind_plugin.py",  # in tests/test_server_extension_points.py
     *("quickstart.py", "resolve.py", "stay_connected.py", "your_tests.py"),
@@ -150,7 +162,8 @@ def test_every_example_is_shown_and_tested():
 def test_every_measured_table_is_shown():
     tables = {path.name for path in (DOCS / "measured").iterdir()}
     shown = "".join(page.read_text() for page in PAGES)
-    assert {name for name in tables if f".. include:: measured/{name}" not in shown} == set()
+    included = set(re.findall(r"^\.\. include:: (?:\.\./)?measured/(\S+)$", shown, re.M))
+    assert tables - included == set()
 
 
 # Twisted's own agent makes its readBody() warn.
@@ -259,6 +272,18 @@ async def test_fetching_through_a_proxy(listening):
     web_port = listening(Site(Hello(), timeout=None))
     proxy_port = listening(SOCKS5ExtFactory(reactor))
     assert await run_example("fetch.py", f"http://localhost:{web_port}/", proxy_at(proxy_port)) == ["200 hello"] * 2
+
+
+async def test_https_of_a_private_authority_through_an_http_proxy(listening, tmp_path):
+    from twisted.internet import reactor
+
+    authority = Authority()
+    (tmp_path / "authority.pem").write_bytes(authority.pem)
+    site = TLSMemoryBIOFactory(authority.server_options("localhost"), False, Site(Hello(), timeout=None))
+    portal = portal_for([InMemoryUsernamePasswordDatabaseDontUse(alice="p@ss")])
+    proxy = f"http://alice:p%40ss@127.0.0.1:{listening(SOCKS5ExtFactory(reactor, portal=portal))}"
+    said = await run_example("http_proxy.py", "localhost", listening(site), proxy, tmp_path / "authority.pem")
+    assert said == ["Agent: 200 hello", "treq: 200 hello", "ClientService: HTTP/1.0 200 OK"]
 
 
 async def test_code_that_knows_nothing_of_proxies(listening):
