@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
@@ -76,7 +76,6 @@ class Session:
     :ivar request: the client's request, or ``None`` before that. An address
         literal that came as a name is replaced by the address.
     :ivar route: the route taken, or ``None`` before that.
-    :ivar route_name: its name.
     :ivar reply_code: the reply code sent, or ``None`` before that.
     :ivar relay: the relay of the stream, while there is one.
     :ivar relay_name: its name.
@@ -100,7 +99,6 @@ class Session:
         self.logout: Callable[[], object] | None = None
         self.request: Request | None = None
         self.route: IRoute | None = None
-        self.route_name = ""
         self.reply_code: int | None = None
         self.relay: IRelay | None = None
         self.relay_name = ""
@@ -148,20 +146,23 @@ class Session:
         method = "no method" if self.method is None else self.method.name
         return f"<Session from {peer_name(self.peer)}, {method}>"
 
-    def take_route(self, route: IRoute) -> None:
+    @property
+    def route_name(self) -> str:
+        """The name of the route taken, or an empty string before that."""
+        if self.route is None:
+            return ""
+        name: str | None = getattr(self.route, "name", None)
+        return type(self.route).__name__ if name is None else name
+
+    def check_keys(self, route: IRoute) -> None:
         """
-        Note which route is taken.
+        Check that a route honours the required keys.
 
         Ignoring a key silently could put streams on one circuit that must not
         share one.
 
-        :raises ConnectionNotAllowed: the route does not honour a required key.
+        :raises ConnectionNotAllowed: it does not.
         """
-        self.route = route
-        name = getattr(route, "name", None)
-        self.route_name = type(route).__name__ if name is None else name
-        if not self.required_keys:
-            return
         honoured: frozenset[str] = getattr(route, "keys", frozenset())
         for key in self.required_keys:
             if not is_among(key, honoured):
@@ -174,11 +175,6 @@ class Session:
         username, password = pairs.get(USERNAME), pairs.get(PASSWD)
         if username is not None or password is not None:
             self.credentials = PairCredentials(username or b"", password or b"")
-
-    def take_relay(self, relay: Any) -> None:
-        """Note the relay that serves the stream."""
-        self.relay = relay
-        self.relay_name = relay.name
 
     def end_relay(self) -> None:
         """Keep the relay's final counts, and let it go."""

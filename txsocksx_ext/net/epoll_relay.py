@@ -146,8 +146,20 @@ class EpollRelay:
             self._reset_watch.discard(self._target)
         for transport in self._transports:
             transport.abortConnection()
-        self._client.close(reset)
-        self._target.close(reset)
+        for side in (self._client, self._target):
+            closing, side.socket = side.socket, None
+            # It has none if starting the relay failed.
+            if closing is None:
+                continue
+            self.poller.forget(closing.fileno())
+            if reset:
+                reset_socket(closing)
+            else:
+                closing.close()
+            if side.unsent:
+                side.keep(_NOTHING)
+            # So that the collector of garbage has no circles to look for.
+            del side.relay, side.other
         ended(reason)
 
 
@@ -162,12 +174,12 @@ class _Side:
     :ivar failed: whether its connection is lost. What came before that may be unread.
     """
 
-    __slots__ = ("_most", "_relay", "failed", "input_ended", "other", "received", "socket", "unsent")
+    __slots__ = ("_most", "failed", "input_ended", "other", "received", "relay", "socket", "unsent")
 
     other: _Side
 
     def __init__(self, relay: EpollRelay) -> None:
-        self._relay = relay
+        self.relay = relay
         self.socket: Any = None
         self.received = 0
         self.unsent = _NOTHING
@@ -199,10 +211,10 @@ class _Side:
         other = self.other
         if self.input_ended or other.unsent or other.failed:
             if events & FAILED and not self.failed and self._has_failed():
-                self._relay.lost(self)
+                self.relay.lost(self)
             return
         for _ in READS_IN_A_TURN:
-            if self._most > BUFFER_SIZE and self._relay.poller.kept < MOST_KEPT:
+            if self._most > BUFFER_SIZE and self.relay.poller.kept < MOST_KEPT:
                 moved = self._move()
                 if self.socket is None or self.input_ended or other.unsent or other.failed:
                     return
@@ -229,12 +241,12 @@ class _Side:
             if count == BUFFER_SIZE:
                 # Those who take all at once get more at once: what is not taken has to be kept.
                 self._most = 2 * BUFFER_SIZE
-        self._relay.poller.again(self.socket.fileno())
+        self.relay.poller.again(self.socket.fileno())
 
     def abandon(self, why: str) -> None:
         """See `txsocksx_ext.net.poller.Watcher`."""
         if self.socket is not None:
-            self._relay.abort(why)
+            self.relay.abort(why)
 
     def pass_on(self, data: bytes) -> None:
         """Send to the other side what was not read here, but before the relay began."""
@@ -245,23 +257,23 @@ class _Side:
     def send(self, data: bytes | memoryview) -> None:
         """Send what came from the other side, after what is unsent, and keep what is left."""
         if self.unsent:
-            self._keep(memoryview(bytes(self.unsent) + data))
+            self.keep(memoryview(bytes(self.unsent) + data))
             return
         try:
             sent = self.socket.send(data)
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._relay.lost(self)
+            self.relay.lost(self)
             return
         if sent < len(data):
-            self._keep(memoryview(bytes(data[sent:])))
+            self.keep(memoryview(bytes(data[sent:])))
 
     def fail(self) -> None:
         """Take note that the connection is lost, and pass on what came before that."""
         self.failed = True
         if self.unsent:
-            self._keep(_NOTHING)
+            self.keep(_NOTHING)
         if not self.input_ended and not self.other.unsent:
             self.ready(READ_EVENTS)
 
@@ -272,25 +284,11 @@ class _Side:
 
     def reset(self) -> None:
         """See `Resettable`."""
-        self._relay.reset()
+        self.relay.reset()
 
-    def close(self, reset: bool) -> None:
-        """Have no more to do with the socket."""
-        closing, self.socket = self.socket, None
-        if closing is None:
-            return
-        self._relay.poller.forget(closing.fileno())
-        if reset:
-            reset_socket(closing)
-        else:
-            closing.close()
-        if self.unsent:
-            self._keep(_NOTHING)
-        # So that the collector of garbage has no circles to look for.
-        del self._relay, self.other
-
-    def _keep(self, unsent: memoryview) -> None:
-        poller = self._relay.poller
+    def keep(self, unsent: memoryview) -> None:
+        """Keep what the socket did not take, in place of what was kept before."""
+        poller = self.relay.poller
         poller.kept += len(unsent) - len(self.unsent)
         if unsent and not self.unsent:
             poller.again(self.socket.fileno())
@@ -303,7 +301,7 @@ class _Side:
         """Pass on much at once; how many bytes. That there were few does not mean that there are no more."""
         source, drain = self.socket.fileno(), self.other.socket.fileno()
         try:
-            count, not_taken = self._relay.poller.pipe.move(source, drain, self._most)
+            count, not_taken = self.relay.poller.pipe.move(source, drain, self._most)
         except OSError:
             self._input_failed()
             return 0
@@ -323,16 +321,16 @@ class _Side:
             return
         self.input_ended = True
         if other.input_ended:
-            self._relay.end("done", reset=False)
+            self.relay.end("done", reset=False)
             return
         try:
             other.socket.shutdown(socket.SHUT_WR)
         except OSError:
-            self._relay.lost(other)
+            self.relay.lost(other)
 
     def _input_failed(self) -> None:
         self.input_ended = True
-        self._relay.lost(self)
+        self.relay.lost(self)
 
     def _send_unsent(self) -> None:
         try:
@@ -340,10 +338,10 @@ class _Side:
         except BlockingIOError:
             return
         except OSError:
-            self._relay.lost(self)
+            self.relay.lost(self)
             return
         # An empty view would keep all that it was cut from.
-        self._keep(self.unsent[sent:] or _NOTHING)
+        self.keep(self.unsent[sent:] or _NOTHING)
         if not self.unsent:
             # What was told of the other side meanwhile was not heeded.
             self.other.ready(READ_EVENTS)

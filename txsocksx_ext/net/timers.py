@@ -8,6 +8,7 @@ deadline of theirs is late by an hour.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import time
 from collections.abc import Callable, Hashable
@@ -163,12 +164,16 @@ def clock_of(reactor: Any) -> IReactorTime:
 _ROUNDING = 1e-6
 """Seconds: the rounding error of sums of floating-point times stays below it."""
 
+_Waiting = dict[Hashable, tuple[float, Callable[[], object]]]
+
 
 class Deadlines:
     """
-    At most one deadline for each owner.
+    At most one deadline for each owner, and one timer for all.
 
     A delayed call for each would cost more memory than the rest of a connection.
+    Deadlines that are equally far away expire in the order in which they were set,
+    so a dictionary for each distance keeps them sorted.
 
     :param clock: tells the time.
     """
@@ -176,8 +181,13 @@ class Deadlines:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._seconds: Callable[[], float] = clock.seconds
-        self._queues: dict[float, _Queue] = {}
-        self._queue_of: dict[Hashable, _Queue] = {}
+        # By distance in seconds: by owner, the time of the deadline and what to call then.
+        self._waiting: dict[float, _Waiting] = {}
+        # By owner, which of these dictionaries its deadline is in.
+        self._waiting_with: dict[Hashable, _Waiting] = {}
+        self._timer: IDelayedCall | None = None
+        # When the timer expires, or infinity. While deadlines expire it is the past, so that none sets the timer.
+        self._expires = math.inf
 
     def start(self, owner: Hashable, seconds: float, expired: Callable[[], object]) -> float:
         """
@@ -188,72 +198,51 @@ class Deadlines:
             raises is logged by the clock; other deadlines stay.
         :returns: the present time, in the clock's seconds.
         """
-        before = self._queue_of.get(owner)
-        if before is not None:
-            del before.waiting[owner]
-        queue = self._queues.get(seconds)
-        if queue is None:
-            queue = self._queues[seconds] = _Queue(self._clock, seconds, self._queue_of)
+        waiting_with = self._waiting_with
+        if owner in waiting_with:
+            del waiting_with[owner][owner]
+        waiting = self._waiting.get(seconds)
+        if waiting is None:
+            waiting = self._waiting[seconds] = {}
         now = self._seconds()
-        self._queue_of[owner] = queue
-        queue.waiting[owner] = now + seconds, expired
-        if queue.timer is None and not queue.is_expiring:
-            queue.set_timer(seconds)
+        deadline = now + seconds
+        waiting[owner] = deadline, expired
+        waiting_with[owner] = waiting
+        if deadline < self._expires:
+            self._set_timer(deadline, seconds)
         return now
 
     def stop(self, owner: Hashable) -> None:
         """Remove the owner's deadline; no-op if there is none."""
-        queue = self._queue_of.pop(owner, None)
-        if queue is not None:
-            del queue.waiting[owner]
+        waiting = self._waiting_with.pop(owner, None)
+        if waiting is not None:
+            del waiting[owner]
 
     def rest(self) -> None:
-        """Cancel the timers that are left when no deadline is. Otherwise they expire once for nothing."""
-        for queue in self._queues.values():
-            queue.cancel_timer()
+        """Cancel the timer, which is left when no deadline is. Otherwise it expires once for nothing."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer, self._expires = None, math.inf
 
-
-class _Queue:
-    """
-    Deadlines of equal length, so they expire in the order in which they were set.
-
-    The timer is set for the first of them, and again when it expires.
-
-    :param seconds: from the time when a deadline is set to its expiration.
-    :ivar waiting: by owner, the time of the deadline and what to call then.
-    """
-
-    def __init__(self, clock: IReactorTime, seconds: float, queue_of: dict[Hashable, _Queue]) -> None:
-        self._clock = clock
-        self._queue_of = queue_of
-        self.waiting: dict[Hashable, tuple[float, Callable[[], object]]] = {}
-        self.timer: IDelayedCall | None = None
-        self.is_expiring = False
-
-    def set_timer(self, seconds: float) -> None:
-        self.timer = self._clock.callLater(seconds, self._expire)
-
-    def cancel_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+    def _set_timer(self, deadline: float, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._expires = self._clock.callLater(seconds, self._expire), deadline
 
     def _expire(self) -> None:
         """Call what is due, and set the timer for the next."""
-        self.timer = None
-        self.is_expiring = True
+        self._timer, self._expires = None, -math.inf
         try:
-            while self.waiting and self._time_left() < _ROUNDING:
-                owner = next(iter(self.waiting))
-                _, expired = self.waiting.pop(owner)
-                del self._queue_of[owner]
-                expired()
+            for waiting in list(self._waiting.values()):
+                while waiting:
+                    owner, (deadline, expired) = next(iter(waiting.items()))
+                    if deadline - self._seconds() >= _ROUNDING:
+                        break
+                    self.stop(owner)
+                    expired()
         finally:
             # Also after a fault: the others keep their deadlines.
-            self.is_expiring = False
-            if self.waiting:
-                self.set_timer(max(self._time_left(), 0.0))
-
-    def _time_left(self) -> float:
-        deadline, _ = next(iter(self.waiting.values()))
-        return deadline - self._clock.seconds()
+            self._expires = math.inf
+            following = min((next(iter(each.values()))[0] for each in self._waiting.values() if each), default=None)
+            if following is not None:
+                self._set_timer(following, max(following - self._seconds(), 0.0))

@@ -4,7 +4,7 @@ One client's connection, from its first byte to its line in the access log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any
@@ -56,12 +56,7 @@ CANCELLED_WITHIN = 2.0
 
 
 _MORE_INPUT = object()
-
-
-@coroutine
-def _more_input() -> Generator[object, None, None]:
-    """Suspend the connection's coroutine until the client has sent more."""
-    yield _MORE_INPUT
+"""What `_serve` yields to be resumed when the client has sent more."""
 
 
 @implementer(IHalfCloseableProtocol)
@@ -98,8 +93,8 @@ class SOCKS5ExtProtocol(Protocol):
             # Twisted's wrapper, which has no public name, tells the balancer's address now, and the client's later.
             header_is_unread = type(transport).__name__ == "HAProxyProtocolWrapper"
             transport = self.transport = with_half_close(transport)
-        session = self.session = Session(transport.getPeer(), factory.policy)
-        factory.connection_made(self)
+        session = self.session
+        factory.connections.add(self)
         session.began = factory.deadlines.start(self, factory.limits.handshake_timeout, self._handshake_expired)
         if header_is_unread:
             self.abort("the PROXY header was not read: listen by SOCKS5ExtService or ProxyProtocolFactory")
@@ -196,7 +191,8 @@ class SOCKS5ExtProtocol(Protocol):
         except BaseException as error:
             self._request_failed(error)
 
-    async def next_message(self) -> Any:
+    @coroutine
+    def next_message(self) -> Any:
         """
         Wait for the client's next message.
 
@@ -204,11 +200,9 @@ class SOCKS5ExtProtocol(Protocol):
         """
         frontend = self._frontend
         assert frontend is not None
-        while True:
-            message = frontend.next_message() if frontend.buffer else None
-            if message is not None:
-                return message
-            await _more_input()
+        while (message := frontend.next_message()) is None:
+            yield _MORE_INPUT
+        return message
 
     def accepted_methods(self) -> Sequence[int]:
         """Ask the factory which methods this client may use."""
@@ -258,10 +252,13 @@ class SOCKS5ExtProtocol(Protocol):
             if not isinstance(chosen, Decision):
                 chosen = session.policy.admit(chosen, request.destination, session)
         decision: Decision = chosen
-        session.take_route(decision.route)
-        if decision.addresses is None and getattr(decision.route, "resolver", None) is not None:
+        route = session.route = decision.route
+        if session.required_keys:
+            session.check_keys(route)
+        if decision.addresses is None and getattr(route, "resolver", None) is not None:
             decision = await decision.policy.resolve(decision, request.destination, session)
-            session.take_route(decision.route)
+            session.route = decision.route
+            session.check_keys(decision.route)
         if self._lost or self._closing or self._given_up:
             # An override turned its cancellation into a decision.
             raise CancelledError()
@@ -303,10 +300,10 @@ class SOCKS5ExtProtocol(Protocol):
             self.reply(bound)
             ended, idle_timeout = self._stream_ended, factory.limits.idle_timeout
             relay = join(transport, target, factory.reactor, ended, idle_timeout, fast=factory.fast_relay)
-            session.take_relay(relay)
+            session.relay, session.relay_name = relay, relay.name
             # A stream needs them no more, and there may be thousands of streams.
             self.transport = self._frontend = None
-            relay.start(frontend.take_read_ahead() if frontend.buffered else b"", self._input_ended)
+            relay.start(frontend.take_read_ahead() if frontend.buffer else b"", self._input_ended)
         except BaseException:
             close_result(target)
             self.factory.log.unexpected(Failure(), session)

@@ -127,7 +127,7 @@ class SOCKS5ExtFactory(Factory):
         # Connections under a policy that was replaced, with whom to tell of the last one's end.
         self._outlived: list[tuple[set[SOCKS5ExtProtocol], Deferred[None]]] = []
         self._peers: Counter[str] = Counter()
-        self._draining = Draining()
+        self._draining: Draining | None = None
         self._failed_logins = FailedLogins(self.clock.seconds)
         self._portal_failures = FailureLog("the portal")
         self._is_full = False
@@ -267,7 +267,7 @@ class SOCKS5ExtFactory(Factory):
         kept, required = classify_keys(tuple(pairs.keys()), known, frozenset(self.keys))
         return pairs.renamed(kept), required
 
-    def buildProtocol(self, addr: IAddress | None) -> SOCKS5ExtProtocol | None:  # type: ignore[override]
+    def buildProtocol(self, addr: IAddress) -> SOCKS5ExtProtocol | None:  # type: ignore[override]
         """Build a protocol, or return ``None`` if there are ``max_connections`` already."""
         if len(self.connections) >= self.limits.max_connections:
             # Logged once until one has left: refused connections must not fill the log.
@@ -277,6 +277,7 @@ class SOCKS5ExtFactory(Factory):
             return None
         built: SOCKS5ExtProtocol = self.protocol()
         built.factory = self
+        built.session = Session(addr, self._policy)
         return built
 
     def count_peer(self, name: str) -> bool:
@@ -290,16 +291,16 @@ class SOCKS5ExtFactory(Factory):
         if not self._peers[name]:
             del self._peers[name]
 
-    def connection_made(self, connection: SOCKS5ExtProtocol) -> None:
-        """Note that a connection has begun."""
-        self.connections.add(connection)
-        self._done.connections += 1
-
     def connection_closed(self, connection: SOCKS5ExtProtocol) -> None:
         """Note that a connection, and the one to its target, have ended."""
         session = connection.session
         self.connections.discard(connection)
-        self._done.add(session)
+        done = self._done
+        done.connections += 1
+        done.up += session.up
+        done.down += session.down
+        if session.reply_code:
+            done.failed += 1
         self._is_full = False
         self.log.ended(session)
         if self._outlived:
@@ -312,7 +313,8 @@ class SOCKS5ExtFactory(Factory):
         if not self.connections:
             self.deadlines.rest()
             self.log.flush()
-            self._draining.emptied()
+            if self._draining is not None:
+                self._draining.emptied()
 
     def _forget_outlived(self, connection: SOCKS5ExtProtocol) -> None:
         for remaining, unused in list(self._outlived):
@@ -324,7 +326,8 @@ class SOCKS5ExtFactory(Factory):
     @property
     def counters(self) -> Counters:
         """What was done so far, open streams included."""
-        counters = replace(self._done, now=len(self.connections))
+        done, now = self._done, len(self.connections)
+        counters = replace(done, now=now, connections=done.connections + now)
         for connection in self.connections:
             counters.up += connection.session.up
             counters.down += connection.session.down
@@ -344,6 +347,8 @@ class SOCKS5ExtFactory(Factory):
             return succeed(None)
         if seconds:
             self.log.draining(len(self.connections), seconds)
+        if self._draining is None:
+            self._draining = Draining()
         return self._draining.wait(self.clock, seconds, self.abort_all)
 
     def abort_all(self) -> None:

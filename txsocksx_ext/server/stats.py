@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from twisted.logger import Logger
 
-from ..context import Session
-
 _log = Logger(namespace="txsocksx_ext.server")
 
 
@@ -31,13 +29,6 @@ class Counters:
     failed: int = 0
     up: int = 0
     down: int = 0
-
-    def add(self, session: Session) -> None:
-        """Count a connection that has ended."""
-        self.up += session.up
-        self.down += session.down
-        if session.reply_code:
-            self.failed += 1
 
     @classmethod
     def sum_of(cls, several: Iterable[Counters]) -> Counters:
