@@ -126,9 +126,8 @@ class MessageReader:
         if isinstance(decoded, int):
             self._needed = decoded
             return None
-        self._needed = 0
         message, length = decoded
-        self.buffer = buffer[length:] if length < len(buffer) else b""
+        self.buffer, self._needed = buffer[length:], 0
         return message
 
 
@@ -326,49 +325,56 @@ def _bound_address(data: Buffer, start: int) -> Decoded[Address]:
 
 def _pairs(data: Buffer, start: int, message: str, limits: PairLimits) -> Decoded[Pairs]:
     """Decode NR PAIRS, at `start`, and as many pairs."""
-    size = len(data)
-    if size < start + 2:
-        return start + 2
+    # Slices of bytes are bytes; nothing is copied if the message came whole.
+    data, size, at = bytes(data), len(data), start + 2
+    if size < at:
+        return at
     count = data[start] << 8 | data[start + 1]
     if count > limits.pairs:
         raise MalformedMessage(message, Fault.LIMIT, f"{count} pairs, and at most {limits.pairs} are taken")
-    values: dict[str, bytes] = {}
-    at = start + 2
+    most_of_key, most_of_value = limits.key_bytes, limits.value_bytes
+    # Clients repeat their keys, so short ones are cached.
+    key_of = _cached_key if most_of_key <= _LONGEST_CACHED else _key_of
     # All sizes are checked against the end that the longest permitted pairs have.
     last = at + limits.total_bytes
+    values: dict[str, bytes] = {}
     for number in range(1, count + 1):
-        if size < at + 2:
-            return at + 2
-        key_length = data[at] << 8 | data[at + 1]
-        if not key_length:
-            raise MalformedMessage(message, Fault.KEY_EMPTY, f"the key of pair {number} is empty")
-        if key_length > limits.key_bytes:
-            raise MalformedMessage(
-                message, Fault.LIMIT, f"the key of pair {number} has {key_length} bytes, at most {limits.key_bytes}"
-            )
+        begin = at + 2
+        if size < begin:
+            return begin
+        end = begin + (data[at] << 8 | data[at + 1])
+        if not begin < end <= begin + most_of_key:
+            raise _bad_key_length(message, number, end - begin, limits)
         # VLEN always follows a key, so both are awaited together.
-        begin, end = at + 2, at + 2 + key_length
-        if end + 2 > last:
-            raise _too_many_bytes(message, limits)
-        if size < end + 2:
-            return end + 2
-        key = _key_of(bytes(data[begin:end]))
-        if key is None:
-            raise MalformedMessage(message, Fault.KEY_CHARACTERS, f"the key of pair {number} is not printable ASCII")
-        if key in values:
-            raise MalformedMessage(message, Fault.KEY_TWICE, f"the key {key} stands twice")
-        value_length = data[end] << 8 | data[end + 1]
-        if value_length > limits.value_bytes:
-            raise MalformedMessage(
-                message, Fault.LIMIT, f"the value of {key} has {value_length} bytes, at most {limits.value_bytes}"
-            )
-        begin, at = end + 2, end + 2 + value_length
+        at = end + 2
         if at > last:
             raise _too_many_bytes(message, limits)
         if size < at:
             return at
-        values[key] = bytes(data[begin:at])
+        key = key_of(data[begin:end])
+        if key is None:
+            raise MalformedMessage(message, Fault.KEY_CHARACTERS, f"the key of pair {number} is not printable ASCII")
+        if key in values:
+            raise MalformedMessage(message, Fault.KEY_TWICE, f"the key {key} stands twice")
+        begin, at = at, at + (data[end] << 8 | data[end + 1])
+        if at - begin > most_of_value:
+            raise MalformedMessage(
+                message, Fault.LIMIT, f"the value of {key} has {at - begin} bytes, at most {most_of_value}"
+            )
+        if at > last:
+            raise _too_many_bytes(message, limits)
+        if size < at:
+            return at
+        values[key] = data[begin:at]
     return Pairs.checked(values), at
+
+
+def _bad_key_length(message: str, number: int, length: int, limits: PairLimits) -> MalformedMessage:
+    if not length:
+        return MalformedMessage(message, Fault.KEY_EMPTY, f"the key of pair {number} is empty")
+    return MalformedMessage(
+        message, Fault.LIMIT, f"the key of pair {number} has {length} bytes, at most {limits.key_bytes}"
+    )
 
 
 def _too_many_bytes(message: str, limits: PairLimits) -> MalformedMessage:
@@ -376,14 +382,10 @@ def _too_many_bytes(message: str, limits: PairLimits) -> MalformedMessage:
 
 
 def _key_of(field: bytes) -> str | None:
-    """Return the key in a field, or ``None`` if it has other characters. Short ones are kept: clients repeat them."""
-    return (_short_key if len(field) <= _SHORT_KEY else _decode_key)(field)
-
-
-def _decode_key(field: bytes) -> str | None:
+    """Return the key in a field, or ``None`` if it has other characters."""
     key = field.decode("latin-1")
     return key if has_key_characters(key) else None
 
 
-_SHORT_KEY = 255
-_short_key = lru_cache(maxsize=1024)(_decode_key)
+_LONGEST_CACHED = 255
+_cached_key = lru_cache(maxsize=1024)(_key_of)

@@ -11,7 +11,7 @@ from ..protocol import codes
 from ..protocol.codes import Dialect, Method, ReplyCode, Status
 from ..protocol.messages import Address, ExtendedRequest, Greeting, Request, UsernamePassword
 from ..protocol.pairs import ERROR, NO_PAIRS, TOR_ERRORS, Pairs
-from ..protocol.socks5 import LONGEST_REASON, Responder, State
+from ..protocol.socks5 import DEFAULT_PREFERENCE, LONGEST_REASON, Responder, State
 
 if TYPE_CHECKING:
     from .connection import SOCKS5ExtProtocol
@@ -64,54 +64,30 @@ class SOCKS5Frontend(Responder):
 
     async def receive_request(self, connection: SOCKS5ExtProtocol) -> Request | None:
         """See `Frontend`."""
-        greeting = await connection.next_message()
-        assert isinstance(greeting, Greeting)
+        greeting: Greeting = await connection.next_message()
         session = connection.session
         session.offered = greeting.methods
-        method = self._select_method(connection)
-        if method == Method.NO_AUTHENTICATION:
-            is_admitted = await self._admit_without_authentication(connection)
-        elif method is None:
-            is_admitted = False
-        else:
-            connection.send(self.select(method))
-            is_admitted = await self._authenticate(connection)
-        if not is_admitted:
-            return None
-        request = await connection.next_message()
-        assert isinstance(request, Request)
-        return request
-
-    def _select_method(self, connection: SOCKS5ExtProtocol) -> Method | None:
-        """Choose the method; ``None`` if none is acceptable, and the client was told."""
-        session = connection.session
+        answer: Any = None
         try:
             method = self.preferred_method(connection.accepted_methods())
+            if method not in DEFAULT_PREFERENCE:
+                raise AuthenticationFailed()
+            session.method = method
+            if method == Method.NO_AUTHENTICATION:
+                # After the selection no message follows that could refuse the client.
+                answer = await connection.authenticate()
         except BaseException as error:
             connection.report(error)
-            method = Method.NO_ACCEPTABLE
-        if method not in (Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD, Method.EXTENDED):
-            self._refuse_methods(connection)
+            connection.close_after(self.select(Method.NO_ACCEPTABLE), "no acceptable method")
             return None
-        session.method = method
-        return method
-
-    def _refuse_methods(self, connection: SOCKS5ExtProtocol) -> None:
-        connection.close_after(self.select(Method.NO_ACCEPTABLE), "no acceptable method")
-
-    async def _admit_without_authentication(self, connection: SOCKS5ExtProtocol) -> bool:
-        """Ask the factory before the method is selected: no message follows that could refuse the client."""
-        try:
-            answer = await connection.authenticate()
-        except BaseException as error:
-            connection.report(error)
-            self._refuse_methods(connection)
-            return False
         if answer is not None:
             # Fail over anything else than pairs: False means to refuse, and a Future may be about to.
             Pairs(dict(answer))
-        connection.send(self.select(Method.NO_AUTHENTICATION))
-        return True
+        connection.send(self.select(method))
+        if method != Method.NO_AUTHENTICATION and not await self._authenticate(connection):
+            return None
+        request: Request = await connection.next_message()
+        return request
 
     async def _authenticate(self, connection: SOCKS5ExtProtocol) -> bool:
         """Receive credentials or pairs, and answer them; return whether the client may go on."""
