@@ -193,7 +193,7 @@ NOT_STARTING = {
     "echo VERSION 1; echo PROXY DONE; echo CMETHODS DONE; exec cat": "does not offer it",
     "echo VERSION 1; echo PROXY DONE; echo CMETHOD obfs4 socks4 127.0.0.1:1; echo CMETHODS DONE; exec cat": "SOCKS4",
     "echo VERSION 1; echo CMETHOD obfs4 socks5 localhost:1; exec cat": "a line CMETHOD is faulty",
-    "exec cat /dev/zero": "a line of it has no end",
+    "exec cat /dev/zero": "a line of its output exceeds 1048576 bytes",
     "exec sleep 60": "not ready after",
 }
 

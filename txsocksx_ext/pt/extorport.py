@@ -65,16 +65,14 @@ def read_cookie(path: Path) -> bytes:
 
 def server_hash(cookie: bytes, client_nonce: bytes, server_nonce: bytes) -> bytes:
     """Return the hash by which tor proves that it knows the cookie (section 3.1)."""
-    return _hash(cookie, b"ExtORPort authentication server-to-client hash", client_nonce, server_nonce)
+    text = b"ExtORPort authentication server-to-client hash"
+    return hmac.digest(cookie, text + client_nonce + server_nonce, "sha256")
 
 
 def client_hash(cookie: bytes, client_nonce: bytes, server_nonce: bytes) -> bytes:
     """Return the hash by which the transport proves that it knows the cookie."""
-    return _hash(cookie, b"ExtORPort authentication client-to-server hash", client_nonce, server_nonce)
-
-
-def _hash(cookie: bytes, *parts: bytes) -> bytes:
-    return hmac.digest(cookie, b"".join(parts), "sha256")
+    text = b"ExtORPort authentication client-to-server hash"
+    return hmac.digest(cookie, text + client_nonce + server_nonce, "sha256")
 
 
 def frame(command: int, body: bytes = b"") -> bytes:

@@ -68,10 +68,10 @@ class ClientConversation:
             return
         is_misplaced = self.is_done or keyword.stage is not self._stage or Role.CLIENT not in keyword.role
         if is_misplaced or (keyword is Keyword.PROXY and not self._is_proxy_pending):
-            raise ConversationFault(f"it says {keyword.word} where that has no place")
+            raise ConversationFault(f"it says {keyword.word} out of order")
         if keyword is Keyword.VERSION:
             if line.text != VERSION:
-                raise ConversationFault("it chose a VERSION that it was not offered")
+                raise ConversationFault("it chose a VERSION that was not offered")
             self._stage = Stage.CONFIGURATION
         elif keyword is Keyword.PROXY:
             self._is_proxy_pending = False
@@ -83,6 +83,6 @@ class ClientConversation:
             # Its text may repeat the login of the outgoing proxy.
             raise ProxyRefused("it takes no proxy")
         elif self._is_proxy_pending:
-            raise ProxyRefused("it says nothing of the proxy")
+            raise ProxyRefused("it does not say PROXY DONE")
         else:
             self.is_done = True

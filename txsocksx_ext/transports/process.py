@@ -5,6 +5,7 @@ The process of a managed transport: its conversation with us, and what of it is 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -14,6 +15,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from ..net.child_process import LONGEST_LINE, STDERR, ChildProcess
+from ..net.recent import RecentDict
 from ..net.timers import clock_of
 from ..net.twisted_transports import endpoint_to
 from .lines import Keyword, parse_line
@@ -52,8 +54,7 @@ class TransportProcess(ChildProcess):
         self.configured: Deferred[None] = Deferred()
         self._name = name
         self._conversation = ClientConversation(outbound_proxy is not None)
-        # A dict, because it keeps the order in which they were given.
-        self._hidden: dict[str, None] = {}
+        self._hidden: RecentDict[str, None] = RecentDict(MOST_HIDDEN)
 
     def line_received(self, descriptor: int, line: bytes) -> None:
         if descriptor == STDERR:
@@ -73,7 +74,7 @@ class TransportProcess(ChildProcess):
 
     def _hear(self, data: bytes) -> None:
         if len(data) > LONGEST_LINE:
-            raise ConversationFault("a line of it has no end")
+            raise ConversationFault(f"a line of its output exceeds {LONGEST_LINE} bytes")
         line = parse_line(data)
         if line is not None and line.keyword is Keyword.LOG:
             level = _LEVELS.get(line.severity, LogLevel.debug)
@@ -102,15 +103,11 @@ class TransportProcess(ChildProcess):
         if not self.configured.called:
             self.configured.errback(ConversationFault(f"it ended before it was ready: {self.end}"))
 
-    def ends_within(self, seconds: float) -> Deferred[bool]:
+    async def ends_within(self, seconds: float) -> bool:
         """Return whether the process has ended, or does so in `seconds`."""
-
-        def still_runs(failure: Failure) -> bool:
-            failure.trap(DeferredTimeoutError)
-            return False
-
-        ended: Deferred[Any] = self.when_ended().addTimeout(seconds, clock_of(self._reactor))
-        return ended.addCallbacks(lambda _: True, still_runs)
+        with suppress(DeferredTimeoutError):
+            await self.when_ended().addTimeout(seconds, clock_of(self._reactor))
+        return self.end is not None
 
     async def close(self) -> None:
         """End the process and its outbound proxy."""
@@ -119,13 +116,10 @@ class TransportProcess(ChildProcess):
             await self.outbound_proxy.close()
 
     def hide(self, values: Iterable[str]) -> None:
-        """Remove values, which the process is given, from its text that is logged from now on."""
+        """Remove arguments of clients from what is logged of the process from now on."""
         for value in values:
             if len(value) >= LEAST_HIDDEN:
-                self._hidden.pop(value, None)
                 self._hidden[value] = None
-        for value in list(self._hidden)[:-MOST_HIDDEN]:
-            del self._hidden[value]
 
     def _for_the_log(self, text: str, most: int = LONGEST_TEXT) -> str:
         # The longest first: one may be a part of another.

@@ -150,7 +150,7 @@ class WorkerProcess(ChildProcess):
         _log.warn("worker {worker}: {line}", worker=self._slot.number + 1, line=line)
 
     def processExited(self, reason: Failure) -> None:
-        """The process is dead, but its last output may not be read yet."""
+        # Not the base's, which closes the pipes after a second: on a busy machine the last counters may come later.
         self._slot.left(self, f"ended: {end_of(reason)}")
 
     def processEnded(self, reason: Failure) -> None:
