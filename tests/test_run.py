@@ -4,8 +4,9 @@ import os
 import sys
 
 import pytest
+from support.namespaces import own_network
 from support.programs import free_port
-from support.ways import listening_on_port
+from support.ways import listening, listening_on_port
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
@@ -195,6 +196,57 @@ class TestSettings:
         output, _, status = await run("--proxy", f"tcp:127.0.0.1:{port}", program(PROGRAM), "name.example", 80)
         assert output[0].startswith(f"the proxy at 127.0.0.1:{port} could not be reached")
         assert status == 0
+
+
+RESOLVING = """
+import sys
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.task import react
+from twisted.protocols.basic import LineOnlyReceiver
+
+class Asking(LineOnlyReceiver):
+    delimiter = b"\\n"
+    def connectionMade(self):
+        self.greeted = Deferred()
+    def lineReceived(self, line):
+        self.greeted.callback(line.decode())
+        self.transport.loseConnection()
+
+async def main(reactor):
+    for host in sys.argv[1:]:
+        asking = await connectProtocol(HostnameEndpoint(reactor, host, 80), Asking())
+        print(await asking.greeted)
+    try:
+        reactor.listenUDP(0, None)
+    except Exception as error:
+        print(type(error).__name__)
+
+react(main)
+"""
+
+
+async def test_only_the_proxy_is_reached_and_no_datagram_is_sent(fake, program, tmp_path):
+    """In a network where there is nothing, and a proxy at a socket in a file."""
+    counters = "grep -E '^(Ip|Udp|Tcp):' /proc/net/snmp"
+    prefix = own_network()
+    async with listening(fake, f"unix:{tmp_path}/proxy"):
+        command = [*prefix, "sh", "-c", f'"$@"; {counters}', "sh", sys.executable, "-m", "txsocksx_ext.cli", "run"]
+        arguments = ["--proxy", f"unix:{tmp_path}/proxy", str(program(RESOLVING)), "name.example", "localhost"]
+        output, said, status = await getProcessOutputAndValue(command[0], [*command[1:], *arguments], os.environ)
+    printed = output.decode().splitlines()
+    assert (printed[:3], said, status) == (["hello", "hello", "CommandNotSupported"], b"", 0)
+    assert [each.destination.host for each in fake.requests] == ["name.example", "localhost"]
+    lines = [line.split() for line in printed[3:]]
+    counted = {
+        f"{protocol}{name}": int(number)
+        for (protocol, *names), (_, *numbers) in zip(lines[::2], lines[1::2], strict=True)
+        for name, number in zip(names, numbers, strict=True)
+    }
+    # Sent, or tried without a route.
+    assert [counted[name] for name in ("Ip:OutRequests", "Ip:OutNoRoutes", "Udp:OutDatagrams", "Tcp:ActiveOpens")] == [
+        0
+    ] * 4
 
 
 ERRORS = {
