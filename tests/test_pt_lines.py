@@ -57,6 +57,10 @@ def test_both_ways(written, line):
     assert parse_line(written + b"\r\n") == line
 
 
+def test_every_line_of_the_table_is_tried():
+    assert {line.keyword for line in LINES.values()} == set(Keyword)
+
+
 # Other spellings that children use.
 
 

@@ -240,6 +240,18 @@ def test_a_slot_stops_whose_worker_could_not_start():
     assert place.clock.getDelayedCalls() == []
 
 
+def test_the_last_line_of_a_worker_on_stderr_is_logged_without_its_end():
+    place, events = Place(), []
+    globalLogPublisher.addObserver(events.append)
+    try:
+        place.slot.process.childDataReceived(2, b"Fatal Python error")
+        place.slot.process.childDataReceived(1, b"counters [1")
+        place.slot.process.processEnded(Failure(ProcessTerminated(signal=6)))
+    finally:
+        globalLogPublisher.removeObserver(events.append)
+    assert [event["line"] for event in events if "line" in event] == ["Fatal Python error"]
+
+
 def test_what_a_library_prints_is_logged_and_harms_nothing():
     place, events = Place(), []
     globalLogPublisher.addObserver(events.append)
