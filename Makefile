@@ -22,7 +22,7 @@ PROGRAMS = curl:curl tor:tor tor-gencert:tor obfs4proxy:obfs4proxy snowflake-cli
 	ncat:ncat socat:socat connect-proxy:connect-proxy corkscrew:corkscrew proxychains4:proxychains4 wget:wget git:git tinyproxy:tinyproxy privoxy:privoxy
 
 # The same of the programs that only `make test-peers` runs. PyPI's and npm's are listed in tests/peers.
-PEERS = curl:curl node:nodejs npm:npm plink:putty-tools connect-proxy:connect-proxy microsocks:microsocks \
+PEERS = chromium:chromium curl:curl node:nodejs npm:npm plink:putty-tools connect-proxy:connect-proxy microsocks:microsocks \
 	redis-server:redis-server sshd:openssh-server ssh-keygen:openssh-client
 
 # A daemon's program is often outside the PATH of a plain user.

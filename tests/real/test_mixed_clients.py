@@ -3,18 +3,14 @@ Real clients of SOCKS4, SOCKS5 and HTTP CONNECT at one listener: 200 KB there, t
 """
 
 import asyncio
-import contextlib
 import socket
-import ssl
 import subprocess
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from python_socks import ProxyError
 from python_socks.async_.asyncio import Proxy as AsyncProxy
 from python_socks.sync import Proxy
+from support.https import https_files
 from support.programs import free_port, has_written, need, twistd
 from support.targets import (
     PAGE,
@@ -191,27 +187,6 @@ def test_curl_is_told_why_a_target_was_not_reached(server):
     assert b"CONNECT tunnel failed, response 502" in failed.stderr
     failed = curl("--proxy", f"socks4a://127.0.0.1:{server.port}", f"http://127.0.0.1:{free_port()}/")
     assert b"(91)" in failed.stderr
-
-
-@contextlib.contextmanager
-def https_files(folder, pem):
-    """A web server with TLS for the files of a folder. Yields its port."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            """Tests read what they need from the client."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as web:
-        web.socket = context.wrap_socket(web.socket, server_side=True)
-        thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield web.server_port
-        finally:
-            web.shutdown()
-            thread.join(PATIENCE)
 
 
 @pytest.fixture

@@ -16,10 +16,14 @@ def version_of_package(name):
     return lambda: json.loads((FOLDER / "node_modules" / name / "package.json").read_text())["version"]
 
 
-def run_node(script, *arguments):
-    """Run a JavaScript module (``import``, top-level ``await``), which finds its arguments in ``process.argv``."""
+def run_node(script, *arguments, given=b""):
+    """
+    Run a JavaScript module (``import``, top-level ``await``), which finds its arguments in ``process.argv``.
+
+    :param given: its standard input.
+    """
     command = [need("node", "nodejs"), "--input-type=module", "--eval", script, "--", *map(str, arguments)]
-    return subprocess.run(command, cwd=FOLDER, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    return subprocess.run(command, cwd=FOLDER, input=given, capture_output=True, timeout=60)
 
 
 _NODE_COMMON = """
