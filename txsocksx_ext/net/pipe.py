@@ -74,7 +74,6 @@ class Pipe:
     def _take_out(self, count: int) -> bytes:
         try:
             return os.read(self._exit, count)
-        except BaseException:
-            # Bytes of one stream must never reach another.
+        except BaseException:  # of any kind: bytes of one stream must never reach another
             self.close()
             raise

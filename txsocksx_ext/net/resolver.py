@@ -57,7 +57,7 @@ _log = Logger(namespace="txsocksx_ext.net")
 class _Threads(ThreadPool):
     """Daemon threads: a silent name server must not delay the end of the process for half a minute."""
 
-    threadFactory = staticmethod(partial(threading.Thread, daemon=True))  # type: ignore[assignment]
+    threadFactory = staticmethod(partial(threading.Thread, daemon=True))  # type: ignore[assignment]  # Twisted declares a class
 
 
 class Resolver:
@@ -121,7 +121,7 @@ class Resolver:
         asking = Deferred.fromCoroutine(
             self._limiter.run(share, lambda: self._in_thread(socket.getnameinfo, (host, 0), socket.NI_NAMEREQD))
         )
-        return asking.addCallbacks(lambda found: str(found[0]), failed)  # type: ignore[arg-type]
+        return asking.addCallbacks(lambda found: str(found[0]), failed)  # type: ignore[arg-type]  # `failed` always raises
 
     @property
     def _uses_system(self) -> bool:
@@ -166,7 +166,7 @@ def _unreachable(failure: Failure) -> Failure:
         return failure
     if not failure.check(OSError, ValueError):
         # A bug in another resolver. Do not log its message, which may hold the name.
-        _log.warn("the reactor's name resolver failed: {error}", error=failure.type.__name__)  # type: ignore[union-attr]
+        _log.warn("the reactor's name resolver failed: {error}", error=type(failure.value).__name__)
     unreachable = HostUnreachable("the name has no address")
     unreachable.__cause__ = failure.value
     return Failure(unreachable)

@@ -59,8 +59,8 @@ class TLSTransport(ProtocolWrapper):
 
     def __init__(self, replaced: TLSMemoryBIOProtocol, can_half_close: bool) -> None:
         # Set this first, because `wrappedProtocol` reads it.
-        self._replaced = replaced
-        super().__init__(replaced.factory, replaced.wrappedProtocol)  # type: ignore[arg-type]
+        self._replaced: Any = replaced  # Twisted declares its attributes for other classes than it stores
+        super().__init__(replaced.factory, replaced.wrappedProtocol)  # type: ignore[arg-type]  # as of its own factory
         self.transport: Any = replaced.transport
         self.connected = 1
         self.disconnecting: bool = False
@@ -89,7 +89,7 @@ class TLSTransport(ProtocolWrapper):
 
     @wrappedProtocol.setter
     def wrappedProtocol(self, protocol: IProtocol | None) -> None:
-        self._replaced.wrappedProtocol = protocol  # type: ignore[assignment]
+        self._replaced.wrappedProtocol = protocol
 
     # Called by the transport below.
 
@@ -394,6 +394,6 @@ class TLSTransport(ProtocolWrapper):
         self._replaced.factory.unregisterProtocol(self._replaced)
         # It has reference cycles too.
         vars(self._replaced).clear()
-        self._replaced.wrappedProtocol = None  # type: ignore[assignment]
+        self._replaced.wrappedProtocol = None
         self._output.close()
         self._connection = None

@@ -139,7 +139,8 @@ def bound_address(transport: Any) -> Address:
     Through another proxy, return the address that the proxy has reported.
     """
     if hasattr(transport, "bound_address"):
-        return transport.bound_address()  # type: ignore[no-any-return]
+        bound: Address = transport.bound_address()
+        return bound
     through = getattr(getattr(transport, "protocol", None), "bound", None)
     if through is not None:
         return UNSPECIFIED if through.type == AddressType.NONE else through
@@ -266,11 +267,11 @@ def open_transport(endpoint: IStreamClientEndpoint) -> Deferred[ITransport]:
 
 
 def _transport_of(protocol: Any) -> ITransport:
-    transport: Any = protocol.transport
+    transport: ITransport = protocol.transport
     if is_connected_to_itself(transport):
         abort(transport)
         raise ConnectionRefusedError()
-    return transport  # type: ignore[no-any-return]
+    return transport
 
 
 def is_connected_to_itself(transport: Any) -> bool:

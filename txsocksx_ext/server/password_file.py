@@ -184,6 +184,6 @@ def _replace(path: Path, content: bytes, status: os.stat_result | None) -> None:
             file.flush()
             os.fsync(descriptor)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException:  # of any kind: leave no temporary file
         os.unlink(temporary)
         raise

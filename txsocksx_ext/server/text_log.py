@@ -20,6 +20,7 @@ from zope.interface import implementer
 from ..net.signals import on_signals
 from .access_log import CONNECTION_FORMATS, NAMESPACE, connection_line
 from .log_file import LogFile
+from .start_failures import logs_to_stdout
 
 
 @implementer(ILogObserver)
@@ -92,14 +93,15 @@ def text_log(options: Mapping[str, Any], reactor: Any) -> TextLog | None:
     :returns: ``None`` if the options ask for another kind of log.
     :raises OSError: the file cannot be opened.
     """
-    name, in_foreground = options.get("logfile"), options.get("nodaemon")
+    name = options.get("logfile")
     if "nodaemon" not in options or options.get("logger") or options.get("syslog"):
         return None
     if options.get("debug"):  # --debug hides the other options
         return None
-    if name == "-" or (in_foreground and not name):
-        # A daemon has no standard output; twistd reports that.
-        return TextLog(sys.stdout, reactor) if in_foreground else None
+    if logs_to_stdout(options):
+        return TextLog(sys.stdout, reactor)
+    if name == "-":  # a daemon has no standard output, which twistd reports
+        return None
     file = LogFile(name or "twistd.log")
     if not signal.getsignal(signal.SIGUSR1):
         on_signals(reactor, file.reopen_or_rotate, signal.SIGUSR1)

@@ -48,7 +48,7 @@ class StateFolder:
         try:
             self._take(lock)
             made.rename(lock)
-        except BaseException:
+        except (OSError, FolderInUse):
             os.close(self._lock)
             raise
 

@@ -59,7 +59,7 @@ class SharedListener:
     sockets: list[socket.socket]
     where: str
     path: str = ""
-    _port: Any = field(default=None, repr=False)
+    _port: unix.Port | None = field(default=None, repr=False)
 
     @property
     def family(self) -> int:
@@ -118,7 +118,9 @@ class _OpeningReactor(_ReactorWrapper):
         self._workers = workers
         self.opened: SharedListener | None = None
 
-    def listenTCP(self, port: int, factory: Any, backlog: int = BACKLOG, interface: str = "") -> SharedListener:
+    def listenTCP(
+        self, port: int, factory: IProtocolFactory, backlog: int = BACKLOG, interface: str = ""
+    ) -> SharedListener:
         """See `IReactorTCP`."""
         family = socket.AF_INET6 if isIPv6Address(interface) else socket.AF_INET
         sockets: list[socket.socket] = []
@@ -136,13 +138,13 @@ class _OpeningReactor(_ReactorWrapper):
         return self._keep(sockets, f"port {port}")
 
     def listenSSL(
-        self, port: int, factory: Any, contextFactory: Any, backlog: int = BACKLOG, interface: str = ""
+        self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = BACKLOG, interface: str = ""
     ) -> SharedListener:
         """See `IReactorSSL`. The workers do TLS."""
         return self.listenTCP(port, factory, backlog, interface)
 
     def listenUNIX(
-        self, address: str, factory: Any, backlog: int = BACKLOG, mode: int = 0o666, wantPID: bool = False
+        self, address: str, factory: IProtocolFactory, backlog: int = BACKLOG, mode: int = 0o666, wantPID: bool = False
     ) -> SharedListener:
         """See `IReactorUNIX`. Twisted's port here owns the file and its lock."""
         path = os.path.abspath(address)
@@ -152,7 +154,7 @@ class _OpeningReactor(_ReactorWrapper):
         kept.path, kept._port = path, port
         return kept
 
-    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: Any) -> SharedListener:
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> SharedListener:
         """See `IReactorSocket`. The endpoint closes the descriptor that it passes."""
         adopted = socket.socket(fileno=os.dup(fileDescriptor))
         return self._keep([adopted], "a socket from systemd")
@@ -176,7 +178,7 @@ def _bound(family: int, interface: str, port: int, *, is_first: bool) -> socket.
         # Set it on the first socket only after bind(), so that a port of another server is refused even if that
         # server would share it.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    except BaseException:
+    except OSError:
         made.close()
         raise
     return made
@@ -235,25 +237,30 @@ class _AdoptingReactor(_ReactorWrapper):
         super().__init__(reactor)
         self._family = family
 
-    def listenTCP(self, port: int, factory: Any, backlog: int = BACKLOG, interface: str = "") -> Any:
+    def listenTCP(
+        self, port: int, factory: IProtocolFactory, backlog: int = BACKLOG, interface: str = ""
+    ) -> IListeningPort:
         """See `IReactorTCP`."""
         if self._family == socket.AF_UNIX:  # of a systemd: listener
             return self.listenUNIX("", factory, backlog)
         if self.is_spare:
-            spare = _SparePort._fromListeningDescriptor(self._reactor, self.descriptor, self._family, factory)
+            spare: IListeningPort = _SparePort._fromListeningDescriptor(
+                self._reactor, self.descriptor, self._family, factory
+            )
             spare.startListening()
             return spare
-        return self._reactor.adoptStreamPort(self.descriptor, self._family, factory)
+        adopted: IListeningPort = self._reactor.adoptStreamPort(self.descriptor, self._family, factory)
+        return adopted
 
     def listenSSL(
-        self, port: int, factory: Any, contextFactory: Any, backlog: int = BACKLOG, interface: str = ""
-    ) -> Any:
+        self, port: int, factory: IProtocolFactory, contextFactory: Any, backlog: int = BACKLOG, interface: str = ""
+    ) -> IListeningPort:
         """See `IReactorSSL`."""
         return self.listenTCP(port, TLSMemoryBIOFactory(contextFactory, False, factory), backlog, interface)
 
     def listenUNIX(
-        self, address: str, factory: Any, backlog: int = BACKLOG, mode: int = 0o666, wantPID: bool = False
-    ) -> Any:
+        self, address: str, factory: IProtocolFactory, backlog: int = BACKLOG, mode: int = 0o666, wantPID: bool = False
+    ) -> IListeningPort:
         """See `IReactorUNIX`."""
         port = _AdoptedUNIXPort(self.descriptor, factory, backlog, self._reactor)
         port.startListening()
@@ -277,7 +284,7 @@ class _AdoptedUNIXPort(unix.Port):
     # As Twisted's own adopted TCP port: shutting the socket down would end it for all processes that have it.
     _shouldShutdown = False
 
-    def __init__(self, descriptor: int, factory: Any, backlog: int, reactor: Any) -> None:
+    def __init__(self, descriptor: int, factory: IProtocolFactory, backlog: int, reactor: Any) -> None:
         # An abstract name, so that Twisted looks for no file.
         super().__init__(b"\0adopted", factory, backlog, reactor=reactor)
         self._preexistingSocket = socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
