@@ -10,6 +10,7 @@ import threading
 from socketserver import BaseRequestHandler, ThreadingTCPServer, ThreadingUnixStreamServer
 
 import pytest
+from examples.raw_peers import proxy, target
 from support.certificates import Authority
 from support.documentation import DOCS, EXAMPLES, PAGES, README, ROOT
 from support.mail import MailServer
@@ -398,6 +399,22 @@ def test_a_route_of_ones_own(program, serving, tmp_path):
     assert said[0].startswith("failed with reply code 0x04")
     said = run_example_blocking("onion_status.py", "localhost", 80, proxy_at(port))
     assert said[0].startswith("failed with reply code 0x02")
+
+
+async def test_the_command_of_the_page_on_extending():
+    from twisted.internet import reactor
+
+    page = (DOCS / "howto" / "extend.rst").read_text()
+    (code,) = [block for block in code_blocks(page, "python") if "COMMANDS" in block]
+    names = {}
+    async with target() as far:
+        exec(code.replace("!= 80", f"!= {far.port}"), names)
+        async with proxy(names["MyFactory"](reactor)) as server:
+            assert await server.code("127.0.0.1", 80) == 0x02
+            client, code, _ = await server.ask("127.0.0.1", far.port)
+            assert code == 0x00
+            client.abort()
+            await (await far.accept()).lost()
 
 
 def test_a_protocol_of_ones_own(program, serving):
