@@ -163,6 +163,18 @@ def test_a_worker_that_is_told_to_end_drains_and_another_takes_its_place(workers
     assert "Traceback" not in server.output
 
 
+def test_connections_that_wait_for_a_hung_worker_are_served_by_another(workers):
+    server = workers()
+    hung, other = workers_of(server)
+    with Target(echo) as far:
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            with streams(server, far, 20) as clients:
+                assert len(served_by(server, clients)[other]) == 20
+        finally:
+            os.kill(hung, signal.SIGCONT)
+
+
 def test_a_worker_that_cannot_start_is_tried_again_after_growing_pauses(workers, tmp_path):
     users = tmp_path / "users"
     line = "alice:" + PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("secret") + "\n"
