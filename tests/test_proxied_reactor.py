@@ -9,6 +9,7 @@ import pytest
 import pytest_twisted
 from examples.raw_peers import until
 from support.certificates import Authority
+from support.documentation import DOCS
 from support.programs import free_port
 from support.ways import LOGIN, listening, listening_on_port
 from treq.client import HTTPClient
@@ -56,6 +57,7 @@ from txsocksx_ext.errors import (
     NoAcceptableMethod,
     ProxyRefused,
 )
+from txsocksx_ext.protocol.codes import Method
 from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.protocol.socks5 import State
 from txsocksx_ext.testing import Ending, FakeProxy, Recorder
@@ -64,6 +66,12 @@ from txsocksx_ext.testing import Ending, FakeProxy, Recorder
 class Echo(Protocol):
     def dataReceived(self, data):
         self.transport.write(data)
+
+
+class WebServer(Protocol):
+    def dataReceived(self, data):
+        self.transport.write(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+        self.transport.loseConnection()
 
 
 class Client(ClientFactory):
@@ -362,6 +370,19 @@ class TestFailures:
         assert isinstance(await failure_through(of(FakeProxy(code=5))), ConnectionRefusedError)
         assert isinstance(await failure_through(of(FakeProxy(code=4))), DNSLookupError)
         assert type(await failure_through(of(FakeProxy(method=0xFF)))) is NoAcceptableMethod
+
+    async def test_what_their_users_read_is_in_the_documentation(self):
+        page = " ".join((DOCS / "howto" / "applications.rst").read_text().split())
+        port = free_port()
+        down = proxied_reactor(reactor, f"socks5://127.0.0.1:{port}")
+        assert str(await failure_through(down)).replace(f":{port} ", ":1080 ") in page
+        for answers in ({"code": 5}, {"code": 4}, {"code": 6}, {"code": 2}, {"method": 0xFF}):
+            assert str(await failure_through(of(FakeProxy(**answers)))) in page
+        wrong = of(FakeProxy(method=Method.USERNAME_PASSWORD, status=1), methods=LOGIN)
+        assert str(await failure_through(wrong)) in page
+        async with listening_on_port(Factory.forProtocol(WebServer)) as web:
+            no_proxy = proxied_reactor(reactor, f"socks5://127.0.0.1:{web}")
+            assert str(await failure_through(no_proxy)) in page
 
     async def test_the_timeout_is_the_reactors_and_not_the_callers(self):
         it = of(FakeProxy(stop_at=State.REPLY, ending=Ending.SILENCE), timeout=0.2)
