@@ -276,9 +276,10 @@ async def test_a_number_that_means_nothing_is_told_as_a_general_failure():
             return 0x42
 
     async with proxy(Mine(reactor, policy=table(Honouring()))) as server:
-        line, headers, _ = await refusal(server)
+        line, headers, text = await refusal(server)
     assert line.startswith("HTTP/1.1 500 ")
     assert headers["Tor-Request-Failed"] == "socks5ext/GeneralServerFailure"
+    assert text == f"{errors.GeneralServerFailure.message}\n"
 
 
 async def test_remote_procedures_of_arti_are_not_implemented():

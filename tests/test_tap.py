@@ -64,6 +64,23 @@ def test_the_defaults():
 
 
 @pytest.mark.parametrize(
+    ("arguments", "served"),
+    [
+        ((), {0x05: "socks5", 0x04: "socks4", ord("C"): "http", ord("c"): "http"}),
+        (("--protocol", "http", "--protocol", "socks4"), {0x04: "socks4", ord("C"): "http", ord("c"): "http"}),
+        (("--protocol", "socks5"), {0x05: "socks5"}),
+    ],
+)
+def test_the_protocols_by_first_bytes(arguments, served):
+    frontends = factory(*arguments).frontends
+    assert {byte: frontends[byte].name for byte in (0x05, 0x04, *b"Cc", 0x16, 0x80) if frontends[byte].name} == served
+
+
+def test_an_unknown_protocol_is_named():
+    assert refused("--protocol", "SOCKS5") == "--protocol: unknown protocol 'SOCKS5'; known are socks5, socks4, http"
+
+
+@pytest.mark.parametrize(
     ("option", "value", "read", "expected"),
     [
         ("--handshake-timeout", "2.5", lambda limits: limits.handshake_timeout, 2.5),

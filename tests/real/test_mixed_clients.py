@@ -239,6 +239,26 @@ def test_git_clones_by_https(server, site, tmp_path, scheme):
     assert (tmp_path / "copy" / "file").read_bytes() == SENT
 
 
+def test_curl_reaches_the_proxy_by_tls(socks5ext, authority, web_port, tmp_path):
+    pem, port = authority.trusted_server(tmp_path), free_port()
+    server = socks5ext("--auth=memory:alice:right", listen=[f"ssl:{port}:privateKey={pem}:interface=127.0.0.1"])
+    assert has_written(server, f"starting on {port}")
+    proxy = ("--proxytunnel", "--proxy", f"https://alice:right@localhost:{port}")
+    trust = ("--proxy-cacert", tmp_path / "trusted" / "authority.pem")
+    posted = curl(*proxy, *trust, f"http://127.0.0.1:{web_port}/", "--data-binary", "@-", given=SENT)
+    assert (posted.returncode, posted.stdout) == (0, SENT), posted.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_curl_uses_the_protocols_that_are_served(socks5ext, web_port, workers):
+    server = socks5ext("--protocol", "http", "--protocol", "socks4", "--workers", workers)
+    page = f"http://127.0.0.1:{web_port}/"
+    for scheme in ("http", "socks4a"):
+        fetched = curl("--proxytunnel", "--proxy", f"{scheme}://127.0.0.1:{server.port}", page)
+        assert (fetched.returncode, fetched.stdout) == (0, PAGE), fetched.stderr
+    assert curl("--proxy", f"socks5h://127.0.0.1:{server.port}", page).returncode != 0
+
+
 # python-socks
 
 

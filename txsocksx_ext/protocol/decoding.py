@@ -109,6 +109,10 @@ class MessageReader:
         rest, self.buffer = bytes(self.buffer), b""
         return rest
 
+    def close(self) -> None:
+        """Drop what was fed: nothing more is decoded."""
+        self.buffer = b""
+
     def decode(self, decoder: Decoder[M], limits: PairLimits = DEFAULT_PAIR_LIMITS) -> M | None:
         """
         Decode the next message; ``None`` if more bytes are needed.

@@ -25,8 +25,7 @@ from .pairs import PairLimits, Pairs, check_key, has_key_characters
 
 MAX_REQUEST_HEAD = 16 * 1024
 """The most bytes of a request's head, with the empty line: twice what tor takes."""
-MAX_RESPONSE_HEAD = 64 * 1024
-MAX_HEADERS = 100
+MAX_RESPONSE_HEAD, MAX_HEADERS = 64 * 1024, 100
 PAIR_HEADER = "Socks5Ext-Pair"
 """One pair of method 0x97: ``KEY=VALUE``, with the value percent-encoded."""
 
@@ -102,14 +101,15 @@ def _headers_of(lines: Iterable[str]) -> Headers:
 
 
 def request(data: Buffer, limits: PairLimits) -> Decoded[HTTPRequest]:
-    """Decode the head of an `HTTPRequest`. CR and LF stand only together, and only at the end of a line."""
+    """Decode the head of an `HTTPRequest`."""
     found = _END_OF_HEAD.search(data, 0, MAX_REQUEST_HEAD)
     length = data.find(b"\n", 0, MAX_REQUEST_HEAD) + 1 if found is None else found.end()
     head = data[:length].decode("latin-1")
     line = _REQUEST_LINE.match(head)
     # Other protocols begin with letters too, and may wait for an answer to their first line.
     if line is None and length:
-        raise _malformed(data, Fault.VERSION, "the request line is malformed")
+        fault = Fault.SYNTAX if data.startswith(b"CONNECT ") else Fault.VERSION
+        raise _malformed(data, fault, "the request line is malformed")
     if found is None or line is None:
         if len(data) < MAX_REQUEST_HEAD:
             return len(data) + 1

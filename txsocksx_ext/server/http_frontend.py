@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import starmap
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.internet.defer import CancelledError
@@ -115,15 +116,12 @@ def _capabilities(keys: frozenset[str], with_credentials: bool) -> str:
     return " ".join(sorted(headers))
 
 
-@lru_cache(maxsize=64)
-def _success(minor: int, capabilities: str, is_over_tor: bool, pairs: Pairs) -> bytes:
-    headers = [("Tor-Capabilities", capabilities)]
-    if is_over_tor:
-        headers.append(_VIA)
-    return response(200, "OK", headers + [pair_header(key, value) for key, value in pairs.items()], minor=minor)
-
-
 _VIA = ("Via", "tor/1.0 tor-network (socks5ext)")
+
+
+@lru_cache(maxsize=64)
+def _success(minor: int, capabilities: str, is_over_tor: bool) -> bytes:
+    return response(200, "OK", [("Tor-Capabilities", capabilities), *[_VIA] * is_over_tor], minor=minor)
 
 
 class HTTPFrontend(Responder):
@@ -136,7 +134,7 @@ class HTTPFrontend(Responder):
     )
     is_reply_due = False
     _has_message = False
-    _answered_pairs = NO_PAIRS
+    _pairs_to_answer = NO_PAIRS
     _capabilities = ""
     _session: Session
 
@@ -149,10 +147,6 @@ class HTTPFrontend(Responder):
     def has_request(self) -> bool:
         """See `Frontend`."""
         return bool(self.buffer) or self._has_message
-
-    def close(self) -> None:
-        """See `Frontend`."""
-        self.buffer = b""
 
     async def receive_request(self, connection: SOCKS5ExtProtocol) -> Request | None:
         """See `Frontend`."""
@@ -177,7 +171,9 @@ class HTTPFrontend(Responder):
             connection.close_after(response(405, "Method Not Allowed", headers, text, self.minor), "method not allowed")
             return False
         if message.target != "*" or has_body(message):
-            raise self._refused("OPTIONS is for *, and has no body")
+            violation = MalformedHTTP("HTTPRequest", Fault.SYNTAX, "OPTIONS is for *, and has no body", 400)
+            self.refuse(violation)
+            raise violation
         routes = self._session.policy.routes
         is_tor = all(getattr(route, "is_over_tor", False) for route in routes)
         headers += [("Server", "tor/1.0 (socks5ext)" if is_tor else "socks5ext"), ("Content-Length", "0")]
@@ -187,11 +183,6 @@ class HTTPFrontend(Responder):
             return False
         connection.send(answer)
         return True
-
-    def _refused(self, detail: str) -> MalformedHTTP:
-        violation = MalformedHTTP("HTTPRequest", Fault.SYNTAX, detail, 400)
-        self.refuse(violation)
-        return violation
 
     async def _receive_connect(self, message: HTTPRequest, connection: SOCKS5ExtProtocol) -> Request | None:
         self._has_message = True
@@ -211,7 +202,7 @@ class HTTPFrontend(Responder):
             connection.reply_and_close(codes.COMMAND_NOT_SUPPORTED, UNSPECIFIED, CommandNotSupported.__name__)
             return None
         if pairs:
-            self._answered_pairs = answered
+            self._pairs_to_answer = answered
         self.is_reply_due = True
         return request
 
@@ -270,8 +261,15 @@ class HTTPFrontend(Responder):
     def success(self, bound: Address) -> bytes:
         """See `Frontend`."""
         self.is_reply_due, self.replied = False, 0
-        is_over_tor = bool(getattr(self._session.route, "is_over_tor", False))
-        return _success(self.minor, self._capabilities, is_over_tor, self._answered_pairs)
+        head = _success(self.minor, self._capabilities, self._is_over_tor)
+        if self._pairs_to_answer:
+            lines = [f"{name}: {value}\r\n" for name, value in starmap(pair_header, self._pairs_to_answer.items())]
+            head = head[:-2] + "".join(lines).encode("ascii") + b"\r\n"
+        return head
+
+    @property
+    def _is_over_tor(self) -> bool:
+        return bool(getattr(self._session.route, "is_over_tor", False))
 
     def failure(self, code: ReplyCode | int, error: BaseException | None) -> bytes:
         """See `Frontend`."""
@@ -282,7 +280,7 @@ class HTTPFrontend(Responder):
         status, problem = ANSWERS[row]
         relay_reason: str = getattr(error, "relay_reason", "")
         headers = [("Tor-Capabilities", self._capabilities)]
-        if getattr(self._session.route, "is_over_tor", False):
+        if self._is_over_tor:
             headers.append(_VIA)
         if row is codes.CONNECTION_REFUSED and relay_reason == "CONNECTREFUSED":
             status = STATUS_OF_RELAYS_REFUSAL
@@ -300,7 +298,8 @@ class HTTPFrontend(Responder):
             ("Tor-Request-Failed", tokens_of(row, relay_reason)),
             ("Proxy-Status", f"socks5ext; error={problem}"),
         ]
-        return response(status, reason_of(status, row), headers, reply_class(number, dialect).message, self.minor)
+        text = reply_class(row.number, row.dialect).message
+        return response(status, reason_of(status, row), headers, text, self.minor)
 
     def _is_address_refused(self, error: BaseException | None) -> bool:
         request = self._session.request

@@ -69,7 +69,3 @@ class SOCKS4Frontend(Responder):
             code, offered_extended=False, selected=Method.NO_AUTHENTICATION, dialect=Dialect.PLAIN
         )
         return self.rejected()
-
-    def close(self) -> None:
-        """See `Frontend`."""
-        self.buffer = b""
