@@ -3,7 +3,6 @@ The route through real tor, in a private network: what clients of the server hea
 streams share circuits.
 """
 
-import contextlib
 import os
 import re
 import time
@@ -34,12 +33,10 @@ from support.tornet import (
     POINTERS,
     REFUSED_PORT,
     VERSION_2_ADDRESS,
-    ControlError,
     bad_checksum,
     never_published,
     socks,
 )
-from support.tornet.process import wait_until
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 from twisted.internet.task import deferLater
@@ -258,19 +255,6 @@ async def servers_inside(routes, deadline):
         yield servers
 
 
-def fetch_descriptor(client, address):
-    """Let tor fetch the descriptor of an onion service, and wait until it has it."""
-    identity = address.removesuffix(".onion")
-    client.control.command(f"HSFETCH {identity}")
-
-    def has_descriptor():
-        with contextlib.suppress(ControlError):
-            return any(client.control.command(f"GETINFO hs/client/desc/id/{identity}"))
-        return False
-
-    wait_until(has_descriptor, "tor has the descriptor", 20.0)
-
-
 class TestMortalService:
     async def test_stopped(self, tor_network):
         """Tor itself would let everybody wait for 120 seconds."""
@@ -279,7 +263,7 @@ class TestMortalService:
         deadline = 3
         try:
             # A busy machine may need longer than the deadline for this.
-            await deferToThread(fetch_descriptor, tor_network.client, address)
+            await deferToThread(tor_network.client.fetch_descriptor, address)
             async with servers_inside(routes_to(tor_network.client), deadline) as servers:
                 begun = time.monotonic()
                 heard = await gatherResults(

@@ -11,7 +11,7 @@ from pathlib import Path
 from support.programs import free_port
 
 from .control import ControlError
-from .process import Tor
+from .process import Tor, wait_until
 
 
 def hashed_password(password: str) -> str:
@@ -65,6 +65,18 @@ class TorClient(Tor):
 
     def remove_key(self, address: str) -> None:
         self.control.command(f"ONION_CLIENT_AUTH_REMOVE {address.removesuffix('.onion')}")
+
+    def fetch_descriptor(self, address: str, timeout: float = 20.0) -> None:
+        """Fetch the descriptor of an onion service, and wait until this tor has it."""
+        identity = address.removesuffix(".onion")
+        self.control.command(f"HSFETCH {identity}")
+
+        def has_descriptor() -> bool:
+            with contextlib.suppress(ControlError):
+                return bool(self.control.info(f"hs/client/desc/id/{identity}"))
+            return False
+
+        wait_until(has_descriptor, f"{self} has the descriptor of {address}", timeout)
 
     def forget_circuits(self, address: str) -> None:
         """Close its circuits to an onion service."""
