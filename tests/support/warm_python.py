@@ -46,7 +46,10 @@ class Popen(subprocess.Popen):
         command = [os.fspath(each) for each in args]
         # The last in Python 3.10, and the last but one after it.
         is_session = more[15]
-        if command[0] != sys.executable or (command[1].startswith("-") and command[1] not in ("-c", "-m")) or pass_fds:
+        is_python = command[0] == sys.executable and (command[1] in ("-c", "-m") or not command[1].startswith("-"))
+        environment = os.environ if env is None else env
+        # What is on PYTHONPATH may change how Python starts.
+        if not is_python or pass_fds or environment.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
             super()._execute_child(args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *more)
             return
         pipes = more[3:9]
@@ -54,7 +57,7 @@ class Popen(subprocess.Popen):
         self.pid = _server().start(
             [own if each == -1 else each for own, each in enumerate(given)],
             command=command[1:],
-            environment=dict(os.environ if env is None else env),
+            environment=dict(environment),
             cwd=os.fspath(cwd or os.getcwd()),
             is_session=bool(is_session),
         )
@@ -81,11 +84,9 @@ class _Server:
     def __init__(self):
         self._lock = threading.Lock()
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(other.fileno())],
             pass_fds=[other.fileno()],
-            env=environment,
             stdin=subprocess.DEVNULL,
         )
         other.close()
@@ -173,22 +174,20 @@ def _become(program):
     os.environ.update(program["environment"])
     os.chdir(program["cwd"])
     kind, *rest = program["command"]
-    paths = os.environ.get("PYTHONPATH", "")
-    sys.path[:1] = [each for each in paths.split(":") if each]
     if kind == "-c":
         code, *arguments = rest
         sys.argv = ["-c", *arguments]
-        sys.path.insert(0, "")
+        sys.path[0] = ""
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         exec(compile(code, "<string>", "exec"), main.__dict__)
     elif kind == "-m":
         module, *arguments = rest
         sys.argv = ["-m", *arguments]
-        sys.path.insert(0, os.getcwd())
+        sys.path[0] = os.getcwd()
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     else:
         sys.argv = [kind, *rest]
-        sys.path.insert(0, str(Path(kind).resolve().parent))
+        sys.path[0] = str(Path(kind).resolve().parent)
         runpy.run_path(kind, run_name="__main__")
 
 
