@@ -117,13 +117,13 @@ class ProxiedEndpoint:
         allow_cleartext: bool,
         reactor: Any,
     ) -> None:
+        self.target = target_address(host, port)
+        found = proxy_of(reactor, proxy, self.speaks)
         check_type("allow_cleartext", allow_cleartext, bool)
         if reactor is not None:
             check_reactor("reactor", reactor)
-        self.target = target_address(host, port)
-        found = proxy_of(reactor, proxy, self.speaks)
         self._proxy = found.endpoint
-        self._methods = found.complete(methods)
+        self._methods = methods if found.login is None else found.complete(methods)
         self._timeout = checked_timeout(timeout)
         self._allow_cleartext = allow_cleartext
         self._reactor = reactor

@@ -13,7 +13,7 @@ from typing import Any
 from ..checks import checked_pair, kind_of
 from ..protocol.codes import Method
 from ..protocol.messages import UsernamePassword
-from ..protocol.pairs import PASSWD, TOR_ISOLATION, USERNAME, Pairs, as_bytes
+from ..protocol.pairs import NO_PAIRS, PASSWD, TOR_ISOLATION, USERNAME, Pairs, as_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,11 @@ class ClientMethods:
     @property
     def has_secrets(self) -> bool:
         """Whether there is anything to send that others should not read."""
-        return self.login is not None or self.isolation is not None or bool(self.pairs)
+        return self.login is not None or self.isolation is not None or self._has_pairs
+
+    @property
+    def _has_pairs(self) -> bool:
+        return self.pairs is not NO_PAIRS and bool(self.pairs)
 
     def offer(self) -> tuple[Method, ...]:
         """
@@ -86,7 +90,7 @@ class ClientMethods:
             offered.append(Method.EXTENDED)
         if self.login is not None or self.isolation is not None:
             offered.append(Method.USERNAME_PASSWORD)
-        if self.anonymous and not self.pairs and self.isolation is None:
+        if self.anonymous and not self._has_pairs and self.isolation is None:
             offered.append(Method.NO_AUTHENTICATION)
         return tuple(offered)
 
@@ -98,6 +102,8 @@ class ClientMethods:
 
     def pairs_to_send(self) -> Pairs:
         """Return the pairs, with the login and the token as pairs of their own unless they stand there already."""
+        if self.pairs is not None and self.login is None and self.isolation is None:
+            return self.pairs
         pairs = dict(self.pairs or ())
         if self.login is not None and USERNAME not in pairs and PASSWD not in pairs:
             pairs = {USERNAME: self.login.username, PASSWD: self.login.password, **pairs}
@@ -126,8 +132,8 @@ def _token(given: Any) -> bytes:
 
 
 def _pairs(given: Any) -> Pairs:
-    if given is None:
-        return Pairs()
+    if not given and (given is None or isinstance(given, Mapping)):
+        return NO_PAIRS
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
         raise TypeError(f'extended must be a mapping such as {{"tor.isolation": "alice"}}, not {kind_of(given)}')
     return Pairs(given if isinstance(given, Mapping) else (checked_pair("extended", pair) for pair in given))

@@ -35,6 +35,8 @@ from .diagnosis import no_acceptable_method
 from .methods import ClientMethods
 from .tunnel import SOCKS5Address, TunnelFactory, TunnelProtocol
 
+_NO_SECRET = ExtendedRequest()
+
 DOUBT = 1.0
 """Seconds in which tor has closed the connection if its 0xF0 was a failure."""
 
@@ -67,12 +69,6 @@ class SOCKS5ExtClientProtocol(TunnelProtocol):
     def _begin(self) -> bytes:
         return self._initiator.offer(self.factory.offer())
 
-    def _listen(self) -> None:
-        if self._doubted is None:
-            super()._listen()
-        else:
-            self._believe_data()
-
     def _heard(self, message: Message) -> None:
         if isinstance(message, MethodSelection):
             self._selected(message.method)
@@ -101,18 +97,17 @@ class SOCKS5ExtClientProtocol(TunnelProtocol):
         if self._is_echo:  # before anything secret is sent
             raise MalformedMessage("MethodSelection", Fault.METHOD)
         if method == Method.EXTENDED:
-            pairs = self.factory.pairs()
-            self._authenticate(ExtendedRequest(pairs), is_secret=bool(pairs))
+            self._authenticate(ExtendedRequest(self.factory.pairs()))
         elif method == Method.USERNAME_PASSWORD:
-            self._authenticate(self.factory.credentials(), is_secret=True)
+            self._authenticate(self.factory.credentials())
         elif method == Method.NO_AUTHENTICATION:
             self._ask()
         else:
             self._fail(no_acceptable_method(self._initiator.offered))
 
-    def _authenticate(self, message: ExtendedRequest | UsernamePassword, is_secret: bool) -> None:
+    def _authenticate(self, message: ExtendedRequest | UsernamePassword) -> None:
         # Again, since the choices of a subclass may be secrets that the methods do not hold.
-        if is_secret:
+        if message != _NO_SECRET:
             self._check_privacy()
         self._say(self._initiator.authenticate(message))
 
@@ -152,7 +147,12 @@ class SOCKS5ExtClientProtocol(TunnelProtocol):
     def _doubt(self, reply: Reply) -> None:
         """Wait whether the proxy closes the connection, as it does at once after a real failure."""
         self._doubted = reply
+        self._receive = self._receive_in_doubt  # type: ignore[method-assign]
         self._doubt_ends = clock_of(self.factory.reactor).callLater(DOUBT, self._attempt, self._end_doubt)
+        self._believe_data()
+
+    def _receive_in_doubt(self, data: bytes) -> None:
+        self._initiator.feed(data)
         self._believe_data()
 
     def _believe_data(self) -> None:
@@ -231,7 +231,8 @@ class SOCKS5ExtClientFactory(TunnelFactory):
             check_protocol_factory("application", application)
         self._dialect = dialect
         self._limits = limits
-        super().__init__(request, ClientMethods.of(methods), application, allow_cleartext, reactor)
+        given = methods if isinstance(methods, ClientMethods) else ClientMethods.of(methods)
+        super().__init__(request, given, application, allow_cleartext, reactor)
 
     def initiator(self) -> Initiator:
         """Return our end of the conversation."""

@@ -241,7 +241,7 @@ class TunnelProtocol(Protocol):
         self.factory = factory
         self._initiator = initiator
         self._first_words = b""
-        self._is_private = False
+        self._is_new_tls = False
         self._is_over = False
         # Who has the connection, where the transport cannot be given away.
         self._successor: IProtocol | None = None
@@ -272,8 +272,8 @@ class TunnelProtocol(Protocol):
         self._attempt(self._open)
 
     def _open(self) -> None:
-        # Before anything is sent.
-        self._is_private = self._only_the_proxy_reads()
+        # TLS that begins with us ends at the proxy. Older TLS may end at one whose tunnel we are in.
+        self._is_new_tls = is_encrypted(self.transport) and self.transport.getPeerCertificate() is None
         if self.factory.methods.has_secrets:
             self._check_privacy()
         self._first_words = self._begin()
@@ -282,13 +282,13 @@ class TunnelProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._successor is not None:
             self._successor.dataReceived(data)
-        if self._is_over:
-            return
-        self._initiator.feed(data)
-        self._attempt(self._listen)
+        if not self._is_over:
+            self._attempt(self._receive, data)
 
-    def _listen(self) -> None:
-        while not self._is_over and (message := self._initiator.next_message()) is not None:
+    def _receive(self, data: bytes) -> None:
+        initiator = self._initiator
+        initiator.feed(data)
+        while initiator.buffer and not self._is_over and (message := initiator.next_message()) is not None:
             self._heard(message)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -320,19 +320,13 @@ class TunnelProtocol(Protocol):
 
     # Who reads what we say.
 
-    def _only_the_proxy_reads(self) -> bool:
-        """Return whether only the proxy can read what we send. Call it before anything is sent."""
-        transport, address = self.transport, self.factory.proxy_address
-        is_tls = is_encrypted(transport)
-        # TLS that begins with us ends at the proxy. Older TLS may end at one whose tunnel we are in.
-        if is_tls and transport.getPeerCertificate() is None:
-            return True
-        # Any tunnel returns another address than that of its near end.
-        return bool((is_tls or is_local(address)) and address == transport.getPeer())
-
     def _check_privacy(self) -> None:
         """Raise `CleartextRefused` where others could read what goes to the proxy."""
-        if not self._is_private and not self.factory.allow_cleartext:
+        transport, address = self.transport, self.factory.proxy_address
+        if self._is_new_tls or self.factory.allow_cleartext:
+            return
+        # Any tunnel returns another address than that of its near end.
+        if not (is_encrypted(transport) or is_local(address)) or address != transport.getPeer():
             raise CleartextRefused()
 
     # The end of the conversation.
@@ -346,7 +340,7 @@ class TunnelProtocol(Protocol):
         if application is None:
             self._fail(NoProtocol())
             return
-        read_ahead = self._initiator.take_read_ahead()
+        read_ahead = self._initiator.take_read_ahead() if self._initiator.buffer else b""
         delivery = None
         # A paused protocol keeps what comes, and is asked for it.
         if read_ahead and not isinstance(application, PausedProtocol):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from . import codes, decoding
@@ -203,6 +204,12 @@ class Conversation(decoding.MessageReader):
         """Note a violation, while `state` still says in which message it was."""
 
 
+@lru_cache(maxsize=128)
+def _greeting_with(methods: tuple[Method, ...]) -> bytes:
+    """Programs offer the same methods each time, so keep the bytes."""
+    return Greeting(methods).encode()
+
+
 class Initiator(Conversation, role=Role.INITIATOR):
     """
     The client's end.
@@ -238,7 +245,11 @@ class Initiator(Conversation, role=Role.INITIATOR):
 
     def offer(self, methods: tuple[Method, ...]) -> bytes:
         """Return the bytes that begin the conversation: a greeting with `methods`."""
-        return self.send(Greeting(methods))
+        if self.state is not State.GREETING:
+            return self.send(Greeting(methods))
+        encoded = _greeting_with(methods)
+        self.state, self.offered = State.SELECTION, methods
+        return encoded
 
     def authenticate(self, message: UsernamePassword | ExtendedRequest) -> bytes:
         """
