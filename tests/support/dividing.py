@@ -1,20 +1,24 @@
 """
-Which tests run at the same time, where several processes run them: ``make pytest JOBS=2``.
+Which tests run at the same time, where several processes run them: ``make pytest JOBS=3``.
 
-A process runs a file in its order, then the next one. `tests/real` is as one file: those tests share a private Tor
-network, and real programs have clocks of their own, for which one such test at a time is enough.
+A process runs a file in its order, then the next one. The files that use the private Tor network are as one file:
+the network is started once, and has clocks of its own, for which one such test at a time is enough.
 """
 
-from pathlib import PurePosixPath
+from functools import cache
 
 from xdist.scheduler import LoadFileScheduling
 
-REAL = PurePosixPath("tests/real")
+
+@cache
+def uses_tor_network(path):
+    """Return whether a test in this file takes the fixture ``tor_network``."""
+    return "tor_network" in path.read_text()
 
 
 class Dividing(LoadFileScheduling):
-    """What pytest-xdist's ``--dist=loadfile`` is, with real programs together."""
+    """What pytest-xdist's ``--dist=loadfile`` is, with all files that use the Tor network together."""
 
     def _split_scope(self, nodeid):
         file = super()._split_scope(nodeid)
-        return str(REAL) if REAL in PurePosixPath(file).parents else file
+        return "the Tor network" if uses_tor_network(self.config.rootpath / file) else file
