@@ -102,7 +102,7 @@ AT_ONCE = 32
 @pytest.fixture(scope="module")
 def server():
     with programs() as start:
-        yield twistd(start, "--route=127.0.0.1=direct", "--route=*=refuse")
+        yield twistd(start, "--protocol=socks5", "--route=127.0.0.1=direct", "--route=*=refuse")
 
 
 def connected(server, method=None):
