@@ -130,6 +130,13 @@ def test_success_and_what_is_joined_to_it(answer, most_at_once):
     tried.outcome.close()
 
 
+def test_the_pairs_of_the_answer():
+    tried = attempt(b"HTTP/1.1 200 OK\r\nSocks5Ext-Pair: club.seat=A%3D1\r\n\r\n", pairs={"club.card": "7"})
+    (address,) = tried.application.addresses
+    assert address.pairs == {"club.seat": b"A=1"}
+    tried.outcome.close()
+
+
 @pytest.mark.parametrize("answer", [None, OK[:-1], b"HTTP/1.1 100 Continue\r\n\r\n"])
 def test_nothing_is_built_before_the_whole_success(answer):
     tried = attempt(answer)
@@ -269,6 +276,7 @@ def test_a_body_is_not_waited_for():
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20000, "more than 65536 bytes"),
         (b"HTTP/1.1 2x0 OK\r\n\r\n", "malformed"),
         (b"HTTP/1.1 200 OK\r\nno header\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 200 OK\r\nSocks5Ext-Pair: \x01\r\n\r\n", "does not speak HTTP as it should"),
         (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "another protocol"),
         (b"\x05\xff", "SOCKS5"),
         (b"\x00\x5b\x00\x00\x00\x00\x00\x00", "SOCKS4"),

@@ -11,9 +11,9 @@ from urllib.parse import quote_from_bytes
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IProtocolFactory
 
 from ..checks import check_type, checked_pair
-from ..protocol.http_connect import HTTPResponse, Initiator, basic_credentials, connect_request, pair_header
+from ..protocol.http_connect import HTTPResponse, Initiator, basic_credentials, connect_request, pair_header, pairs_of
 from ..protocol.messages import Request, UsernamePassword
-from ..protocol.pairs import TOR_ISOLATION, Pairs, as_bytes
+from ..protocol.pairs import DEFAULT_PAIR_LIMITS, TOR_ISOLATION, Pairs, as_bytes
 from .endpoints import DEFAULT_TIMEOUT, ProxiedEndpoint
 from .http_answers import error_for_response
 from .methods import ClientMethods
@@ -51,7 +51,8 @@ class HTTPConnectClientProtocol(TunnelProtocol):
     def _heard(self, message: HTTPResponse) -> None:
         destination = self.factory.request.destination
         if 200 <= message.status <= 299:
-            self._succeeded(SOCKS5Address(destination.host, destination.port))
+            answered = pairs_of(message.headers, DEFAULT_PAIR_LIMITS)
+            self._succeeded(SOCKS5Address(destination.host, destination.port, pairs=answered))
         else:
             self._fail(error_for_response(message, destination))
 

@@ -55,7 +55,7 @@ class SOCKS5Address:
     :ivar port: the target's.
     :ivar bound: the address that the proxy says it used.
     :ivar method: the authentication method that a SOCKS5 proxy selected.
-    :ivar pairs: what a SOCKS5 proxy answered to our pairs.
+    :ivar pairs: what the proxy answered to our pairs.
     """
 
     def __init__(
