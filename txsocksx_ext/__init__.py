@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .client.retrying import ReconnectingClientService, RetryingEndpoint
     from .client.socks4 import SOCKS4ClientEndpoint
     from .client.socks5 import SOCKS5ExtClientFactory, SOCKS5ExtClientProtocol
+    from .client.strings import endpoint_string
     from .client.tunnel import SOCKS5Address
     from .client.web import SOCKS5AgentEndpointFactory, web_agent
     from .net.twisted_transports import open_transport
@@ -47,6 +48,7 @@ _HOMES = {
     "SOCKS5ExtProtocol": "server",
     "Session": "context",
     "TransportRoute": "route.transport",
+    "endpoint_string": "client.strings",
     "open_transport": "net.twisted_transports",
     "proxied_reactor": "client.proxied_reactor",
     "resolve": "client.endpoints",
@@ -75,6 +77,7 @@ __all__ = [
     "SOCKS5ExtProtocol",
     "Session",
     "TransportRoute",
+    "endpoint_string",
     "open_transport",
     "proxied_reactor",
     "resolve",

@@ -157,15 +157,15 @@ def endpoint_string(description: str) -> str:
         if kind == "tls" and _is_ipv6(host) and "endpoint" not in keywords:
             # Twisted's parser takes every host of tls: for a name, but not that of the endpoint below it.
             way = {name: value for name, value in keywords.items() if name in ("timeout", "bindAddress")}
-            keywords["endpoint"] = _written(["tcp", host, port], way)
+            keywords["endpoint"] = write_description(["tcp", host, port], way)
     elif kind == "unix":
         path = arguments[1] if len(arguments) == 2 else keywords.get("path", "")
         if len(os.fsencode(path)) > _LONGEST_PATH:
             raise ValueError(f"the path of a unix socket has at most {_LONGEST_PATH} bytes")
-    return _written(arguments, keywords)
+    return write_description(arguments, keywords)
 
 
-def _written(arguments: Sequence[str], keywords: Mapping[str, str]) -> str:
+def write_description(arguments: Sequence[str], keywords: Mapping[str, str]) -> str:
     """Return what `parse_description` takes apart."""
 
     def quoted(text: str) -> str:
@@ -248,4 +248,4 @@ def endpoint_description(arguments: Sequence[str]) -> str:
         return arguments[0]
     if arguments[1].startswith("//"):
         return ":".join(arguments)
-    return endpoint_string(_written(with_joined_addresses(arguments), {}))
+    return endpoint_string(write_description(with_joined_addresses(arguments), {}))

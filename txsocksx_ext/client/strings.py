@@ -7,13 +7,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.endpoints import quoteStringArgument
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
+from ..addresses import host_and_port
 from ..descriptions import (
     is_number,
     refuse_unknown,
     secret_from_file,
     with_joined_addresses,
+    write_description,
     yes_or_no,
 )
 from ..protocol.messages import UsernamePassword
@@ -22,6 +25,7 @@ from .any_proxy import endpoint_through
 from .endpoints import DEFAULT_TIMEOUT, checked_timeout
 from .methods import ClientMethods
 from .proxies import HTTP, SOCKS4, SOCKS5, proxy_of
+from .tls import creator_for_host, trust_root_of
 
 DEFAULT_PROXY = "tcp:127.0.0.1:1080"
 
@@ -33,6 +37,8 @@ KEYWORDS = frozenset(
         "host",
         "port",
         "proxy",
+        "proxyhost",
+        "proxyport",
         "username",
         "password",
         "password-file",
@@ -40,6 +46,7 @@ KEYWORDS = frozenset(
         "retries",
         "dialect",
         "tls",
+        "trustRoots",
         "allow-cleartext",
     }
 )
@@ -70,17 +77,39 @@ def endpoint_from_arguments(
     login = _login(kind, settings)
     anonymous = login is None and not pairs
     endpoint = endpoint_through(
-        proxy_of(reactor, settings.get("proxy", DEFAULT_PROXY), speaks),
+        proxy_of(reactor, _proxy(kind, settings), speaks),
         host,
         port,
         ClientMethods(anonymous, login, Pairs(pairs)),
         timeout=_timeout(kind, settings),
         dialect=settings.get("dialect", "auto"),
-        tls=yes_or_no("tls", settings.get("tls", "no")),
+        tls=_tls(kind, host, settings),
         allow_cleartext=yes_or_no("allow-cleartext", settings.get("allow-cleartext", "no")),
         reactor=reactor,
     )
     return _retried(kind, reactor, endpoint, settings.get("retries", "0"))
+
+
+def endpoint_string(host: str, port: int, *, kind: str = "socks5ext", **keywords: object) -> str:
+    """
+    Return an endpoint string, with backslashes where they belong.
+
+    :param kind: ``socks5ext``, ``httpconnect`` or ``socks4a``.
+    :param keywords: those of the string, with values that are str, bytes, numbers or bools. A name may have an
+        underscore instead of its dash; pairs such as ``**{"tor.isolation": token}`` may stand among them.
+    :raises ValueError: a keyword is unknown.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"there is no kind {kind!r} of endpoint: there are {', '.join(KINDS)}")
+    named = {name if _is_pair(name) else name.replace("_", "-"): _text(value) for name, value in keywords.items()}
+    refuse_unknown(named, KEYWORDS - {"host", "port"}, f"the endpoint {kind}", _holds_secret)
+    return write_description([kind, host, str(port)], named)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def _is_pair(keyword: str) -> bool:
@@ -98,14 +127,40 @@ def _target(kind: str, arguments: Sequence[str], settings: Mapping[str, str], ha
     if host is None or port is None:
         raise ValueError(f"the endpoint {kind} is written {kind}:HOST:PORT")
     if given:
-        raise ValueError(
-            f"the endpoint {kind} has {len(given)} arguments after HOST:PORT: a colon inside a value is written \\:"
-        )
+        hint = "a colon inside a value is written \\:"
+        cut = ":".join([settings.get("proxy", ""), *given])
+        # Only the proxy is likely to have colons, but what follows it may also belong to a secret.
+        if "proxy" in settings and not has_secrets and "@" not in cut:
+            hint += f", as in proxy={quoteStringArgument(cut)}"
+        raise ValueError(f"the endpoint {kind} has {len(given)} arguments after HOST:PORT: {hint}")
     if not is_number(port):
         # Where the port was left out, this may be the rest of a secret, behind a colon without a backslash.
         shown = "" if has_secrets else f", not {port!r}"
         raise ValueError(f"the port of the endpoint {kind} is a number{shown}")
     return host, int(port)
+
+
+def _proxy(kind: str, settings: Mapping[str, str]) -> str:
+    """Return where the proxy is, as `proxy_of` takes it."""
+    if "proxyhost" not in settings:
+        if "proxyport" in settings:
+            raise ValueError(f"the endpoint {kind} takes proxyport only together with proxyhost=")
+        return settings.get("proxy", DEFAULT_PROXY)
+    if "proxy" in settings:
+        raise ValueError(f"the endpoint {kind} takes either proxy= or proxyhost=")
+    port = settings.get("proxyport", "1080")
+    if not is_number(port):
+        raise ValueError(f"the proxyport of the endpoint {kind} is a number, not {port!r}")
+    return host_and_port(settings["proxyhost"], int(port))
+
+
+def _tls(kind: str, host: str, settings: Mapping[str, str]) -> bool | IOpenSSLClientConnectionCreator:
+    is_tls = yes_or_no("tls", settings.get("tls", "no"))
+    if "trustRoots" not in settings:
+        return is_tls
+    if not is_tls:
+        raise ValueError(f"the endpoint {kind} takes trustRoots only together with tls=yes")
+    return creator_for_host(host, trust_root_of(settings["trustRoots"]))
 
 
 def _login(kind: str, settings: Mapping[str, str]) -> UsernamePassword | None:

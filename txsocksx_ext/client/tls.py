@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from OpenSSL.crypto import Error
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.error import NoProtocol
@@ -19,7 +21,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamClientEndpoint,
 )
-from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 from zope.interface import directlyProvides, implementer, providedBy
 
 from ..checks import kind_of
@@ -27,28 +29,46 @@ from ..checks import kind_of
 _ASCII_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
-def creator_for_host(host: str) -> IOpenSSLClientConnectionCreator:
+def creator_for_host(host: str, trust_root: Any = None) -> IOpenSSLClientConnectionCreator:
     """
-    Make what `optionsForClientTLS` makes for a host, trusting what the platform trusts.
+    Make what `optionsForClientTLS` makes for a host.
 
     Names in ASCII are taken as they are. IDNA 2008, which Twisted holds them against,
     forbids some that exist, such as ``under_score.example`` and ``r3---sn-4g5e.example``.
 
     :param host: an address literal without brackets, or a name in ASCII. A dot at its
         end is left out: neither certificates nor SNI (RFC 6066, section 3) have it.
+    :param trust_root: an `IOpenSSLTrustRoot`; by default the platform's.
     :raises ValueError: no certificate can hold this name.
     """
     name = host.removesuffix(".")
     try:
-        return optionsForClientTLS(name)
+        return optionsForClientTLS(name, trust_root)
     except UnicodeError as error:  # of the package idna
         if _ASCII_NAME.fullmatch(name) is None:
             raise ValueError(f"a host name that TLS can verify has letters, digits, - and _ alone: {error}") from None
     # Twisted has no public way past IDNA. Should these attributes get other names, no
     # certificate is accepted, since none is issued for a name in .invalid (RFC 6761).
-    creator: Any = optionsForClientTLS("host.invalid")
+    creator: Any = optionsForClientTLS("host.invalid", trust_root)
     creator._hostnameBytes, creator._hostnameASCII = name.encode("ascii"), name
     return creator  # type: ignore[no-any-return]
+
+
+def trust_root_of(path: str) -> Any:
+    """
+    Return what trusts the certificates of a PEM file, or of the files ``*.pem`` in a folder.
+
+    :raises ValueError: there are none, or they cannot be read.
+    """
+    try:
+        files = sorted(Path(path).glob("*.pem")) if Path(path).is_dir() else [Path(path)]
+        certificates = [Certificate.loadPEM(each.read_bytes()) for each in files]
+    except (OSError, Error) as error:
+        why = getattr(error, "strerror", None) or "it is no PEM certificate"
+        raise ValueError(f"the certificates to trust cannot be read from {path}: {why}") from None
+    if not certificates:
+        raise ValueError(f"there is no certificate in {path}: its files have to end in .pem")
+    return trustRootFromCertificates(certificates)
 
 
 def checked_creator(creator: Any) -> IOpenSSLClientConnectionCreator:
