@@ -21,6 +21,7 @@ from ..net.own_addresses import own_addresses
 from ..net.resolver import Resolver
 from ..protocol.codes import AddressType, Command
 from ..protocol.messages import Address, Request
+from ..protocol.pairs import SERVER_KEYS
 from ..route import route_from_string
 from ..route.base import IRoute, check_route
 from ..route.refuse import RefuseRoute
@@ -219,6 +220,7 @@ class RouteTable:
     :raises TypeError: a rule is not a pattern and a route, or a route does not provide `IRoute`.
     :ivar routes: every route, each once, in the order of the rules.
     :ivar keys: the keys of pairs that any of them honours.
+    :ivar known_keys: those, and the ones that the server itself understands.
     :ivar uses_credentials: whether any of them does something with credentials.
     """
 
@@ -233,6 +235,7 @@ class RouteTable:
         # By identity: a foreign route may be equal to another, or not hashable.
         self.routes: list[IRoute] = list({id(rule.route): rule.route for rule in self._rules}.values())
         self.keys: frozenset[str] = frozenset().union(*(getattr(route, "keys", ()) for route in self.routes))
+        self.known_keys = self.keys | SERVER_KEYS
         self.uses_credentials = any(getattr(route, "uses_credentials", False) for route in self.routes)
 
     def route_of(self, destination: Address, session: Session) -> Decision:

@@ -85,13 +85,11 @@ class MessageReader:
     :ivar buffer: bytes that are not decoded yet.
     """
 
-    def __init__(self) -> None:
-        # Data that arrives whole is not copied; only pieces are joined.
-        self.buffer: Buffer = b""
-        self._needed = 0
+    buffer: Buffer = b""
+    _needed = 0
 
     def feed(self, data: bytes) -> None:
-        """Add bytes that came from the peer."""
+        """Add bytes that came from the peer. Data that arrives whole is not copied; only pieces are joined."""
         if not self.buffer:
             self.buffer = data
             return

@@ -59,6 +59,11 @@ class State(enum.Enum):
     __hash__ = object.__hash__
 
 
+# Members of an enumeration are found quicker by names of a module's own.
+_GREETING, _SELECTION, _REPLY, _OPEN = State.GREETING, State.SELECTION, State.REPLY, State.OPEN
+_NO_ACCEPTABLE, _PROP229 = Method.NO_ACCEPTABLE, Dialect.PROP229
+
+
 @dataclass(frozen=True, slots=True)
 class Transition:
     """
@@ -145,10 +150,10 @@ class Conversation(decoding.MessageReader):
             cls._outgoing = {state: each for state, each in TRANSITIONS.items() if each.sender is role}
 
     def __init__(self, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
-        # Without the base class's own: each connection of a server makes one of these.
+        # Create every attribute here: CPython finds those that appear later, or in the class, more slowly.
         self.buffer = b""
         self._needed = 0
-        self.state = State.GREETING
+        self.state = _GREETING
         self.offered: tuple[Method, ...] = ()
         self._limits = limits
 
@@ -328,8 +333,8 @@ class Responder(Conversation, role=Role.RESPONDER):
 
     def __init__(self, limits: PairLimits = DEFAULT_PAIR_LIMITS) -> None:
         Conversation.__init__(self, limits)
-        self.selected = Method.NO_ACCEPTABLE
-        self.dialect = Dialect.PROP229
+        self.selected = _NO_ACCEPTABLE
+        self.dialect = _PROP229
         self.replied: int | None = None
 
     @property
@@ -348,7 +353,7 @@ class Responder(Conversation, role=Role.RESPONDER):
     def select(self, method: Method) -> bytes:
         """Return the bytes that select `method`; ``NO_ACCEPTABLE`` ends the conversation."""
         self.selected = method
-        if self.state is State.SELECTION and method in _SELECTIONS:
+        if self.state is _SELECTION and method in _SELECTIONS:
             encoded, self.state = _SELECTIONS[method]
             return encoded
         return Conversation.send(self, MethodSelection(method))
@@ -367,8 +372,8 @@ class Responder(Conversation, role=Role.RESPONDER):
 
     def reply(self, code: int | ReplyCode, bound: Address = UNSPECIFIED) -> bytes:
         """Return the bytes that answer the request, with a code that this client may get."""
-        if code is codes.SUCCEEDED and self.state is State.REPLY:
-            self.replied, self.state = 0, State.OPEN
+        if code is codes.SUCCEEDED and self.state is _REPLY:
+            self.replied, self.state = 0, _OPEN
             return _SUCCESS + bound.encode()
         number = self.permitted_code(code)
         sent = Conversation.send(self, Reply(number, bound))

@@ -18,7 +18,7 @@ from ..net.happy_eyeballs import connect_first
 from ..net.resolver import Resolver, resolver_of
 from ..protocol.codes import AddressType, Command
 from ..protocol.messages import Address, Request
-from ..protocol.pairs import IP_FAMILY
+from ..protocol.pairs import IP_FAMILY, NO_PAIRS
 from .base import Route
 
 
@@ -39,7 +39,7 @@ class DirectRoute(Route):
     def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`: it connects to the very addresses that the policy admitted, and never resolves a name."""
         assert addresses
-        family = session.pairs.get(IP_FAMILY)
+        family = None if session.pairs is NO_PAIRS else session.pairs.get(IP_FAMILY)
         if family is not None:
             addresses = _of_family(addresses, family)
             if not addresses:

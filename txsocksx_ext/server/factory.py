@@ -26,7 +26,7 @@ from ..net.timers import Deadlines, clock_of
 from ..policy.keys import classify_keys
 from ..policy.table import Decision, RouteTable
 from ..protocol.codes import Method, ReplyCode
-from ..protocol.pairs import SERVER_KEYS, Pairs
+from ..protocol.pairs import Pairs
 from ..protocol.socks5 import DEFAULT_PREFERENCE
 from ..route.base import IRoute
 from ..route.direct import DirectRoute
@@ -263,8 +263,7 @@ class SOCKS5ExtFactory(Factory):
             optional ones that are unknown; and the keys that the route must honour.
         :raises InvalidArguments: another key is unknown, or a key stands twice.
         """
-        known = session.policy.keys | SERVER_KEYS
-        kept, required = classify_keys(tuple(pairs.keys()), known, frozenset(self.keys))
+        kept, required = classify_keys(tuple(pairs.keys()), session.policy.known_keys, frozenset(self.keys))
         return pairs.renamed(kept), required
 
     def buildProtocol(self, addr: IAddress) -> SOCKS5ExtProtocol | None:  # type: ignore[override]

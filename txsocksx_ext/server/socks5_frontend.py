@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .connection import SOCKS5ExtProtocol
     from .limits import Limits
 
+# Members of an enumeration are found quicker by names of a module's own.
+_OPEN, _REPLY, _NO_AUTHENTICATION = State.OPEN, State.REPLY, Method.NO_AUTHENTICATION
+
 DIALECT_OF_TOR_ERRORS = {b"229": Dialect.PROP229, b"304": Dialect.TOR, b"none": Dialect.PLAIN}
 """The values of ``tor.errors``."""
 
@@ -44,18 +47,18 @@ class SOCKS5Frontend(Responder):
     @property
     def is_reply_due(self) -> bool:
         """See `Frontend`."""
-        return self.state is State.REPLY
+        return self.state is _REPLY
 
     @property
     def has_request(self) -> bool:
         """See `Frontend`."""
-        return bool(self.buffer) or self.state is State.REPLY
+        return bool(self.buffer) or self.state is _REPLY
 
     def success(self, bound: Address) -> bytes:
         """See `Frontend`."""
-        if self.state is State.OPEN:
+        if self.state is _OPEN:
             # The second reply of a command such as BIND (RFC 1928, section 6).
-            self.state = State.REPLY
+            self.state = _REPLY
         return self.reply(codes.SUCCEEDED, bound)
 
     def failure(self, code: ReplyCode | int, error: BaseException | None) -> bytes:
@@ -73,7 +76,7 @@ class SOCKS5Frontend(Responder):
             if method not in DEFAULT_PREFERENCE:
                 raise AuthenticationFailed()
             session.method = method
-            if method == Method.NO_AUTHENTICATION:
+            if method is _NO_AUTHENTICATION:
                 # After the selection no message follows that could refuse the client.
                 answer = await connection.authenticate()
         except BaseException as error:
@@ -84,7 +87,7 @@ class SOCKS5Frontend(Responder):
             # Fail over anything else than pairs: False means to refuse, and a Future may be about to.
             Pairs(dict(answer))
         connection.send(self.select(method))
-        if method != Method.NO_AUTHENTICATION and not await self._authenticate(connection):
+        if method is not _NO_AUTHENTICATION and not await self._authenticate(connection):
             return None
         request: Request = await connection.next_message()
         return request
