@@ -320,6 +320,27 @@ def test_answers_that_some_proxies_send_are_read(data):
     assert answered(data)[0].status == 200
 
 
+# As tor 0.4.9.11 sends them.
+OF_TOR = {
+    200: head("HTTP/1.0 200 OK", "Tor-Capabilities: ", "Via: tor/1.0 tor-network (tor 0.4.9.11)"),
+    503: head(
+        "HTTP/1.0 503 Service Unavailable (resolve failed)",
+        "Tor-Capabilities: ",
+        "Via: tor/1.0 tor-network (tor 0.4.9.11)",
+        "Tor-Request-Failed: end/RESOLVEFAILED",
+    ),
+    501: head("HTTP/1.0 501 Tor is not an HTTP Proxy", "Content-Type: text/html; charset=iso-8859-1")
+    + b"<!DOCTYPE html>",
+}
+
+
+@pytest.mark.parametrize(("status", "data"), OF_TOR.items())
+def test_the_answers_of_tor_are_read(status, data):
+    message, _ = answered(data)
+    assert message.status == status
+    assert message.headers.get("tor-request-failed") == (["end/RESOLVEFAILED"] if status == 503 else None)
+
+
 def test_interim_answers_are_skipped():
     data = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" * 2 + b"HTTP/1.1 407 No\r\nA: b\r\n\r\nbody"
     message, rest = answered(data)
