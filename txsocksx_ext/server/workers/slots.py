@@ -144,10 +144,8 @@ class WorkerProcess(ChildProcess):
         if handler is not None:
             handler(self, rest)
         else:  # standard error, or printed by a library in C
-            self._log_line(text[:LONGEST_STRAY_LINE] if descriptor == 1 else text)
-
-    def _log_line(self, line: str) -> None:
-        _log.warn("worker {worker}: {line}", worker=self._slot.number + 1, line=line)
+            shown = text[:LONGEST_STRAY_LINE] if descriptor == 1 else text
+            _log.warn("worker {worker}: {line}", worker=self._slot.number + 1, line=shown)
 
     def processExited(self, reason: Failure) -> None:
         # Not the base's, which closes the pipes after a second: on a busy machine the last counters may come later.

@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -93,17 +94,15 @@ class WorkersService(LoggingService):
             self._folder = tempfile.mkdtemp(prefix="socks5ext-")
         for description, route in self._shared_routes.items():
             self._route_specs[description] = self._listen_for(route)
-        for slot in self._slots:
-            slot.start()
+        self._for_all(Slot.start)
 
     async def _stop_all(self) -> None:
-        for slot in self._slots:
-            slot.stop()
+        self._for_all(Slot.stop)
         for listener in self._listeners:
             await listener.close()
         self._listeners = []
         ending = DeferredList([each for slot in self._slots for each in slot.when_ended()])
-        deadline = clock_of(self._reactor).callLater(self._drain + KILL_AFTER, self._kill_all)
+        deadline = clock_of(self._reactor).callLater(self._drain + KILL_AFTER, self._for_all, Slot.kill)
         await ending
         if deadline.active():
             deadline.cancel()
@@ -125,17 +124,13 @@ class WorkersService(LoggingService):
 
         :returns: fires when all workers and routes have ended.
         """
-        self.on_another_signal(self._reactor, self._abort_all)
+        self.on_another_signal(self._reactor, partial(self._for_all, Slot.abort))
         super().stopService()
         return Deferred.fromCoroutine(self._stop_all())
 
-    def _abort_all(self) -> None:
+    def _for_all(self, act: Callable[[Slot], None]) -> None:
         for slot in self._slots:
-            slot.abort()
-
-    def _kill_all(self) -> None:
-        for slot in self._slots:
-            slot.kill()
+            act(slot)
 
     def _listen_for(self, route: IRoute) -> dict[str, Any]:
         """Listen for workers that use a shared route; return the arguments of their `SharedRoute`."""
