@@ -1,5 +1,5 @@
 """
-Proxies, as endpoints, endpoint strings or URLs: where they are, what they speak, and who we are to them.
+Proxies given as endpoints, endpoint strings or URLs: the endpoint, the protocol and the login of each.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from twisted.internet.endpoints import HostnameEndpoint, clientFromString, wrapC
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ..checks import check_endpoint
-from ..descriptions import check_kind, client_endpoint
+from ..descriptions import check_kind, client_endpoint, without_function
 from ..net.twisted_transports import endpoint_to
 from ..protocol.messages import Address, UsernamePassword
 from .methods import ClientMethods
 from .tls import creator_for_host
 
 SOCKS5, SOCKS4, HTTP = "SOCKS5", "SOCKS4", "HTTP"
-"""What proxies speak."""
-
+"""The protocols of proxies."""
 
 SCHEMES = {
     "socks5": (SOCKS5, 1080),
@@ -66,21 +65,21 @@ class Proxy:
 
 
 AnyProxy = Union[IStreamClientEndpoint, str, Proxy]
-"""An endpoint, or as text an endpoint string or a URL; or what `proxy_of` made of one."""
+"""An endpoint, an endpoint string, a URL, or what `proxy_of` made of one of these."""
 
 
 def proxy_of(reactor: Any, given: AnyProxy, speaks: str | None = None) -> Proxy:
     """
     Return the proxy that was given in any form.
 
-    :param reactor: connects where text was given; by default the global one.
+    :param reactor: makes the connections of a proxy that is given as text; by default the global one.
     :param given: an endpoint, an endpoint string such as ``tcp:127.0.0.1:1080``, or a URL such as
         ``http://user:password@proxy.example:3128``, whose user name and password are percent-decoded. Names
         go to the proxy with each scheme. With https the proxy's certificate is checked.
-    :param speaks: the only protocol that will do. Text may be HOST:PORT then, and without a scheme.
-        Otherwise an endpoint is taken for that of a SOCKS5 proxy.
-    :raises ValueError: the text is faulty. What it holds is not shown, since it may be a password.
-    :raises TypeError: it is no proxy.
+    :param speaks: the protocol that the proxy must have; text without a scheme may be HOST:PORT then. By
+        default any, and SOCKS5 for endpoints and endpoint strings.
+    :raises ValueError: the text is malformed. The message shows no part of it that may be a password.
+    :raises TypeError: it is none of these.
     """
     if isinstance(given, Proxy):
         return given
@@ -96,9 +95,11 @@ def proxy_of(reactor: Any, given: AnyProxy, speaks: str | None = None) -> Proxy:
     try:
         check_kind(given)
         return Proxy(SOCKS5, clientFromString(reactor, given))
-    except Exception:  # of a parser, which may raise anything
+    except Exception as error:  # of a parser, which may raise anything
+        # What stands before an @ may be a password.
+        why = "" if "@" in given else f" ({without_function(error)})"
         raise ValueError(
-            "this is no client endpoint string that works, and a proxy's URL begins with its scheme,"
+            f"this is not a client endpoint string that works{why}, and a proxy's URL begins with its scheme,"
             f" as in socks5://HOST:PORT; {_KNOWN}"
         ) from None
 

@@ -61,8 +61,8 @@ def endpoint_from_arguments(
     A keyword with a dot, or with a leading ``?``, is a pair; its value is sent
     as UTF-8, and with ``surrogateescape``, so that every byte can be written.
 
-    Method 97 is offered to SOCKS5 proxies in any case, for its reply codes; without a
-    user name and pairs so is 00.
+    SOCKS5 proxies are offered method 0x97 in any case, for its reply codes, and 0x00 if there are neither a
+    user name nor pairs.
 
     :param kind: one of `KINDS`.
     :param arguments: HOST and PORT, unless they come as keywords.
