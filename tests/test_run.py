@@ -201,7 +201,7 @@ class TestSettings:
 RESOLVING = """
 import sys
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol
 from twisted.internet.task import react
 from twisted.protocols.basic import LineOnlyReceiver
 
@@ -215,8 +215,9 @@ class Asking(LineOnlyReceiver):
 
 async def main(reactor):
     for host in sys.argv[1:]:
-        asking = await connectProtocol(HostnameEndpoint(reactor, host, 80), Asking())
-        print(await asking.greeted)
+        for kind in (HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint):
+            asking = await connectProtocol(kind(reactor, host, 80), Asking())
+            print(await asking.greeted)
     try:
         reactor.listenUDP(0, None)
     except Exception as error:
@@ -235,9 +236,9 @@ async def test_only_the_proxy_is_reached_and_no_datagram_is_sent(fake, program, 
         arguments = ["--proxy", f"unix:{tmp_path}/proxy", str(program(RESOLVING)), "name.example", "localhost"]
         output, said, status = await getProcessOutputAndValue(command[0], [*command[1:], *arguments], os.environ)
     printed = output.decode().splitlines()
-    assert (printed[:3], said, status) == (["hello", "hello", "CommandNotSupported"], b"", 0)
-    assert [each.destination.host for each in fake.requests] == ["name.example", "localhost"]
-    lines = [line.split() for line in printed[3:]]
+    assert (printed[:7], said, status) == (["hello"] * 6 + ["CommandNotSupported"], b"", 0)
+    assert [each.destination.host for each in fake.requests] == ["name.example"] * 3 + ["localhost"] * 3
+    lines = [line.split() for line in printed[7:]]
     counted = {
         f"{protocol}{name}": int(number)
         for (protocol, *names), (_, *numbers) in zip(lines[::2], lines[1::2], strict=True)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from twisted.internet import main
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import TCP6ClientEndpoint
 
 from .client.direct_hosts import DirectHosts
 from .client.endpoints import DEFAULT_TIMEOUT, checked_timeout
@@ -110,6 +112,14 @@ def _proxy_next_reactor(proxy: str, **options: Any) -> None:
 
     # Each reactor's ``install`` looks it up there when it is called.
     main.installReactor = install_proxied
+    # This endpoint alone resolves names in a thread instead of asking the reactor.
+    resolving: Any = TCP6ClientEndpoint
+    resolving._nameResolution = _unresolved
+
+
+def _unresolved(endpoint: TCP6ClientEndpoint, host: str) -> Deferred[Any]:
+    """Return a name as if `getaddrinfo` had found it to be an address."""
+    return succeed([(None, None, None, None, (host, 0))])
 
 
 def _begin_at(folder: str, options: argparse.Namespace) -> None:

@@ -71,22 +71,14 @@ def proxied_reactor(
     return ReactorView(reactor, proxied.replacements())
 
 
-def proxy_reactor(
-    reactor: Any,
-    proxy: str,
-    *,
-    timeout: float | None,
-    isolation: bytes | str | None,
-    direct: Iterable[str],
-    allow_cleartext: bool,
-) -> None:
+def proxy_reactor(reactor: Any, proxy: str, **options: Any) -> None:
     """
     Replace the methods of a reactor, for all code that uses it, with those of `proxied_reactor`. It keeps its type.
 
-    The parameters are those of `proxied_reactor`.
+    :param options: the keywords of `proxied_reactor`, all of them.
     """
     before = ReactorView(reactor, {"connectTCP": reactor.connectTCP, "nameResolver": reactor.nameResolver})
-    replacements = _Proxied(before, proxy, None, timeout, isolation, direct, allow_cleartext).replacements()
+    replacements = _Proxied(before, proxy, None, **options).replacements()
     # A read-only property.
     reactor.installNameResolver(replacements.pop("nameResolver"))
     for name, method in replacements.items():
