@@ -1,10 +1,14 @@
 """How much a stream has carried, while it is still open."""
 
+import json
+
 import pytest
-from examples.raw_peers import GREET_ANONYMOUS, proxy, request, target, through_tls, tls_listener
+from examples.raw_peers import GREET_ANONYMOUS, proxy, request, target, through_tls, tls_listener, until
+from support.programs import free_port
 from twisted.internet import reactor
 
 from txsocksx_ext import SOCKS5ExtFactory
+from txsocksx_ext.server.stats import Counters
 
 UP, DOWN = 100_000, 300_000
 
@@ -38,3 +42,22 @@ async def test_a_session_and_the_counters_tell_of_an_open_stream(is_tls, tmp_pat
     counters = server.factory.counters
     assert (session.up, session.down) == (UP, DOWN)
     assert (counters.now, counters.up, counters.down) == (0, UP, DOWN)
+
+
+async def test_connections_are_counted_by_kind():
+    async with target() as far, proxy(SOCKS5ExtFactory(reactor)) as server:
+        for port, replied in ((far.port, 0), (free_port(), 5)):
+            client, code, _ = await server.ask("127.0.0.1", port)
+            assert code == replied
+            client.close()
+        (await far.accept()).close()
+        await until(lambda: not server.factory.connections)
+        counters = server.factory.counters
+    asked = ("socks5", "NO_AUTHENTICATION", "CONNECT", "direct")
+    assert {kind: (each.connections, sum(each.connect_times)) for kind, each in counters.kinds.items()} == {
+        (*asked, 0, "done"): (1, 1),
+        (*asked, 5, "ConnectionRefusedError(ECONNREFUSED)"): (1, 0),
+    }
+    assert 0 < counters.kinds[(*asked, 0, "done")].connect_seconds < 30
+    assert (counters.connections, counters.failed) == (2, 1)
+    assert Counters.from_message(json.loads(json.dumps(counters.as_message()))) == counters

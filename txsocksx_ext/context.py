@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from itertools import count
 from typing import TYPE_CHECKING
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -21,6 +22,8 @@ from .protocol.pairs import NO_PAIRS, PASSWD, USERNAME, Pairs, is_among
 if TYPE_CHECKING:
     from .policy.table import RouteTable
     from .route.base import IRoute
+
+_numbers = count(1)
 
 
 def is_local(address: IAddress | None) -> bool:
@@ -79,6 +82,8 @@ class Session:
     :ivar reply_code: the reply code sent, or ``None`` before that.
     :ivar relay: the relay of the stream, while there is one.
     :ivar relay_name: its name.
+    :ivar connect_seconds: how long the request took until it succeeded, or ``None`` before that.
+    :ivar number: differs from that of every other session of the process.
     :ivar began: when the connection was made, in seconds of the factory's clock.
     :ivar seconds: how long the connection lasted; 0 before its end.
     :ivar end: why the connection ended, in a few words.
@@ -102,6 +107,8 @@ class Session:
         self.reply_code: int | None = None
         self.relay: IRelay | None = None
         self.relay_name = ""
+        self.connect_seconds: float | None = None
+        self.number = next(_numbers)
         self._up = self._down = 0
         self.began = self.seconds = 0.0
         self.end = ""

@@ -90,6 +90,7 @@ class SOCKS5ExtProtocol(Protocol):
         self._life: Any = None
         self._awaited: Deferred[Any] | None = None
         self._counted_as: str | None = None
+        self._asked = 0.0
         header_is_unread = False
         if isinstance(transport, ProtocolWrapper):
             # Twisted's wrapper, which has no public name, tells the balancer's address now, and the client's later.
@@ -182,7 +183,7 @@ class SOCKS5ExtProtocol(Protocol):
             return
         factory, session = self.factory, self.session
         session.request = request
-        factory.deadlines.start(self, factory.limits.connect_timeout, self._request_expired)
+        self._asked = factory.deadlines.start(self, factory.limits.connect_timeout, self._request_expired)
         try:
             command = factory.commands.get(request.command)
             if command is None:
@@ -274,9 +275,11 @@ class SOCKS5ExtProtocol(Protocol):
         """Reply success, and keep the connection: for commands that reply twice, or that hold it without a relay."""
         assert self._frontend is not None
         self.send(self._frontend.success(bound))
-        self.session.reply_code = 0
+        session, factory = self.session, self.factory
+        session.reply_code = 0
+        session.connect_seconds = factory.clock.seconds() - self._asked
         # The time for the request is over; a command that holds the connection sets its own.
-        self.factory.deadlines.stop(self)
+        factory.deadlines.stop(self)
 
     def start_relay(self, target: Any) -> None:
         """

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import replace
 from types import NoneType
 from typing import Any, Protocol, Union
 
@@ -273,6 +272,7 @@ class SOCKS5ExtFactory(Factory):
             if not self._is_full:
                 self.log.refused(addr)
             self._is_full = True
+            self._done.refused += 1
             return None
         built: SOCKS5ExtProtocol = self.protocol()
         built.factory = self
@@ -294,12 +294,7 @@ class SOCKS5ExtFactory(Factory):
         """Note that a connection, and the one to its target, have ended."""
         session = connection.session
         self.connections.discard(connection)
-        done = self._done
-        done.connections += 1
-        done.up += session.up
-        done.down += session.down
-        if session.reply_code:
-            done.failed += 1
+        self._done.count(session)
         self._is_full = False
         self.log.ended(session)
         if self._outlived:
@@ -325,11 +320,10 @@ class SOCKS5ExtFactory(Factory):
     @property
     def counters(self) -> Counters:
         """What was done so far, open streams included."""
-        done, now = self._done, len(self.connections)
-        counters = replace(done, now=now, connections=done.connections + now)
+        counters = Counters.sum_of([self._done])
+        counters.now = len(self.connections)
         for connection in self.connections:
-            counters.up += connection.session.up
-            counters.down += connection.session.down
+            counters.count(connection.session)
         return counters
 
     def drain(self, seconds: float) -> Deferred[None]:

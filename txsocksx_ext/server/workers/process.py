@@ -15,7 +15,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, replace
 from typing import Any
 
 from twisted.application.internet import TimerService
@@ -186,8 +185,8 @@ class WorkerService(SOCKS5ExtService):
         """Send the counters if they have changed."""
         counters = self.factory.counters
         if counters != self._reported:
-            self._reported = replace(counters)
-            self._send("counters", json.dumps(astuple(counters)))
+            self._reported = counters
+            self._send("counters", json.dumps(counters.as_message()))
 
     def remove_files(self) -> None:
         """Remove the files of a dead supervisor, unless another one has replaced them with its own."""

@@ -162,7 +162,7 @@ class WorkerProcess(ChildProcess):
         self._slot.left(self, "leaves")
 
     def _report(self, text: str) -> None:
-        self.counters = Counters(*json.loads(text))
+        self.counters = Counters.from_message(json.loads(text))
 
     def _log_event(self, text: str) -> None:
         event: dict[str, Any] = eventFromJSON(text)
