@@ -13,9 +13,9 @@ from twisted.internet.error import ProcessTerminated
 from twisted.internet.stdio import StandardIO
 
 from txsocksx_ext import Limits, Route, RouteTable, SOCKS5ExtFactory, open_transport
+from txsocksx_ext.net.twisted_transports import close_result
 from txsocksx_ext.route.direct import DirectRoute
 from txsocksx_ext.route.refuse import RefuseRoute
-from txsocksx_ext.server.connection import close_result
 
 
 class Pipes:

@@ -100,6 +100,14 @@ def abort(transport: Any) -> None:
     transport.loseConnection()
 
 
+def close_result(result: object) -> None:
+    """Close what a route connected, if it did: a transport, or the protocol of one."""
+    for transport in (result, getattr(result, "transport", None)):
+        if hasattr(transport, "abortConnection") or hasattr(transport, "loseConnection"):
+            abort(transport)
+            return
+
+
 def is_encrypted(transport: ITransport) -> bool:
     """Return whether the transport is TLS."""
     return bool(ISSLTransport.providedBy(transport))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 from . import codes, decoding
@@ -104,23 +104,17 @@ _ANSWERED = {"success": State.REQUEST, "failure": State.CLOSED}
 _REPLIED = {"success": State.OPEN, "failure": State.CLOSED}
 
 
-def _from_initiator(message: type, decoder: decoding.Decoder[Any], state: State) -> Transition:
-    return Transition(Role.INITIATOR, message, decoder, {"sent": state})
-
-
-def _from_responder(message: type, decoder: decoding.Decoder[Any], outcomes: dict[str, State]) -> Transition:
-    return Transition(Role.RESPONDER, message, decoder, outcomes)
-
+_client, _server = partial(Transition, Role.INITIATOR), partial(Transition, Role.RESPONDER)
 
 TRANSITIONS: dict[State, Transition] = {
-    State.GREETING: _from_initiator(Greeting, decoding.greeting, State.SELECTION),
-    State.SELECTION: _from_responder(MethodSelection, decoding.method_selection, _SELECTED),
-    State.CREDENTIALS: _from_initiator(UsernamePassword, decoding.username_password, State.CREDENTIALS_ANSWER),
-    State.CREDENTIALS_ANSWER: _from_responder(UsernamePasswordResponse, decoding.login_answer, _ANSWERED),
-    State.PAIRS: _from_initiator(ExtendedRequest, decoding.extended_request, State.PAIRS_ANSWER),
-    State.PAIRS_ANSWER: _from_responder(ExtendedResponse, decoding.extended_response, _ANSWERED),
-    State.REQUEST: _from_initiator(Request, decoding.request, State.REPLY),
-    State.REPLY: _from_responder(Reply, decoding.reply_or_its_code, _REPLIED),
+    State.GREETING: _client(Greeting, decoding.greeting, {"sent": State.SELECTION}),
+    State.SELECTION: _server(MethodSelection, decoding.method_selection, _SELECTED),
+    State.CREDENTIALS: _client(UsernamePassword, decoding.username_password, {"sent": State.CREDENTIALS_ANSWER}),
+    State.CREDENTIALS_ANSWER: _server(UsernamePasswordResponse, decoding.login_answer, _ANSWERED),
+    State.PAIRS: _client(ExtendedRequest, decoding.extended_request, {"sent": State.PAIRS_ANSWER}),
+    State.PAIRS_ANSWER: _server(ExtendedResponse, decoding.extended_response, _ANSWERED),
+    State.REQUEST: _client(Request, decoding.request, {"sent": State.REPLY}),
+    State.REPLY: _server(Reply, decoding.reply_or_its_code, _REPLIED),
 }
 """The whole conversation. In the other states neither end sends a message."""
 
@@ -166,10 +160,8 @@ class Conversation(decoding.MessageReader):
         """
         Decode the peer's next message.
 
-        :returns: ``None`` while bytes are missing, while the next message is
-            ours, and when the conversation is over.
-        :raises MalformedMessage: the peer violated the protocol; the
-            conversation is closed.
+        :returns: ``None`` while bytes are missing, while the next message is ours, and when the conversation is over.
+        :raises MalformedMessage: the peer violated the protocol; the conversation is closed.
         """
         transition = self._incoming.get(self.state) if self.buffer else None
         if transition is None:
@@ -219,12 +211,10 @@ class Initiator(Conversation, role=Role.INITIATOR):
     """
     The client's end.
 
-    It sends each message only after the server's answer to the one before: some
-    servers take one read for one message, and pairs and credentials must not
-    reach a server that selected another method.
+    It sends each message only after the server's answer to the one before: some servers take one read for one
+    message, and pairs and credentials must not reach a server that selected another method.
 
-    :param dialect: how to read extended reply codes; ``None`` decides by what
-        the server selects and confirms.
+    :param dialect: how to read extended reply codes; ``None`` decides by what the server selects and confirms.
     :param limits: how much the server may send in its answer to pairs.
     :ivar selected: the method that the server selected, or ``None`` before that.
     """
@@ -308,7 +298,6 @@ DEFAULT_PREFERENCE = (Method.EXTENDED, Method.USERNAME_PASSWORD, Method.NO_AUTHE
 
 LONGEST_REASON = 200
 """The most bytes of an ERROR pair: it names what was wrong, and a key can be long."""
-
 
 _SUCCESS = Reply(0).encode()[:3]
 _SUCCESS_WITHOUT_PAIRS = ExtendedResponse(Status.SUCCESS)

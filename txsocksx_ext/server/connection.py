@@ -26,7 +26,7 @@ from ..net.half_close import can_half_close, with_half_close
 from ..net.relay import join
 from ..net.socket_state import was_reset
 from ..net.transport import SocketTransport, write_now
-from ..net.twisted_transports import abort, bound_address
+from ..net.twisted_transports import abort, bound_address, close_result
 from ..policy.table import Decision
 from ..protocol import codes
 from ..protocol.codes import AddressType, Method, ReplyCode
@@ -524,11 +524,3 @@ def _with_literal(request: Request, session: Session) -> Request:
     if literal is not None:
         request = session.request = Request(request.command, literal)
     return request
-
-
-def close_result(result: object) -> None:
-    """Close what a route connected, if it did: a transport, or the protocol of one."""
-    for transport in (result, getattr(result, "transport", None)):
-        if hasattr(transport, "abortConnection") or hasattr(transport, "loseConnection"):
-            abort(transport)
-            return
