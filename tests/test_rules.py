@@ -8,7 +8,8 @@ from twisted.internet.address import IPv4Address
 
 from txsocksx_ext import RouteTable, Session
 from txsocksx_ext.errors import ConnectionNotAllowed
-from txsocksx_ext.policy.table import Rule, table_from_strings
+from txsocksx_ext.policy.rules import Rule, RuleSpec
+from txsocksx_ext.policy.table import table_from_specs
 from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.route.base import Route
 
@@ -178,7 +179,7 @@ def test_the_first_rule_that_matches_wins():
 
 
 def test_rules_with_the_same_route_share_it():
-    table = table_from_strings(reactor, ["a.example=direct", "b.example=refuse", "c.example=refuse"])
+    table = table_from_specs(reactor, map(RuleSpec.of, ["a.example=direct", "b.example=refuse", "c.example=refuse"]))
     assert [route.name for route in table.routes] == ["direct", "refuse"]
 
 
@@ -208,5 +209,5 @@ def test_rules_with_the_same_route_share_it():
 )
 def test_a_rule_that_is_none_is_explained(rule, said):
     with pytest.raises(ValueError, match=r".") as caught:
-        table_from_strings(reactor, [rule])
+        table_from_specs(reactor, [RuleSpec.of(rule)])
     assert said in str(caught.value)

@@ -28,7 +28,8 @@ from support.fake_tor import (
 from twisted.internet import reactor
 
 from txsocksx_ext import route_from_string
-from txsocksx_ext.policy.table import table_from_strings
+from txsocksx_ext.policy.rules import RuleSpec
+from txsocksx_ext.policy.table import table_from_specs
 
 # Descriptions.
 
@@ -73,7 +74,7 @@ async def test_tor_may_be_on_a_unix_socket(description, tmp_path):
 )
 def test_what_is_wrong_with_a_description_is_said(description, told):
     with pytest.raises(ValueError, match=r"^the rule for \*\.onion: ") as caught:
-        table_from_strings(reactor, [f"*.onion={description}"])
+        table_from_specs(reactor, [RuleSpec.of(f"*.onion={description}")])
     assert told in str(caught.value)
 
 

@@ -18,6 +18,7 @@ from support.targets import Target, echo, read_exactly, read_to_end
 from support.workers import SUCCEEDED, all_serve, is_alive, is_refused, opened, served_by, settles, streams, workers_of
 
 from txsocksx_ext import Limits
+from txsocksx_ext.policy.rules import RuleSpec
 from txsocksx_ext.protocol.pairs import PairLimits
 from txsocksx_ext.server.settings import ServerSettings
 
@@ -73,7 +74,7 @@ class LaterSettings(ServerSettings):
 
 def test_all_settings_come_to_a_worker_and_those_of_later_releases_too():
     limits = Limits(linger=1.0, idle_timeout=None, pairs=PairLimits(key_bytes=7))
-    settings = LaterSettings(("memory:a:b",), False, ("*=refuse",), limits, True, ("more",))
+    settings = LaterSettings(("memory:a:b",), False, (RuleSpec.of("*=refuse"),), limits, True, ("more",))
     assert LaterSettings.from_message(json.loads(json.dumps(settings.as_message()))) == settings
 
 

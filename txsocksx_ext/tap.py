@@ -15,6 +15,7 @@ from twisted.python.usage import Options as TwistedOptions
 from twisted.python.usage import UsageError
 
 from .descriptions import check_kind, without_function
+from .policy.rules import RuleSpec
 from .protocol.pairs import MAX_FIELD_LENGTH, PairLimits
 from .route import plugin_route_kinds
 from .server import Limits
@@ -106,7 +107,7 @@ class Options(TwistedOptions, AuthOptionMixin):
         super().__init__()
         self.listeners: list[str] = []
         self.protocols: list[str] = []
-        self.rules: list[str] = []
+        self.rules: list[RuleSpec] = []
         self.checkers: list[str] = []
 
     @_folded
@@ -152,7 +153,10 @@ class Options(TwistedOptions, AuthOptionMixin):
         tor:launch[:exec=...][:torrc=...][:state=...],
         or transport:NAME:exec=PROGRAM[:arg=...][:state=...].
         """
-        self.rules.append(rule)
+        try:
+            self.rules.append(RuleSpec.of(rule))
+        except ValueError as error:
+            raise UsageError(f"--route: {error}") from None
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """

@@ -43,7 +43,8 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from txsocksx_ext import Limits, errors
-from txsocksx_ext.policy.table import table_from_strings
+from txsocksx_ext.policy.rules import RuleSpec
+from txsocksx_ext.policy.table import table_from_specs
 
 pytestmark = pytest.mark.filterwarnings(COOKIE_IS_LEFT_OPEN)
 
@@ -242,7 +243,7 @@ async def servers_inside(routes, deadline):
     async with AsyncExitStack() as stack:
         servers = {}
         for name, route in routes.items():
-            table = table_from_strings(reactor, [f"*={route}"])
+            table = table_from_specs(reactor, [RuleSpec.of(f"*={route}")])
             service = table.routes[0].service
             service.startService()
             stack.push_async_callback(service.stopService)

@@ -10,7 +10,8 @@ from typing import Any
 
 from twisted.cred.strcred import makeChecker
 
-from ..policy.table import split_rule, table_from_strings
+from ..policy.rules import RuleSpec
+from ..policy.table import table_from_specs
 from ..protocol.pairs import PairLimits
 from ..route import route_from_string
 from ..route.base import IRoute
@@ -27,7 +28,7 @@ class ServerSettings:
 
     :ivar auth: descriptions of checkers, as in ``--auth``.
     :ivar anonymous: whether clients may connect without credentials.
-    :ivar rules: as in ``--route``.
+    :ivar rules: which targets and clients take which route.
     :ivar limits: sizes and times.
     :ivar log_targets: whether logs may hold targets and user names.
     :ivar protocols: the names of those that are served.
@@ -35,7 +36,7 @@ class ServerSettings:
 
     auth: tuple[str, ...] = field(default=(), repr=False)
     anonymous: bool = field(default=True, repr=False)
-    rules: tuple[str, ...] = field(default=(), repr=False)
+    rules: tuple[RuleSpec, ...] = field(default=(), repr=False)
     limits: Limits = field(default_factory=Limits, repr=False)
     log_targets: bool = field(default=False, repr=False)
     protocols: tuple[str, ...] = field(default=PROTOCOLS, repr=False)
@@ -51,7 +52,7 @@ class ServerSettings:
             reactor,
             portal=portal_for(makeChecker(each) for each in self.auth) if self.auth else None,
             anonymous=self.anonymous,
-            policy=table_from_strings(reactor, self.rules, routes),
+            policy=table_from_specs(reactor, self.rules, routes),
             limits=self.limits,
             log_targets=self.log_targets,
         )
@@ -64,7 +65,7 @@ class ServerSettings:
 
         :returns: each route with its description.
         """
-        for description in dict.fromkeys(split_rule(rule)[1] for rule in self.rules):
+        for description in dict.fromkeys(rule.route for rule in self.rules):
             route = route_from_string(reactor, description)
             if getattr(route, "service", None) is not None and not getattr(route, "is_for_each_process", False):
                 yield description, route
@@ -80,5 +81,6 @@ class ServerSettings:
         given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in message.items()
         }
+        given["rules"] = tuple(RuleSpec(tuple(to), route, *map(tuple, rest)) for to, route, *rest in message["rules"])
         given["limits"] = Limits(**{**limits, "pairs": PairLimits(**limits["pairs"])})
         return cls(**given)
