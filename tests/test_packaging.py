@@ -185,7 +185,7 @@ def test_the_sdist_builds_the_same_wheel(workplace, sdist, wheel):
     assert contents(build_wheel(unpacked, workplace / "wheel from sdist")) == contents(wheel)
 
 
-@pytest.mark.parametrize("way", ["wheel", "sdist", "editable"])
+@pytest.mark.parametrize("way", ["wheel", "editable"])
 def test_an_installation_is_found_by_twisted_and_leaves_nothing_behind(request, way, environment, tmp_path, program):
     before = environment.files()
     assert "socks5ext" not in environment.run(*TWISTD, "--help")
