@@ -5,7 +5,7 @@ The server's factory: it holds the pieces that decide, each of which can be repl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import NoneType
 from typing import Any, Protocol, Union
 
@@ -344,7 +344,19 @@ class SOCKS5ExtFactory(Factory):
             self._draining = Draining()
         return self._draining.wait(self.clock, seconds, self.abort_all)
 
+    def end_sessions(self, matches: Callable[[Session], bool], reason: str = "ended by the operator") -> int:
+        """
+        End connections at once, with a reset: one, all of a user, or whichever match.
+
+        :param matches: whether to end a session, such as ``lambda session: session.user == b"alice"``.
+        :param reason: `Session.end` of these sessions, for the log.
+        :returns: how many were ended.
+        """
+        ending = [connection for connection in self.connections if matches(connection.session)]
+        for connection in ending:
+            connection.abort(reason)
+        return len(ending)
+
     def abort_all(self) -> None:
         """End every connection at once, with a reset."""
-        for connection in list(self.connections):
-            connection.abort("drained")
+        self.end_sessions(lambda _: True, "drained")
