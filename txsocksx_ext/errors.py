@@ -40,7 +40,7 @@ class Retry(str, enum.Enum):
     NEVER = "never"
 
 
-class SOCKS5Error(TxtorconRelated):
+class SOCKS5Error(TxtorconRelated, txtorcon="SocksError"):
     """
     Anything that can go wrong between us and the target, through a proxy.
 
@@ -85,8 +85,8 @@ class ReplyError(SOCKS5Error):
 
     relay_reason = ""
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
+    def __init_subclass__(cls, txtorcon: str | None = None) -> None:
+        super().__init_subclass__(txtorcon)
         if "reply_code" in vars(cls):
             cls.code = cls.reply_code.number
 
@@ -96,14 +96,14 @@ class ReplyError(SOCKS5Error):
         return self
 
 
-class GeneralServerFailure(ReplyError, ConnectError):
+class GeneralServerFailure(ReplyError, ConnectError, txtorcon="GeneralServerFailureError"):
     """0x01: general SOCKS server failure (RFC 1928)."""
 
     reply_code = codes.GENERAL_FAILURE
     message = "the proxy failed and did not say how: its own log may tell more"
 
 
-class ConnectionNotAllowed(ReplyError):
+class ConnectionNotAllowed(ReplyError, txtorcon="ConnectionNotAllowedError"):
     """0x02: connection not allowed by ruleset (RFC 1928)."""
 
     reply_code = codes.NOT_ALLOWED
@@ -111,35 +111,35 @@ class ConnectionNotAllowed(ReplyError):
     retry = Retry.NEVER
 
 
-class NetworkUnreachable(ReplyError, NoRouteError):
+class NetworkUnreachable(ReplyError, NoRouteError, txtorcon="NetworkUnreachableError"):
     """0x03: network unreachable (RFC 1928)."""
 
     reply_code = codes.NETWORK_UNREACHABLE
     message = "the proxy has no way to the target's network: check the proxy's own network"
 
 
-class HostUnreachable(ReplyError, DNSLookupError, NoRouteError):
+class HostUnreachable(ReplyError, DNSLookupError, NoRouteError, txtorcon="HostUnreachableError"):
     """0x04: host unreachable (RFC 1928)."""
 
     reply_code = codes.HOST_UNREACHABLE
     message = "the target was not found or cannot be reached: check its name"
 
 
-class ConnectionRefused(ReplyError, ConnectionRefusedError):
+class ConnectionRefused(ReplyError, ConnectionRefusedError, txtorcon="ConnectionRefusedError"):
     """0x05: connection refused (RFC 1928)."""
 
     reply_code = codes.CONNECTION_REFUSED
     message = "the target refused the connection: check the port, and that the service runs"
 
 
-class TTLExpired(ReplyError, TimeoutError):
+class TTLExpired(ReplyError, TimeoutError, txtorcon="TtlExpiredError"):
     """0x06: TTL expired (RFC 1928)."""
 
     reply_code = codes.TTL_EXPIRED
     message = "the target did not answer the proxy in time: try again later"
 
 
-class CommandNotSupported(ReplyError):
+class CommandNotSupported(ReplyError, txtorcon="CommandNotSupportedError"):
     """0x07: command not supported (RFC 1928)."""
 
     reply_code = codes.COMMAND_NOT_SUPPORTED
@@ -147,7 +147,7 @@ class CommandNotSupported(ReplyError):
     retry = Retry.NEVER
 
 
-class AddressTypeNotSupported(ReplyError):
+class AddressTypeNotSupported(ReplyError, txtorcon="AddressTypeNotSupportedError"):
     """0x08: address type not supported (RFC 1928)."""
 
     reply_code = codes.ADDRESS_TYPE_NOT_SUPPORTED
@@ -168,7 +168,7 @@ class UnknownReply(ReplyError, ConnectError):
 # Onion services.
 
 
-class OnionServiceError(ReplyError):
+class OnionServiceError(ReplyError, txtorcon="HostUnreachableError"):
     """The onion service was not reached. The subclass says why."""
 
     reply_code = codes.ONION_SERVICE_NOT_REACHABLE
@@ -250,7 +250,7 @@ class OnionIntroductionTimedOut(OnionServiceNotReachable, TimeoutError):
 # Pluggable transports.
 
 
-class TransportError(ReplyError):
+class TransportError(ReplyError, txtorcon="GeneralServerFailureError"):
     """The pluggable transport failed. ``retry`` is what proposal 229 (section 2.2) says of trying again."""
 
     reply_code = codes.TRANSPORT_INTERNAL_ERROR
@@ -393,19 +393,4 @@ class CleartextRefused(SOCKS5Error):
     retry = Retry.NEVER
 
 
-link_to_txtorcon(
-    {
-        SOCKS5Error: "SocksError",
-        GeneralServerFailure: "GeneralServerFailureError",
-        ConnectionNotAllowed: "ConnectionNotAllowedError",
-        NetworkUnreachable: "NetworkUnreachableError",
-        HostUnreachable: "HostUnreachableError",
-        ConnectionRefused: "ConnectionRefusedError",
-        TTLExpired: "TtlExpiredError",
-        CommandNotSupported: "CommandNotSupportedError",
-        AddressTypeNotSupported: "AddressTypeNotSupportedError",
-        # What tor sends for these to clients that know RFC 1928 alone.
-        OnionServiceError: "HostUnreachableError",
-        TransportError: "GeneralServerFailureError",
-    }
-)
+link_to_txtorcon()

@@ -11,7 +11,7 @@ when the program has imported `txtorcon.socks`, whether before or after us.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -26,7 +26,16 @@ _linked: ModuleType | None = None
 
 
 class TxtorconRelated(Exception):
-    """A base for exceptions: Python adds bases only to a class that does not derive from `Exception` directly."""
+    """
+    A base for exceptions: Python adds bases only to a class that does not derive from `Exception` directly.
+
+    :param txtorcon: for a subclass, the name of its base in `txtorcon.socks`, if it has one.
+    """
+
+    def __init_subclass__(cls, txtorcon: str | None = None) -> None:
+        super().__init_subclass__()
+        if txtorcon is not None:
+            _bases[cls] = cls.__bases__, txtorcon
 
     def __new__(cls, *arguments: object, **keywords: object) -> Any:
         # For programs whose import system does not ask the finder below.
@@ -37,13 +46,8 @@ class TxtorconRelated(Exception):
         return made
 
 
-def link_to_txtorcon(names: Mapping[type[Exception], str]) -> None:
-    """
-    Add exceptions of `txtorcon.socks` to the bases of ours, now or when it is imported.
-
-    :param names: our classes, subclasses of `TxtorconRelated`, with the names of their bases in `txtorcon.socks`.
-    """
-    _bases.update({cls: (cls.__bases__, name) for cls, name in names.items()})
+def link_to_txtorcon() -> None:
+    """Add exceptions of `txtorcon.socks` to the bases of ours, now or when it is imported."""
     _link()
     sys.meta_path.insert(0, _Finder())
 
