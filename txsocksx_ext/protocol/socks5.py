@@ -151,11 +151,6 @@ class Conversation(decoding.MessageReader):
         self.offered: tuple[Method, ...] = ()
         self._limits = limits
 
-    @property
-    def is_ours_to_send(self) -> bool:
-        """Whether the next message is ours."""
-        return self.state in self._outgoing
-
     def next_message(self) -> Message | None:
         """
         Decode the peer's next message.
@@ -387,27 +382,18 @@ class Responder(Conversation, role=Role.RESPONDER):
         return Conversation.send(self, message)
 
     def _violated(self, violation: MalformedMessage) -> None:
-        final_reply = _final_reply(self.state, violation)
-        if final_reply is not None:
-            self.final_reply = final_reply.encode()
-        if isinstance(final_reply, Reply):
-            self.replied = final_reply.code
+        """
+        Set `final_reply`, which stays empty if the version was wrong.
 
-
-def _final_reply(state: State, violation: MalformedMessage) -> Message | None:
-    """
-    Return the last message to a client that violated the protocol in `state`.
-
-    ``None`` if the version was wrong: then the client speaks another protocol,
-    and any answer would be a guess. Only a request with a wrong version is
-    answered, as tor answers it.
-    """
-    if state is State.REQUEST:
-        is_type = violation.fault is Fault.ADDRESS_TYPE
-        row = codes.ADDRESS_TYPE_NOT_SUPPORTED if is_type else codes.GENERAL_FAILURE
-        return Reply(row.number)
-    if violation.fault is Fault.VERSION:
-        return None
-    if state is State.GREETING:
-        return MethodSelection(Method.NO_ACCEPTABLE)
-    return ExtendedResponse(Status.INVALID_ARGUMENTS, Pairs({ERROR: violation.detail[:LONGEST_REASON]}))
+        Then the client speaks another protocol, and any answer would be a guess. Only a
+        request with a wrong version is answered, as tor answers it.
+        """
+        if self.state is State.REQUEST:
+            is_type = violation.fault is Fault.ADDRESS_TYPE
+            self.replied = (codes.ADDRESS_TYPE_NOT_SUPPORTED if is_type else codes.GENERAL_FAILURE).number
+            self.final_reply = Reply(self.replied).encode()
+        elif violation.fault is not Fault.VERSION and self.state is _GREETING:
+            self.final_reply = MethodSelection(_NO_ACCEPTABLE).encode()
+        elif violation.fault is not Fault.VERSION:
+            pairs = Pairs({ERROR: violation.detail[:LONGEST_REASON]})
+            self.final_reply = ExtendedResponse(Status.INVALID_ARGUMENTS, pairs).encode()
