@@ -5,26 +5,21 @@ One client's connection, from its first byte to its line in the access log.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from types import CoroutineType, coroutine
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from twisted.cred.error import LoginFailed, Unauthorized
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.error import ConnectingCancelledError, ConnectionLost
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from ..addresses import literal_of
 from ..context import Session, peer_group
-from ..errors import AuthenticationFailed, CommandNotSupported, SOCKS5Error, TTLExpired
+from ..errors import AuthenticationFailed, CommandNotSupported, TTLExpired
 from ..failures import describe
-from ..net.half_close import can_half_close, with_half_close
+from ..net.half_close import with_half_close
 from ..net.relay import join
-from ..net.socket_state import was_reset
 from ..net.transport import SocketTransport, write_now
 from ..net.twisted_transports import abort, bound_address, close_result
 from ..policy.table import Decision
@@ -34,13 +29,10 @@ from ..protocol.decoding import MalformedMessage
 from ..protocol.foreign import reason_of
 from ..protocol.messages import UNSPECIFIED, Address, Request
 from ..protocol.pairs import NO_PAIRS, Pairs
+from .coroutine import CoroutineProtocol
 
 if TYPE_CHECKING:
-    from .factory import SOCKS5ExtFactory
     from .frontends import Frontend
-
-EXPECTED = (SOCKS5Error, ConnectError, ConnectingCancelledError, LoginFailed, Unauthorized, OSError, CancelledError)
-"""What a decision or a route may fail with without a bug in a program."""
 
 AWAITABLE = (Deferred, CoroutineType)
 """
@@ -51,44 +43,28 @@ A failed isinstance() of these costs about 0.2 µs, so test for the usual type f
 
 _DOMAINNAME = AddressType.DOMAINNAME
 
-STOPS_PROCESS = (SystemExit, KeyboardInterrupt)
-
 CANCELLED_WITHIN = 2.0
 """Seconds after which a route that was cancelled and has not finished is not awaited any longer."""
 
 
-_MORE_INPUT = object()
-"""What `_serve` yields to be resumed when the client has sent more."""
-
-
-@implementer(IHalfCloseableProtocol)
-class SOCKS5ExtProtocol(Protocol):
+class SOCKS5ExtProtocol(CoroutineProtocol):
     """
     One client's connection, until the relay takes its transport over.
 
-    `_serve` reads from top to bottom what happens on it: a coroutine that this
-    class resumes when the client has sent more, or when a Deferred that it awaits
-    has fired. It ends when the relay begins, because a suspended coroutine costs
-    more memory than an idle tunnel. Decisions are the factory's.
+    `_serve`, the coroutine that is its life, reads from top to bottom what happens
+    on it. It ends when the relay begins, because a suspended coroutine costs more
+    memory than an idle tunnel. Decisions are the factory's.
 
     One deadline is set at a time: for the handshake, for the connection to the
     target, or for the final reply to arrive.
-
-    :ivar session: what is known of the client.
     """
-
-    transport: Any
-    factory: SOCKS5ExtFactory
-    session: Session
 
     def connectionMade(self) -> None:
         factory, transport = self.factory, self.transport
         # Create every attribute here: CPython's key-sharing dicts stay compact only if attributes appear now.
         self._closing = self._input_ended = self._lost = self._is_paused = False
         self._given_up = self._timed_out = False
-        self._frontend: Frontend | None = None
-        self._life: Any = None
-        self._awaited: Deferred[Any] | None = None
+        self._frontend = self._life = self._awaited = None
         self._counted_as: str | None = None
         self._asked = 0.0
         header_is_unread = False
@@ -125,20 +101,6 @@ class SOCKS5ExtProtocol(Protocol):
             self._is_paused = True
             self.transport.pauseProducing()
 
-    def readConnectionLost(self) -> None:
-        """The client sends no more; what it sent before still counts."""
-        if was_reset(self.transport):
-            abort(self.transport)
-            return
-        self._input_ended = True
-        # A client that has not sent its request yet never will.
-        if self._closing or self._awaited is None or self._frontend is None or not self._frontend.has_request:
-            self._end("the client left")
-            self.transport.loseConnection()
-
-    def writeConnectionLost(self) -> None:
-        """Our own sending side was closed."""
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._lost:  # its stream is over already
             return
@@ -166,8 +128,7 @@ class SOCKS5ExtProtocol(Protocol):
         if self.session.relay is not None:
             self.session.relay.abort(reason)
             return
-        self._end(reason)
-        abort(self.transport)
+        super().abort(reason)
 
     # The life of a connection.
 
@@ -193,19 +154,6 @@ class SOCKS5ExtProtocol(Protocol):
             await command(self, request)
         except BaseException as error:
             self._request_failed(error)
-
-    @coroutine
-    def next_message(self) -> Any:
-        """
-        Wait for the client's next message.
-
-        :raises MalformedMessage: the client violated the protocol.
-        """
-        frontend = self._frontend
-        assert frontend is not None
-        while (message := frontend.next_message()) is None:
-            yield _MORE_INPUT
-        return message
 
     def accepted_methods(self) -> Sequence[int]:
         """Ask the factory which methods this client may use."""
@@ -335,103 +283,6 @@ class SOCKS5ExtProtocol(Protocol):
         self.session.reply_code = frontend.replied
         self.close_after(reply, reason)
 
-    def close_after(self, final_reply: bytes, reason: str) -> None:
-        """
-        Send what ends the conversation, and close so that it arrives.
-
-        A close with unread input makes Linux reset the connection, and the reset
-        can overtake the reply. So only our sending side is closed, input is
-        dropped, and the rest follows when the client closes, or soon.
-        """
-        self._end(reason)
-        if self._lost:
-            return
-        self._closing = True
-        if self._frontend is not None:
-            self._frontend.close()
-        if final_reply:
-            self.transport.write(final_reply)
-        # A client that sent more than could be kept is paused; now its input is dropped.
-        self.transport.resumeProducing()
-        self.factory.deadlines.start(self, self.factory.limits.linger, partial(abort, self.transport))
-        if can_half_close(self.transport) and not self._input_ended:
-            self.transport.loseWriteConnection()
-        else:
-            self.transport.loseConnection()
-
-    def report(self, error: BaseException) -> None:
-        """
-        Log an error, unless a decision or a route may fail with it.
-
-        :raises BaseException: `error`, if it stops the process or closes the coroutine.
-        """
-        if self._must_propagate(error):
-            raise error
-        if not isinstance(error, EXPECTED):
-            self.factory.log.unexpected(Failure(error), self.session)
-
-    def _must_propagate(self, error: BaseException) -> bool:
-        return isinstance(error, STOPS_PROCESS) or (isinstance(error, GeneratorExit) and (self._lost or self._closing))
-
-    # Running the coroutine.
-
-    def _resume(self, failure: Failure | None = None) -> None:
-        """
-        Run `_serve` until it needs more input, or awaits a Deferred that has not fired.
-
-        :param failure: what the awaited Deferred failed with.
-        """
-        life = self._life
-        if life is None or life.cr_running:
-            return
-        try:
-            awaited = life.send(None) if failure is None else failure.throwExceptionIntoGenerator(life)
-            if awaited is not _MORE_INPUT and not isinstance(awaited, Deferred):
-                awaited = life.throw(TypeError(f"await Deferreds and coroutines here, not {type(awaited).__name__}"))
-        except StopIteration:
-            self._life = None
-            return
-        except STOPS_PROCESS:
-            self._life = None
-            self.abort("fault")
-            # Reactors log what a protocol raises, and go on.
-            self.factory.reactor.stop()
-            raise
-        except BaseException:
-            self._life = None
-            self._failed_unexpectedly()
-            return
-        if awaited is not _MORE_INPUT:
-            self._awaited = awaited
-            awaited.addBoth(self._fired)
-            if self._lost or self._closing:
-                # An override went on after its cancellation, so cancel what it awaits now.
-                self._cancel()
-            return
-        if self._is_paused:
-            self._is_paused = False
-            self.transport.resumeProducing()
-        if self._input_ended and not self._closing and not self._lost:
-            self._end("the client left")
-            self.transport.loseConnection()
-
-    def _fired(self, result: object) -> object:
-        """Resume: the coroutine reads a result from the Deferred itself."""
-        self._awaited = None
-        if isinstance(result, Failure):
-            self._resume(result)
-            return None
-        self._resume()
-        return result
-
-    def _cancel(self) -> None:
-        """Cancel what the coroutine awaits. A canceller may be foreign, and fail."""
-        if self._awaited is not None:
-            try:
-                self._awaited.cancel()
-            except BaseException:
-                self.factory.log.unexpected(Failure(), self.session)
-
     # The ends of a connection.
 
     def _request_failed(self, error: BaseException) -> None:
@@ -477,19 +328,11 @@ class SOCKS5ExtProtocol(Protocol):
         self._request_failed(TTLExpired() if self._timed_out else CancelledError())
         self._cancel()
 
-    def _failed_unexpectedly(self) -> None:
-        self.factory.log.unexpected(Failure(), self.session)
-        self.abort("fault")
-
     def _stream_ended(self, reason: str) -> None:
         self.session.end_relay()
         self._end(reason)
         self._lost = True
         self._closed()
-
-    def _end(self, reason: str) -> None:
-        """Keep the first reason: what follows is its consequence."""
-        self.session.end = self.session.end or reason
 
     def _closed(self) -> None:
         factory, session = self.factory, self.session
