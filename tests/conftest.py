@@ -8,6 +8,7 @@ from functools import wraps
 
 import pytest
 import pytest_twisted
+from hypothesis import HealthCheck, settings
 from support.programs import Program, twistd
 from support.reactors import install
 from twisted.internet.defer import Deferred
@@ -46,6 +47,9 @@ def pytest_configure(config):
         # A shell has what it starts in the background ignore it, and so would the programs that tests start.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     install(config)
+    # A busy machine fails no property.
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
     config.addinivalue_line("markers", "deadline(seconds): the time an asynchronous test has")
     config.addinivalue_line("markers", "logs_errors: the test expects errors in the log")
 

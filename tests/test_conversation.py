@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.vectors import unhurried
+from support.vectors import thorough
 
 from txsocksx_ext.protocol.codes import Command, Method, Status
 from txsocksx_ext.protocol.decoding import Fault, MalformedMessage
@@ -191,7 +191,7 @@ def test_what_comes_early_waits_for_its_turn(end_class, first):
 
 @BOTH_ENDS
 def test_no_order_of_hearing_and_speaking_loses_a_byte(end_class, first):
-    @unhurried
+    @thorough
     @given(
         st.sampled_from([messages for messages, end in DIALOGUES.values() if end is State.OPEN]),
         st.binary(max_size=30),

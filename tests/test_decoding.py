@@ -4,7 +4,7 @@ from functools import partial, wraps
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.vectors import byte_by_byte, decode_pieces, split_at, unhurried, whole_reply
+from support.vectors import byte_by_byte, decode_pieces, split_at, thorough, whole_reply
 
 from txsocksx_ext.protocol import decoding
 from txsocksx_ext.protocol.codes import AddressType, Command, Method, Status
@@ -63,7 +63,7 @@ def cut(data, positions):
 
 @each_decoder
 def test_decoding_is_the_inverse_of_encoding_in_any_split(decoder):
-    @unhurried
+    @thorough
     @given(ANY_MESSAGE[decoder], st.binary(max_size=20), st.lists(st.integers(0, 5000), max_size=12))
     def check(message, rest, positions):
         pieces = cut(message.encode() + rest, positions)
@@ -72,7 +72,7 @@ def test_decoding_is_the_inverse_of_encoding_in_any_split(decoder):
     check()
 
 
-@unhurried
+@thorough
 @given(ANY_MESSAGE[whole_reply], st.binary(max_size=20), st.lists(st.integers(0, 300), max_size=8))
 def test_of_a_failing_reply_the_code_is_enough(reply, rest, positions):
     message, left = decode_pieces(cut(reply.encode() + rest, positions), decoding.reply_or_its_code)
@@ -83,7 +83,7 @@ def test_of_a_failing_reply_the_code_is_enough(reply, rest, positions):
         assert (message, left) == (reply, rest)
 
 
-@unhurried
+@thorough
 @given(ANY_MESSAGE[whole_reply])
 def test_the_rest_of_a_failing_reply_can_be_had_later(reply):
     messages = MessageReader()
@@ -94,14 +94,14 @@ def test_the_rest_of_a_failing_reply_can_be_had_later(reply):
     assert messages.take_read_ahead() == b"data"
 
 
-@unhurried
+@thorough
 @given(any_byte, targets, st.binary(max_size=50))
 def test_datagrams_decode_whole(fragment, address, data):
     datagram = Datagram(fragment, address, data)
     assert decoding.decode_datagram(datagram.encode()) == datagram
 
 
-@unhurried
+@thorough
 @given(any_byte, targets)
 def test_a_datagram_that_is_too_short_is_malformed(fragment, address):
     header = Datagram(fragment, address, b"").encode()
@@ -159,7 +159,7 @@ def outcome(pieces, decoder, *limits):
 
 @each_bounded_decoder
 def test_any_bytes_give_one_outcome_however_they_are_split(decoder):
-    @unhurried
+    @thorough
     @given(suspect_bytes)
     def check(data):
         # decode_pieces lets everything but MalformedMessage through, which would fail the test.
@@ -180,7 +180,7 @@ def suspect_pairs(draw):
 
 @pytest.mark.parametrize("limits", [DEFAULT_PAIR_LIMITS, SMALL], ids=["default", "small"])
 def test_pairs_that_come_at_once_are_read_as_byte_by_byte(limits):
-    @unhurried
+    @thorough
     @example(b"\1\0\1" + b"\0\1a\0\0" * 2)
     @example(b"\1\0\2" + b"\0\1a\0\0" * 2 + b"\0\1b\0\0")
     @example(b"\1\0\1" + b"\0\1a\0\1x" + b"\5\1\0")
@@ -196,7 +196,7 @@ def test_pairs_that_come_at_once_are_read_as_byte_by_byte(limits):
 def test_no_decoder_asks_for_more_than_its_longest_field(decoder):
     longest = LONGEST_DEMAND[decoder]
 
-    @unhurried
+    @thorough
     @given(suspect_bytes)
     def check(data):
         size = 0
@@ -213,7 +213,7 @@ def test_no_decoder_asks_for_more_than_its_longest_field(decoder):
     check()
 
 
-@unhurried
+@thorough
 @given(data=suspect_bytes)
 def test_pairs_within_limits_are_never_more_than_the_limits(data):
     try:
@@ -230,7 +230,7 @@ def test_pairs_within_limits_are_never_more_than_the_limits(data):
 
 @each_bounded_decoder
 def test_what_is_said_of_malformed_bytes_is_safe_to_show(decoder):
-    @unhurried
+    @thorough
     @given(suspect_bytes)
     def check(data):
         try:
@@ -340,7 +340,7 @@ def test_what_is_said_of_a_fault_names_no_value():
 # Requests and replies.
 
 
-@unhurried
+@thorough
 @example(b"a b")
 @example(b"\0")
 @example(b"")

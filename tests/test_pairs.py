@@ -3,7 +3,7 @@ from dataclasses import fields
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.vectors import unhurried
+from support.vectors import thorough
 
 from txsocksx_ext.protocol.pairs import MAX_FIELD_LENGTH, PairLimits, Pairs, check_key, has_key_characters
 
@@ -51,7 +51,7 @@ def test_pairs_are_not_changed_by_what_they_were_made_of():
     assert pairs["a"] == b"1"
 
 
-@unhurried
+@thorough
 @given(pair_dicts)
 def test_equal_pairs_have_equal_hashes(values):
     pairs, other = Pairs(values), Pairs(dict(reversed(values.items())))

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.vectors import by_id, decode_pieces, unhurried, vectors_of
+from support.vectors import by_id, decode_pieces, thorough, vectors_of
 
 from txsocksx_ext.errors import MissingArgument, TransportProtocolFailure
 from txsocksx_ext.protocol import decoding
@@ -56,13 +56,13 @@ texts = st.text(st.one_of(st.sampled_from("=;\\,:é\udc80 "), st.characters(excl
 fields = st.lists(st.tuples(texts.filter(bool), texts), max_size=8)
 
 
-@unhurried
+@thorough
 @given(fields)
 def test_every_text_comes_back(pairs):
     assert parse_arguments(encode_arguments(pairs)).pairs == tuple(pairs)
 
 
-@unhurried
+@thorough
 @given(st.lists(st.tuples(texts.filter(bool), texts), min_size=1, max_size=8), st.data())
 def test_user_name_and_password_may_be_cut_anywhere(pairs, data):
     text = encode_arguments(pairs).encode("utf-8", "surrogateescape")

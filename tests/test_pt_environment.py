@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.vectors import unhurried
+from support.vectors import thorough
 
 from txsocksx_ext.transports.arguments import Arguments
 from txsocksx_ext.transports.environment import (
@@ -167,7 +167,7 @@ proxies = st.one_of(
 )
 
 
-@unhurried
+@thorough
 @given(st.builds(ClientEnvironment, proxy=st.none() | proxies, **common))
 def test_what_a_parent_writes_a_client_reads(environment):
     variables = environment.variables()
@@ -175,7 +175,7 @@ def test_what_a_parent_writes_a_client_reads(environment):
     assert read_environment(variables) == environment
 
 
-@unhurried
+@thorough
 @given(
     st.builds(
         ServerEnvironment,

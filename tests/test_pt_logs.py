@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.vectors import unhurried
+from support.vectors import thorough
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -28,7 +28,7 @@ def test_addresses_are_left_out(text, scrubbed):
     assert scrub(text) == scrubbed
 
 
-@unhurried
+@thorough
 @given(st.ip_addresses(), st.integers(0, 0xFFFF), st.sampled_from(["{} x", "({})", "to {}, from", "'{}'", "a={}"]))
 def test_every_address_is(address, port, around):
     shown = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
