@@ -208,6 +208,7 @@ def named_files():
     return {
         "users": password_line("alice", "secret").encode(),
         "password": b"secret\n",
+        "team.toml": (EXAMPLES / "team.toml").read_bytes(),
         "key.pem": pair.dump(1),
         "cert.pem": pair.selfSignedCert(1, commonName="localhost").dumpPEM(),
     }
@@ -221,8 +222,13 @@ def test_the_command_is_one(text, options, tmp_path, monkeypatch, named_files):
     for name, content in named_files.items():
         Path(name).write_bytes(content)
     parsed = Options()
-    parsed.parseOptions(shlex.split(options))
-    assert parsed.service
+    if "--check" in options:
+        with pytest.raises(SystemExit) as ended:
+            parsed.parseOptions(shlex.split(options))
+        assert ended.value.code == 0
+    else:
+        parsed.parseOptions(shlex.split(options))
+        assert parsed.service
 
 
 def test_commands_are_found():

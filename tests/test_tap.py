@@ -15,13 +15,14 @@ from twisted.plugin import getPlugins
 from twisted.python.usage import UsageError
 
 from txsocksx_ext import Limits, Session
+from txsocksx_ext.options import DEFAULT_LISTENER
 from txsocksx_ext.protocol.codes import Method
 from txsocksx_ext.protocol.messages import Address
 from txsocksx_ext.server.limits import connections_by_descriptors
 from txsocksx_ext.server.listeners import ListenerString
 from txsocksx_ext.server.service import SOCKS5ExtService
 from txsocksx_ext.server.workers import WorkersService
-from txsocksx_ext.tap import DEFAULT_LISTENER, Options, makeService
+from txsocksx_ext.tap import Options, makeService
 
 
 def options(*arguments):

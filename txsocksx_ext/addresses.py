@@ -119,12 +119,13 @@ def is_protected_network(network: IPNetwork, own: Collection[IPAddress] = ()) ->
 
     :param own: as for `is_protected`.
     """
-    if any(_lies_in(network, protected) for protected in PROTECTED_NETWORKS):
+    if any(lies_in(network, protected) for protected in PROTECTED_NETWORKS):
         return True
     return network.num_addresses <= len(own) and all(address in own for address in network)
 
 
-def _lies_in(network: IPNetwork, other: IPNetwork) -> bool:
+def lies_in(network: IPNetwork, other: IPNetwork) -> bool:
+    """Return whether a network is a part of another one."""
     if isinstance(network, ipaddress.IPv4Network) and isinstance(other, ipaddress.IPv4Network):
         return network.subnet_of(other)
     if isinstance(network, ipaddress.IPv6Network) and isinstance(other, ipaddress.IPv6Network):

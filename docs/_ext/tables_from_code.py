@@ -15,6 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from txsocksx_ext import errors, failures
 from txsocksx_ext.addresses import PROTECTED_NETWORKS
+from txsocksx_ext.options import BY_NAME
 from txsocksx_ext.protocol import codes
 from txsocksx_ext.protocol.codes import Dialect, Method, ReplyCode, permitted_code
 from txsocksx_ext.protocol.pairs import PairLimits
@@ -25,6 +26,9 @@ from txsocksx_ext.tap import Options
 
 OF_EVERY_PROGRAM = {"help", "version"}
 """Options that twistd gives to all of its commands."""
+
+IN_FILE = {"flag": "true, false", "number": "number", "text": "string", "list": "list of strings"}
+"""What a configuration file has for each kind of option."""
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: str = "auto") -> str:
@@ -148,18 +152,22 @@ def failures_of_routes() -> str:
 
 
 def server_options() -> str:
-    """Each option of ``twistd socks5ext``."""
+    """Each option of ``twistd socks5ext``, with what a configuration file has for it."""
     options = Options()
     rows = []
     for long in sorted(options.longOpt):
         name = long.rstrip("=")
         if name in OF_EVERY_PROGRAM:
             continue
-        default = options.defaults.get(name)
-        is_flag = not long.endswith("=")
-        shown = "" if is_flag or default is None else f"{default:g}"
-        rows.append([f"``--{long}``", shown, option(options.docs[name])])
-    return table(["Option", "Default", "What it does"], rows, "28 12 60")
+        in_file, default = "", ""
+        if name in BY_NAME:
+            known = BY_NAME[name]
+            in_file = IN_FILE[known.kind] if known.in_file else ""
+            default = known.shown_default
+        # The default has a column of its own.
+        text = options.docs[name].partition(" [default: ")[0]
+        rows.append([f"``--{long}``", in_file, default, option(text)])
+    return table(["Option", "In a file", "Default", "What it does"], rows, "26 12 10 52")
 
 
 def limits() -> str:

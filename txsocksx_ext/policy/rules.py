@@ -133,6 +133,7 @@ class Rule:
         with the root's dot or without.
     :ivar ports: the ports that match.
     :ivar condition: which clients the rule is for; ``None`` for all.
+    :ivar text: the pattern of `name`.
     """
 
     route: IRoute
@@ -141,6 +142,7 @@ class Rule:
     is_any: bool
     ports: range
     condition: Condition | None = None
+    text: str = ""
 
     @classmethod
     def of(cls, pattern: str, route: IRoute, condition: Condition | None = None) -> Rule:
@@ -168,7 +170,7 @@ class Rule:
         folded = _folded(host)
         if not folded:
             raise ValueError(f"the pattern {pattern!r} names no host but the root")
-        return cls(route, re.compile(translate(folded)), None, not folded.strip("*"), ports, condition)
+        return cls(route, re.compile(translate(folded)), None, not folded.strip("*"), ports, condition, folded)
 
     def matches(self, name: str | None, literal: str | None, port: int | None) -> bool:
         """

@@ -32,7 +32,7 @@ WRAPPER = "haproxy"
 _BACKLOG_POSITIONS = {"tcp": 2, "tcp6": 2, "unix": 2, "ssl": 5}
 """The position of ``backlog`` among the arguments of each kind that takes one."""
 
-_DEFAULT_INTERFACES = {"tcp": "0.0.0.0", "tcp6": "::"}
+_DEFAULT_INTERFACES = {"tcp": "0.0.0.0", "tcp6": "::", "ssl": "0.0.0.0"}
 _PRIVATE_KINDS = frozenset({"unix", "ssl", "tls"})
 
 
@@ -75,18 +75,24 @@ class ListenerString:
         Unix sockets, TLS and TCP on loopback are safe. A socket from systemd is
         inspected. Unknown kinds count as exposed.
         """
-        if self.kind in _PRIVATE_KINDS:
-            return False
+        return self.kind not in _PRIVATE_KINDS and not self._is_on_loopback()
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether clients on other machines can connect, by TLS or through a balancer too."""
+        return self.is_wrapped or (self.kind != "unix" and not self._is_on_loopback())
+
+    def _is_on_loopback(self) -> bool:
         if self.kind == "systemd":
             try:
                 with self.inherited_socket() as inherited:
-                    return inherited.family != socket.AF_UNIX and not is_loopback_host(inherited.getsockname()[0])
+                    return inherited.family == socket.AF_UNIX or is_loopback_host(inherited.getsockname()[0])
             except ValueError:  # systemd passed none
-                return True
+                return False
         if self.kind not in _DEFAULT_INTERFACES:
-            return True
-        interface = self._argument(1, "interface") or _DEFAULT_INTERFACES[self.kind]
-        return interface != "localhost" and not is_loopback_host(interface)
+            return False
+        interface = self._argument(4 if self.kind == "ssl" else 1, "interface") or _DEFAULT_INTERFACES[self.kind]
+        return interface == "localhost" or is_loopback_host(interface)
 
     @property
     def with_backlog(self) -> str:
