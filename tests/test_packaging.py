@@ -157,7 +157,7 @@ def test_the_wheel_holds_all_of_the_package_and_nothing_else(source, wheel):
     expected = {
         path.relative_to(source).as_posix()
         for path in (source / "txsocksx_ext").rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix in (".py", ".html") or path.name == "py.typed"
     }
     assert "txsocksx_ext/py.typed" in expected
     packed = {name for name in contents(wheel) if ".dist-info/" not in name}

@@ -199,8 +199,8 @@ def test_a_system_without_shared_ports_has_no_workers(monkeypatch):
 
 
 def test_log_targets():
-    assert factory("--log-targets").log._with_targets
-    assert not factory().log._with_targets
+    assert factory("--log-targets").log.with_targets
+    assert not factory().log.with_targets
 
 
 # Who may come in.

@@ -62,6 +62,8 @@ class Configuration:
     :ivar listeners: Twisted server endpoint strings.
     :ivar workers: the number of processes.
     :ivar drain: seconds.
+    :ivar drain_delay: seconds.
+    :ivar status: the endpoint string of the status page, or ``None``.
     :ivar ends_removed_users: whether a reload ends the streams of users who cannot log in any more.
     :ivar warnings: what is probably not meant, one line each.
     """
@@ -76,6 +78,8 @@ class Configuration:
         self._values = values
         self.workers: int = values["workers"]
         self.drain: float = values["drain"]
+        self.drain_delay: float = values["drain-delay"]
+        self.status: str | None = values["status"]
         self.ends_removed_users: bool = values["reload-ends"] == REMOVED_USERS
         self.listeners: list[str] = values["listen"] or [DEFAULT_LISTENER]
         auth = tuple(values["auth"] or ())
@@ -92,6 +96,8 @@ class Configuration:
         for check, items in ((self._check_listener, self.listeners), (self._check_auth, auth)):
             for each in items:
                 self._collect(check, each)
+        if self.status is not None:
+            self._collect(self._check_listener, self.status, "status")
         for rule in self.settings.rules:
             self._collect(self._check_rule, rule)
         if self._faults:
@@ -160,8 +166,8 @@ class Configuration:
                 f"{self._label('workers')}: this system does not spread connections over processes; Linux does"
             )
 
-    def _check_listener(self, description: str) -> None:
-        label = f"{self._label('listen')} {description}"
+    def _check_listener(self, description: str, option: str = "listen") -> None:
+        label = f"{self._label(option)} {description}"
         try:
             check_kind(description)
             serverFromString(self._reactor, description)
@@ -178,6 +184,13 @@ class Configuration:
         port = listener.port
         if port is not None and not 0 <= port <= 0xFFFF:
             raise ValueError(f"{label}: there is no port {port}, but 0 to 65535")
+        if option == "status":
+            if listener.is_reachable and not self._values["allow-remote"]:
+                raise ValueError(
+                    f"{label}: others could read it and end sessions. Listen on loopback or a unix socket,"
+                    " or say --allow-remote if you must"
+                )
+            return
         if is_exposed and not self._values["allow-remote"]:
             raise ValueError(
                 f"{label}: others could read what clients send there. Listen on loopback, a unix socket or TLS,"
@@ -236,6 +249,7 @@ class Configuration:
         each = " in each worker" if self.workers > 1 else ""
         return {
             "listen": [_shown_listener(each) for each in self.listeners],
+            **({} if self.status is None else {"status": [_shown_listener(self.status)]}),
             "protocols": list(settings.protocols),
             "users": users,
             "rules": [*rules, "* -> direct"],

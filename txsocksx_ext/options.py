@@ -163,6 +163,13 @@ OPTIONS = (
     _seconds("connect-timeout", _DEFAULTS.connect_timeout, "Seconds to reach a target."),
     _seconds("idle-timeout", 0.0, "Seconds without a byte after which a stream is closed; 0 for never.", "never"),
     _seconds("drain", 10.0, "Seconds for open streams to end on SIGTERM.", "none"),
+    _seconds("drain-delay", 0.0, "Seconds from SIGTERM on in which connections are still accepted.", "none"),
+    Option(
+        "status",
+        "text",
+        "Where to serve a status page, metrics and /readyz: an endpoint string, as for --listen, of loopback or a unix"
+        " socket. By default they are not served.",
+    ),
     _count("max-connections", None, "Connections at once. Default: by the limit of open files."),
     _count(
         "max-per-peer",

@@ -19,7 +19,7 @@ from .route import plugin_route_kinds
 from .server.memory import freeze_gc
 from .server.service import SOCKS5ExtService
 from .server.start_failures import report_start_failures
-from .server.text_log import LoggingService
+from .server.stopping import ServerService
 from .server.workers import WorkersService
 
 
@@ -76,12 +76,17 @@ class Options(TwistedOptions, AuthOptionMixin):
             configuration = Configuration(reactor, self.given)
         except ConfigurationError as error:
             raise UsageError(str(error)) from None
-        self.service: LoggingService
+        self.service: ServerService
         settings, listeners, drain = configuration.settings, configuration.listeners, configuration.drain
         if configuration.workers == 1:
             self.service = SOCKS5ExtService(reactor, settings.make_factory(reactor), listeners, drain)
         else:
             self.service = WorkersService(reactor, settings, listeners, configuration.workers, drain)
+        self.service.drain_delay = configuration.drain_delay
+        if configuration.status is not None:
+            from .server.status_page import StatusPage
+
+            self.service.status_page = StatusPage(reactor, self.service, configuration.status)
 
 
 def _check(reactor: Any, given: dict[str, Any]) -> None:

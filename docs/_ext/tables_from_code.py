@@ -22,6 +22,7 @@ from txsocksx_ext.protocol.pairs import PairLimits
 from txsocksx_ext.route import route_kinds
 from txsocksx_ext.server import http_frontend
 from txsocksx_ext.server.limits import Limits
+from txsocksx_ext.server.metrics import METRICS
 from txsocksx_ext.tap import Options
 
 OF_EVERY_PROGRAM = {"help", "version"}
@@ -205,6 +206,15 @@ def kinds_of_route() -> str:
     return table(["Kind", "What it is"], rows)
 
 
+def status_metrics() -> str:
+    """The metrics of the status page."""
+    rows = [
+        (f"``{name}``", metric.type, ", ".join(f"``{label}``" for label in metric.labels), sentence(metric.help))
+        for name, metric in METRICS.items()
+    ]
+    return table(("Metric", "Type", "Labels", "Meaning"), rows)
+
+
 def _directive(make) -> type[SphinxDirective]:
     class FromCode(SphinxDirective):
         """Puts in what `make` makes."""
@@ -225,6 +235,7 @@ def setup(app):
         failures_of_routes,
         server_options,
         limits,
+        status_metrics,
         protected_networks,
         kinds_of_route,
     ):

@@ -17,7 +17,7 @@ from .timers import clock_of
 from .waiters import Waiters
 
 LONGEST_LINE = 1024 * 1024
-"""Bytes of a line that are kept until its end comes; then `ChildProcess.line_received` gets them as a line."""
+"""Bytes of a line that are kept until its end comes."""
 
 STDERR = 2
 """The child's descriptor of its standard error."""
@@ -28,6 +28,7 @@ class ChildProcess(ProcessProtocol):
     One process. Subclasses override `line_received`.
 
     :param reactor: provides processes and time.
+    :cvar longest_line: bytes of a line that are kept; then `line_received` gets them as a line.
     :cvar term_after: seconds from `stop`, which closes the child's stdin, to SIGTERM.
     :cvar kill_after: seconds from `stop` to SIGKILL.
     :cvar output_ends_after: seconds after the process has exited until its pipes are
@@ -36,6 +37,7 @@ class ChildProcess(ProcessProtocol):
     :ivar end: why it ended: `fault`, or else ``exit status 1`` or ``signal 9``; ``None`` before that.
     """
 
+    longest_line = LONGEST_LINE
     transport: Any = None  # Twisted's IProcessTransport lacks closeStdin() and writeToChild()
     term_after = 0.0
     kill_after = 5.0
@@ -79,7 +81,7 @@ class ChildProcess(ProcessProtocol):
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         *lines, rest = (self._unended.pop(childFD, b"") + data).split(b"\n")
-        if len(rest) > LONGEST_LINE:
+        if len(rest) > self.longest_line:
             lines.append(rest)
         elif rest:
             self._unended[childFD] = rest

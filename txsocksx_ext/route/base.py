@@ -5,7 +5,7 @@ What a route is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred, fail
@@ -17,6 +17,24 @@ from ..context import Session
 from ..errors import CommandNotSupported
 from ..net.resolver import Resolver
 from ..protocol.messages import Address, Request
+
+
+class Part(NamedTuple):
+    """
+    The state of a program that a route needs, for the status page.
+
+    :ivar kind: ``tor`` or ``transport``, or another word.
+    :ivar name: tells it from others of its kind; no secret.
+    :ivar is_up: whether it can be used.
+    :ivar state: in a few words.
+    :ivar bootstrap: how far tor has bootstrapped, from 0 to 1; ``None`` if that is not known.
+    """
+
+    kind: str
+    name: str
+    is_up: bool
+    state: str
+    bootstrap: float | None = None
 
 
 class IRoute(Interface):
@@ -47,6 +65,9 @@ class IRoute(Interface):
     is_over_tor: bool = Attribute(
         "Whether each stream goes over Tor, so that an HTTP client may be told ``Via: tor/1.0``. May be missing."
     )
+
+    def parts() -> Sequence[Part]:
+        """Return the states of the programs that this route needs. May be missing."""
 
     def connect(request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """
@@ -116,6 +137,10 @@ class Route:
     service: IService | None = None
     is_for_each_process = False
     is_over_tor = False
+
+    def parts(self) -> Sequence[Part]:
+        """See `IRoute`: this route needs no other program."""
+        return ()
 
     def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""

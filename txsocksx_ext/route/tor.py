@@ -29,7 +29,7 @@ from ..tor.control import ControlConnection
 from ..tor.instance import TorInstance, WatchedStream
 from ..tor.isolation import TOKENS, IsolationTokens
 from ..tor.launch import find_tor, launched_tor
-from .base import Route
+from .base import Part, Route
 
 if TYPE_CHECKING:
     from ..context import Session
@@ -58,6 +58,10 @@ class TorRoute(Route):
         for tor in tors:
             if tor.control is not None:
                 tor.control.setServiceParent(self.service)
+
+    def parts(self) -> Sequence[Part]:
+        """See `IRoute`."""
+        return [_part_of(tor) for tor in self._tors]
 
     def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
@@ -93,6 +97,18 @@ class TorRoute(Route):
             return tor.is_passed_over, own
 
         return sorted(self._tors, key=place)
+
+
+def _part_of(tor: TorInstance) -> Part:
+    progress = None if tor.control is None else tor.control.progress
+    if tor.is_passed_over or (tor.socks is None and progress is None):
+        state = "not reachable"
+    elif progress is not None:
+        state = "bootstrapped" if progress == 100 else f"bootstrapping ({progress} %)"
+    else:
+        state = "used without a control port" if tor.control is None else "no control connection"
+    is_up = tor.socks is not None and not tor.is_passed_over and progress in (None, 100)
+    return Part("tor", shown_endpoint(tor.name), is_up, state, None if progress is None else progress / 100)
 
 
 class _LaunchedTorRoute(TorRoute):

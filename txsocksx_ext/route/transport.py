@@ -40,9 +40,9 @@ from ..protocol.pairs import TRANSPORT_ARGUMENT, Pairs
 from ..protocol.socks5 import Initiator
 from ..transports.arguments import Arguments, encode_arguments, from_credentials, from_pairs, to_credentials
 from ..transports.attempts import Attempt
-from ..transports.managed import ManagedTransport
+from ..transports.managed import ChildState, ManagedTransport
 from ..transports.process import TransportProcess
-from .base import Route
+from .base import Part, Route
 
 if TYPE_CHECKING:
     from ..context import Session
@@ -92,6 +92,13 @@ class TransportRoute(Route):
     ) -> None:
         self._reactor = reactor
         self.service = self._child = ManagedTransport(reactor, transport, program, arguments, state)
+
+    def parts(self) -> Sequence[Part]:
+        """See `IRoute`."""
+        child = self._child
+        is_ready = child.status is ChildState.READY
+        state = child.status.value if is_ready or not child.why else f"{child.status.value}: {child.why}"
+        return [Part("transport", child.transport_name, is_ready, state)]
 
     def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""

@@ -56,12 +56,13 @@ class AccessLog:
 
     :param with_targets: whether targets and user names may be logged. Passwords
         and values of pairs never are.
+    :ivar with_targets: the parameter.
     :param clock: delays events by up to `FLUSH_DELAY`; ``None`` logs each at once.
     """
 
     def __init__(self, with_targets: bool, clock: IReactorTime | None = None) -> None:
         self._clock = clock
-        self._with_targets = with_targets
+        self.with_targets = with_targets
         self._ended: list[tuple[Session, float]] = []
         self._timer: IDelayedCall | None = None
 
@@ -87,11 +88,7 @@ class AccessLog:
 
     def _log_end(self, session: Session, when: float) -> None:
         request, method, code = session.request, session.method, session.reply_code
-        target = user = ""
-        if self._with_targets:
-            if request is not None:
-                target = host_and_port(request.destination.host, request.destination.port)
-            user = _user_of(session)
+        target, user = self.names_of(session) if self.with_targets else ("", "")
         # Not `Logger.info`: it searches all levels for each event, which takes as long as the rest of this method.
         # Not `Enum.name` but `_name_`: the property looks the name up each time.
         _log.observer(
@@ -118,13 +115,18 @@ class AccessLog:
             }
         )
 
+    def names_of(self, session: Session) -> tuple[str, str]:
+        """Return the target and the user name as they are shown where they may be."""
+        destination = None if session.request is None else session.request.destination
+        return "" if destination is None else host_and_port(destination.host, destination.port), _user_of(session)
+
     def login_failed(self, session: Session, reason: str) -> None:
         """
         Log a failed login. The format is public: programs such as fail2ban parse this line.
 
         :param reason: one of `txsocksx_ext.server.failed_logins`.
         """
-        user = _user_of(session) if self._with_targets else ""
+        user = _user_of(session) if self.with_targets else ""
         _log.info(
             "auth_failed peer={peer} method={method} reason={reason}" + (user and " user={user!r}"),
             peer=peer_name(session.peer),
@@ -152,8 +154,8 @@ class AccessLog:
         _log.error(
             "{peer} failed unexpectedly: {error}{hint}\n{traceback}",
             peer=peer_name(session.peer),
-            error=f"{name}: {failure.value}" if self._with_targets else name,
-            hint="" if self._with_targets else " (log_targets=True, or --log-targets, also logs its message)",
+            error=f"{name}: {failure.value}" if self.with_targets else name,
+            hint="" if self.with_targets else " (log_targets=True, or --log-targets, also logs its message)",
             traceback="".join(traceback.format_tb(failure.getTracebackObject())),
         )
 

@@ -16,7 +16,8 @@ from ..policy.table import RouteTable
 from ..protocol.pairs import check_limit
 from .factory import SOCKS5ExtFactory
 from .listeners import listener_service
-from .text_log import LoggingService
+from .status import Status, end_sessions, status_of
+from .stopping import ServerService
 
 
 class SharedService(MultiService):
@@ -68,7 +69,7 @@ class SharedService(MultiService):
         return outcome
 
 
-class SOCKS5ExtService(LoggingService, MultiService):
+class SOCKS5ExtService(ServerService, MultiService):
     """
     A service that listens for a factory, and drains its streams before it stops.
 
@@ -87,6 +88,7 @@ class SOCKS5ExtService(LoggingService, MultiService):
         check_limit("drain", drain, may_be_0=True)
         super().__init__()
         self.factory = factory
+        self._reactor = factory.reactor
         self._drain = drain
         # The number of policies in use that need each service.
         self._shared: Counter[SharedService] = Counter()
@@ -101,20 +103,30 @@ class SOCKS5ExtService(LoggingService, MultiService):
             shared.start_for(self)
         super().startService()
 
-    def stopService(self) -> Deferred[None]:
-        """
-        Stop listening, then drain, then stop the routes.
-
-        If a command runs the service, another SIGINT or SIGTERM ends the draining.
-
-        :returns: fires when all connections are closed and the routes have stopped.
-        """
-        self.on_another_signal(self.factory.reactor, self.factory.abort_all)
-        stopped: Deferred[object] = super().stopService()
-        stopped.addCallback(lambda _: self.factory.drain(self._drain))
-        stopped.addCallback(lambda _: self.report())
+    async def stop_serving(self) -> None:
+        """See `ServerService`."""
+        await MultiService.stopService(self)
+        await self.factory.drain(self._drain)
+        self.report()
         # Only now: draining streams need their routes.
-        return stopped.addCallback(lambda _: self._stop_routes())
+        await self._stop_routes()
+
+    def abort_all(self) -> None:
+        """See `ServerService`."""
+        self.factory.abort_all()
+
+    @property
+    def shows_targets(self) -> bool:
+        """See `StatusSource`."""
+        return self.factory.log.with_targets
+
+    async def status(self, with_sessions: bool) -> Status:
+        """See `StatusSource`."""
+        return status_of(self.factory, with_sessions)
+
+    async def end_sessions(self, key: str, value: str) -> int:
+        """See `StatusSource`."""
+        return end_sessions(self.factory, key, value)
 
     def _stop_routes(self) -> Deferred[Any]:
         return DeferredList([maybeDeferred(shared.stop_for, self) for shared in self._shared])

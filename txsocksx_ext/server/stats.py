@@ -137,6 +137,11 @@ class Counters:
                 total.kinds.setdefault(kind, Totals()).add(totals)
         return total
 
+    def ended(self) -> Counters:
+        """Return the counters of a process that has ended, and its open connections with it."""
+        kinds = {(*kind[:5], kind[5] or "its worker ended"): totals for kind, totals in self.kinds.items()}
+        return Counters(0, self.refused, kinds)
+
     def as_message(self) -> list[Any]:
         """Return a list for JSON, from which `from_message` makes equal counters."""
         return [self.now, self.refused, [[kind, totals.as_message()] for kind, totals in self.kinds.items()]]

@@ -58,6 +58,7 @@ class ControlConnection(Service):
     :param close_tor: ends a tor that `open_tor` has launched.
     :ivar tor: the `txtorcon.Tor`, or ``None`` while there is no connection.
     :ivar tracker: gets the events.
+    :ivar progress: how far tor has bootstrapped, in per cent; ``None`` while there is no connection.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ControlConnection(Service):
         self._is_foreign = False
         self.tor: Any = None
         self.tracker = StreamTracker()
+        self.progress: int | None = None
 
     @property
     def _clock(self) -> Any:
@@ -243,7 +245,7 @@ class ControlConnection(Service):
         self._waiting.fire(None)
 
     def _lost(self) -> None:
-        self.tor = None
+        self.tor = self.progress = None
         self.tracker.forget()
         for probe in list(self._probes):
             probe.cancel()
@@ -287,12 +289,12 @@ class ControlConnection(Service):
         return tor
 
     async def _listen_to(self, tor: Any) -> None:
-        protocol, tracker = tor.protocol, self.tracker
+        protocol = tor.protocol
         await protocol.add_event_listener("STREAM", self._saw_stream)
         await protocol.add_event_listener("HS_DESC", self._saw_descriptor)
         await protocol.add_event_listener("STATUS_CLIENT", self._saw_status)
         phase = await protocol.get_info("status/bootstrap-phase")
-        tracker.bootstrapped = bootstrap_progress(phase["status/bootstrap-phase"]) == 100
+        self._saw_progress(bootstrap_progress(phase["status/bootstrap-phase"]))
 
     def _saw_stream(self, line: str) -> None:
         event = parse_stream_event(line)
@@ -308,7 +310,7 @@ class ControlConnection(Service):
         progress = bootstrap_progress(line)
         if progress is None:
             return
-        self.tracker.bootstrapped = progress == 100
+        self._saw_progress(progress)
         summary = bootstrap_summary(line)
         # Tor repeats a step for each relay that it cannot reach.
         if (progress, summary) != self._last_step:
@@ -319,6 +321,10 @@ class ControlConnection(Service):
                 progress=progress,
                 summary=summary,
             )
+
+    def _saw_progress(self, progress: int | None) -> None:
+        self.progress = progress
+        self.tracker.bootstrapped = progress == 100
 
 
 def _shown(error: Exception) -> str:

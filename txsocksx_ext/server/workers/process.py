@@ -33,6 +33,7 @@ from ..memory import freeze_gc
 from ..service import SOCKS5ExtService
 from ..settings import ServerSettings
 from ..stats import Counters
+from ..status import end_sessions, status_of
 from .shared_routes import SharedRoute
 from .sockets import InheritedListener
 
@@ -132,7 +133,22 @@ class Worker(LineOnlyReceiver):
         if event.get("log_namespace") != "log_legacy" or event.get("isError"):
             self.send("event", _as_json(event))
 
-    _COMMANDS: Mapping[bytes, Callable[[Any, Any], None]] = {b"start": _start, b"stop": stop, b"abort": _abort}
+    def _tell_status(self, with_sessions: bool) -> None:
+        assert self._service is not None
+        self._service.report()
+        self.send("answer", json.dumps(status_of(self._service.factory, with_sessions).as_message()))
+
+    def _end_sessions(self, wanted: list[str]) -> None:
+        assert self._service is not None
+        self.send("answer", json.dumps(end_sessions(self._service.factory, *wanted)))
+
+    _COMMANDS: Mapping[bytes, Callable[[Any, Any], None]] = {
+        b"start": _start,
+        b"stop": stop,
+        b"abort": _abort,
+        b"status": _tell_status,
+        b"end": _end_sessions,
+    }
 
 
 def _as_json(event: LogEvent) -> str:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from twisted.application.internet import backoffPolicy
@@ -23,6 +23,9 @@ from ..stats import Counters
 STABLE_AFTER = 10.0
 """Seconds that a worker has to run for its successor to start at once."""
 
+ANSWERS_WITHIN = 2.0
+"""Seconds that a worker has to answer a question."""
+
 LONGEST_STRAY_LINE = 200
 """Characters that are logged of a line on a worker's standard output that is not an answer."""
 
@@ -37,6 +40,7 @@ class Slot:
 
     :param number: from 0.
     :param spawn: starts a process for a slot with the given protocol.
+    :ivar running: all processes that have not ended, those that drain too.
     :ivar process: the worker that serves or starts; ``None`` while none does.
     """
 
@@ -46,7 +50,7 @@ class Slot:
         self._restart: IDelayedCall | None = None
         self._early_ends = 0
         self._began = 0.0
-        self._running: set[WorkerProcess] = set()
+        self.running: set[WorkerProcess] = set()
         self._is_stopping = False
         self._counted = Counters()
         self.number = number
@@ -55,18 +59,18 @@ class Slot:
     @property
     def counters(self) -> Counters:
         """The sum of the counters of all workers of this slot."""
-        return Counters.sum_of([self._counted, *(each.counters for each in self._running)])
+        return Counters.sum_of([self._counted, *(each.counters for each in self.running)])
 
     def start(self) -> None:
         """Start a worker."""
         self._restart = None
         self._began = clock_of(self._reactor).seconds()
         self.process = process = WorkerProcess(self._reactor, self)
-        self._running.add(process)
+        self.running.add(process)
         try:
             self._spawn(self, process)
         except OSError as error:  # the system has no process or descriptor left, which seldom changes at once
-            self._running.discard(process)
+            self.running.discard(process)
             self._early_ends = max(self._early_ends, 1)
             self.left(process, f"could not start: {error.strerror}")
 
@@ -76,22 +80,22 @@ class Slot:
         if self._restart is not None:
             self._restart.cancel()
             self._restart = None
-        for each in self._running:
+        for each in self.running:
             each.send("stop")
 
     def abort(self) -> None:
         """Have stopped workers abort the connections that still drain."""
-        for each in self._running:
+        for each in self.running:
             each.send("abort")
 
     def kill(self) -> None:
         """Kill the workers."""
-        for each in self._running:
+        for each in self.running:
             each.signal("KILL")
 
     def when_ended(self) -> list[Deferred[str]]:
         """Return a Deferred for each process that fires when it has ended."""
-        return [each.when_ended() for each in self._running]
+        return [each.when_ended() for each in self.running]
 
     def left(self, process: WorkerProcess, why: str) -> None:
         """Start the successor of a worker that has exited or drains."""
@@ -113,8 +117,8 @@ class Slot:
 
     def ended(self, process: WorkerProcess) -> None:
         """Keep the counters of a process that has ended."""
-        self._running.discard(process)
-        self._counted = Counters.sum_of([self._counted, replace(process.counters, now=0)])
+        self.running.discard(process)
+        self._counted = Counters.sum_of([self._counted, process.counters.ended()])
 
 
 class WorkerProcess(ChildProcess):
@@ -124,10 +128,26 @@ class WorkerProcess(ChildProcess):
     :ivar counters: the last that it has reported.
     """
 
+    # An answer has all sessions in one line.
+    longest_line = 1 << 30
+
     def __init__(self, reactor: Any, slot: Slot) -> None:
         super().__init__(reactor)
         self._slot = slot
         self.counters = Counters()
+        self._asked: deque[Deferred[Any]] = deque()
+
+    def ask(self, word: str, argument: object) -> Deferred[Any]:
+        """
+        Send a command that the worker answers.
+
+        :returns: fires with the answer; with ``None`` if there is none within `ANSWERS_WITHIN`.
+        """
+        answered: Deferred[Any] = Deferred()
+        # Workers answer in order, also what is not awaited any longer.
+        self._asked.append(answered)
+        self.send(word, argument)
+        return answered.addTimeout(ANSWERS_WITHIN, clock_of(self._reactor)).addErrback(lambda _: None)
 
     def send(self, word: str, message: object = None) -> None:
         """Send a command."""
@@ -153,6 +173,8 @@ class WorkerProcess(ChildProcess):
 
     def processEnded(self, reason: Failure) -> None:
         self._slot.ended(self)
+        for each in self._asked:
+            each.cancel()
         super().processEnded(reason)
 
     def _ready(self, _: str) -> None:
@@ -160,6 +182,9 @@ class WorkerProcess(ChildProcess):
 
     def _leaving(self, _: str) -> None:
         self._slot.left(self, "leaves")
+
+    def _answer(self, text: str) -> None:
+        self._asked.popleft().callback(json.loads(text))
 
     def _report(self, text: str) -> None:
         self.counters = Counters.from_message(json.loads(text))
@@ -174,6 +199,7 @@ class WorkerProcess(ChildProcess):
     _ANSWERS: Mapping[str, Callable[[WorkerProcess, str], None]] = {
         "ready": _ready,
         "leaving": _leaving,
+        "answer": _answer,
         "counters": _report,
         "event": _log_event,
     }

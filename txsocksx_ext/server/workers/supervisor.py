@@ -8,11 +8,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
-from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import DeferredList, maybeDeferred
 from twisted.logger import Logger
 
 from ...net.timers import clock_of
@@ -20,7 +19,8 @@ from ...route.base import IRoute
 from ...tor.isolation import TOKENS
 from ..settings import ServerSettings
 from ..stats import Counters
-from ..text_log import LoggingService
+from ..status import ProcessFigures, Status, parts_of
+from ..stopping import ServerService
 from .shared_routes import SharedRouteFactory
 from .slots import Slot, WorkerProcess, worker_command
 from .sockets import SharedListener, open_listener
@@ -34,7 +34,7 @@ FIRST_DESCRIPTOR = 3
 _log = Logger(namespace="txsocksx_ext.server")
 
 
-class WorkersService(LoggingService):
+class WorkersService(ServerService):
     """
     A server of several processes.
 
@@ -96,7 +96,9 @@ class WorkersService(LoggingService):
             self._route_specs[description] = self._listen_for(route)
         self._for_all(Slot.start)
 
-    async def _stop_all(self) -> None:
+    async def stop_serving(self) -> None:
+        """See `ServerService`."""
+        Service.stopService(self)
         self._for_all(Slot.stop)
         for listener in self._listeners:
             await listener.close()
@@ -116,17 +118,34 @@ class WorkersService(LoggingService):
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def stopService(self) -> Deferred[None]:
-        """
-        Stop listening, let the workers drain, then stop the routes.
+    def abort_all(self) -> None:
+        """See `ServerService`."""
+        self._for_all(Slot.abort)
 
-        If a command runs the service, another SIGINT or SIGTERM ends the draining.
+    @property
+    def shows_targets(self) -> bool:
+        """See `StatusSource`."""
+        return self._settings.log_targets
 
-        :returns: fires when all workers and routes have ended.
-        """
-        self.on_another_signal(self._reactor, partial(self._for_all, Slot.abort))
-        super().stopService()
-        return Deferred.fromCoroutine(self._stop_all())
+    async def status(self, with_sessions: bool) -> Status:
+        """See `StatusSource`."""
+        answers = await self._ask_all("status", with_sessions)
+        status = Status(self.counters, parts_of(self._shared_routes.values()), [], ProcessFigures.of_this_process())
+        for answer in answers:
+            if answer is None:
+                status.unheard += 1
+            else:
+                status.add(answer)
+        return status
+
+    async def end_sessions(self, key: str, value: str) -> int:
+        """See `StatusSource`."""
+        return sum(answer or 0 for answer in await self._ask_all("end", [key, value]))
+
+    async def _ask_all(self, word: str, argument: object) -> list[Any]:
+        """Return the answers of all workers; ``None`` for one that does not answer in time."""
+        asked = [process.ask(word, argument) for slot in self._slots for process in slot.running]
+        return [await each for each in asked]
 
     def _for_all(self, act: Callable[[Slot], None]) -> None:
         for slot in self._slots:

@@ -1,0 +1,144 @@
+"""
+What a server tells of itself, as JSON from one process, and as a whole.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..context import Session, peer_name
+from ..route.base import IRoute, Part
+from .factory import SOCKS5ExtFactory
+from .stats import Counters
+
+
+def parts_of(routes: Iterable[IRoute]) -> list[Part]:
+    """Return the states of all that the routes need."""
+    return [part for route in routes for part in getattr(route, "parts", tuple)()]
+
+
+@dataclass
+class ProcessFigures:
+    """
+    What processes use, or the sum of several.
+
+    :ivar cpu: seconds, with those of their children that have ended.
+    :ivar memory: resident bytes; 0 where the system does not tell.
+    :ivar descriptors: open ones; 0 where the system does not tell.
+    """
+
+    cpu: float = 0.0
+    memory: int = 0
+    descriptors: int = 0
+
+    @classmethod
+    def of_this_process(cls) -> ProcessFigures:
+        """Ask the system."""
+        usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        figures = cls(cpu=sum(usage.ru_utime + usage.ru_stime for usage in usages))
+        with suppress(OSError):
+            figures.descriptors = len(os.listdir("/proc/self/fd"))
+            with open("/proc/self/statm") as statm:
+                figures.memory = int(statm.read().split()[1]) * resource.getpagesize()
+        return figures
+
+
+@dataclass
+class Status:
+    """
+    The state of a server at one moment.
+
+    :ivar parts: what routes need; of several processes the worst state of each.
+    :ivar sessions: the open connections, if they were asked for: see `session_as_json`.
+    :ivar unheard: how many workers did not answer in time.
+    """
+
+    counters: Counters
+    parts: list[Part] = field(default_factory=list)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    process: ProcessFigures = field(default_factory=ProcessFigures)
+    unheard: int = 0
+
+    def add(self, message: dict[str, Any]) -> None:
+        """Add the answer of a worker, whose counters are known already."""
+        self.sessions += message["sessions"]
+        other = ProcessFigures(**message["process"])
+        self.process.cpu += other.cpu
+        self.process.memory += other.memory
+        self.process.descriptors += other.descriptors
+        known = {part[:2]: part for part in self.parts}
+        for part in (Part(*each) for each in message["parts"]):
+            before = known.get(part[:2], part)
+            known[part[:2]] = min(before, part, key=lambda each: (each.is_up, each.bootstrap or 0.0))
+        self.parts = list(known.values())
+
+    def as_message(self) -> dict[str, Any]:
+        """Return what `add` takes."""
+        return {"sessions": self.sessions, "process": vars(self.process), "parts": self.parts}
+
+
+class StatusSource(Protocol):
+    """
+    A server that can tell its status.
+
+    :ivar is_stopping: whether it was told to stop.
+    :ivar shows_targets: whether targets and user names may be shown.
+    """
+
+    is_stopping: bool
+
+    @property
+    def shows_targets(self) -> bool: ...
+
+    async def status(self, with_sessions: bool) -> Status:
+        """Return the state at this moment."""
+
+    async def end_sessions(self, key: str, value: str) -> int:
+        """
+        End the open connections whose `key`, ``id`` or ``user``, is `value`.
+
+        :returns: their number.
+        """
+
+
+def status_of(factory: SOCKS5ExtFactory, with_sessions: bool) -> Status:
+    """Return the state of one process."""
+    now = factory.clock.seconds()
+    sessions = [session_as_json(each.session, factory, now) for each in factory.connections] if with_sessions else []
+    return Status(factory.counters, parts_of(factory.policy.routes), sessions, ProcessFigures.of_this_process())
+
+
+def session_as_json(session: Session, factory: SOCKS5ExtFactory, now: float) -> dict[str, Any]:
+    """Return what may be shown of an open connection."""
+    shown = {
+        "id": id_of(session),
+        "peer": peer_name(session.peer),
+        "protocol": session.protocol,
+        "method": "" if session.method is None else session.method.name,
+        "route": session.route_name,
+        "up": session.up,
+        "down": session.down,
+        "seconds": round(now - session.began, 3),
+    }
+    if factory.log.with_targets:
+        target, user = factory.log.names_of(session)
+        shown |= {"user": user, "target": target}
+    return shown
+
+
+def id_of(session: Session) -> str:
+    """Return what tells a session from all others, those of other processes and of an earlier server too."""
+    return f"{os.getpid()}-{session.number}"
+
+
+def end_sessions(factory: SOCKS5ExtFactory, key: str, value: str) -> int:
+    """See `StatusSource`."""
+    if key == "id":
+        return factory.end_sessions(lambda session: id_of(session) == value)
+    user = value.encode("utf-8", "surrogateescape")
+    return factory.end_sessions(lambda session: session.user == user)
