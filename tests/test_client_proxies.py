@@ -18,6 +18,9 @@ from txsocksx_ext import (
 )
 from txsocksx_ext.testing import FakeProxy, MemoryEndpoint, Recorder, connect_in_memory
 
+# In Twisted 24.7 its own reactor for tests lacks an interface of name resolution.
+pytestmark = pytest.mark.filterwarnings("ignore:Passing HostnameEndpoint a reactor:DeprecationWarning")
+
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 GRANTED = b"\x00\x5a" + bytes(6)
 FORMS = {

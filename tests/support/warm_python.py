@@ -44,8 +44,7 @@ class Popen(subprocess.Popen):
 
     def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *more):
         command = [os.fspath(each) for each in args]
-        # The last in Python 3.10, and the last but one after it.
-        is_session = more[15]
+        is_session = more[14]
         is_python = command[0] == sys.executable and (command[1] in ("-c", "-m") or not command[1].startswith("-"))
         environment = os.environ if env is None else env
         # What is on PYTHONPATH may change how Python starts.
