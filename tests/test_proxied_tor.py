@@ -13,6 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.protocol import Factory
+from twisted.protocols.policies import WrappingFactory
 from twisted.web.client import BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -43,7 +44,9 @@ async def test_streams_and_agents(scheme):
     authority = Authority()
     async with listening_on_port(SOCKS5ExtFactory(reactor)) as port, listening_on_port(page()) as plain:
         tor = ProxiedTor(reactor, f"{scheme}://127.0.0.1:{port}")
-        secure = reactor.listenSSL(0, page(), authority.server_options("localhost"), interface="127.0.0.1")
+        # Around the site, since Twisted 24.7 cannot negotiate its protocol with a newer pyOpenSSL.
+        site = WrappingFactory(page())
+        secure = reactor.listenSSL(0, site, authority.server_options("localhost"), interface="127.0.0.1")
         number = secure.getHost().port
         try:
             protocol = await connectProtocol(tor.stream_via("localhost", plain), Recorder())
