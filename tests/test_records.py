@@ -507,6 +507,14 @@ async def test_a_fault_is_logged_with_its_words_only_with_log_targets(events):
         json.loads(eventAsJSON(fault_event))
 
 
+async def test_a_line_is_written_soon_although_the_time_of_day_was_set_back(events, monkeypatch):
+    factory = SOCKS5ExtFactory(reactor)
+    factory.log.ended(Session(IPv4Address("TCP", "127.0.0.1", 1), factory.policy))
+    now = reactor.seconds
+    monkeypatch.setattr(reactor, "seconds", lambda: now() - 3600)
+    await until(lambda: ends(events))
+
+
 @pytest.mark.logs_errors
 def test_a_line_that_cannot_be_written_costs_the_others_nothing(events):
     clock = Clock()

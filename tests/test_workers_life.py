@@ -311,6 +311,14 @@ async def test_a_worker_accepts_what_waits_for_another(monkeypatch):
         await until(lambda: not factory.connections)
 
 
+async def test_a_worker_accepts_for_others_after_the_time_of_day_was_set_back(monkeypatch):
+    async with inherited_ports(monkeypatch) as (factory, _, other):
+        now = reactor.seconds
+        monkeypatch.setattr(reactor, "seconds", lambda: now() - 3600)
+        with socket.create_connection(other):
+            await until(lambda: len(factory.connections) == 1)
+
+
 async def test_a_worker_that_is_full_leaves_connections_to_the_others(monkeypatch):
     async with inherited_ports(monkeypatch, Limits(max_connections=1)) as (factory, own, other):
         with socket.create_connection(own) as first:

@@ -21,6 +21,7 @@ from ..errors import ConnectionRefused, SOCKS5Error, TransportInternalError, Tra
 from ..failures import reply_error, row_of
 from ..net.half_close import end_writing, with_half_close
 from ..net.socket_state import was_reset
+from ..net.timers import clock_of
 from ..net.twisted_transports import abort, is_connected_to_itself, keep_alive
 from ..protocol import codes
 from ..protocol.codes import Dialect
@@ -196,7 +197,7 @@ class TransportAdapter(Protocol):
             self.transport.write(last_words)
             self.transport.resumeProducing()
             end_writing(self.transport)
-            self._linger = self._side.reactor.callLater(LINGER, self.abort)
+            self._linger = clock_of(self._side.reactor).callLater(LINGER, self.abort)
         if self.opened.called:
             self._side.log.info("{transport} failed: {error}", transport=self._side.name, error=_words(error))
             # A stream that was cut off must not look complete to tor, whatever the peer still reads.

@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from ..checks import check_type
 from ..net.signals import on_signals
+from ..net.timers import clock_of
 from ..transports.environment import PREFIX, EnvironmentFault, check_version, read_environment
 from ..transports.lines import VERSION, Keyword, Line, Stage
 from .logs import LogToParent
@@ -122,7 +123,9 @@ class ParentConnection(Protocol):
             self._end()
             return
         if not self._exits_on_stdin_close:
-            LoopingCall(self._check_parent, os.getppid()).start(PARENT_CHECK)
+            checking = LoopingCall(self._check_parent, os.getppid())
+            checking.clock = clock_of(self._reactor)
+            checking.start(PARENT_CHECK)
         Deferred.fromCoroutine(self._start())
 
     def send(self, line: Line) -> None:

@@ -118,7 +118,7 @@ class SOCKS5ExtFactory(Factory):
         self._policy = RouteTable((), DirectRoute(reactor)) if policy is None else policy
         self.limits = Limits() if limits is None else limits
         self.clock = clock_of(reactor)
-        self.log = AccessLog(log_targets, reactor)
+        self.log = AccessLog(log_targets, self.clock)
         self.deadlines = Deadlines(self.clock)
         self.connections: set[SOCKS5ExtProtocol] = set()
         self._done = Counters()

@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from ..net.child_process import STDERR, ChildProcess
+from ..net.timers import clock_of
 from .attach import attach
 from .control import ControlConnection
 from .folder import StateFolder
@@ -87,7 +88,7 @@ class _OwnTor:
             except CancelledError:
                 raise
             except Exception:  # tor does not listen yet, or has not written its new cookie
-                await deferLater(self._reactor, _ATTACH_PERIOD)
+                await deferLater(clock_of(self._reactor), _ATTACH_PERIOD)
             else:
                 break
         await tor.protocol.queue_command("TAKEOWNERSHIP")

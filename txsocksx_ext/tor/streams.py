@@ -24,6 +24,7 @@ from ..client.proxies import AnyProxy, Proxy, proxy_of
 from ..client.tls import over_tls
 from ..client.tunnel import PROXY_NOT_REACHED
 from ..errors import HandshakeTimeout, OnionServiceError, ProxyUnreachable, SOCKS5Error
+from ..net.timers import clock_of
 from ..net.waiters import SharedResult
 from ..protocol.codes import Command
 from ..protocol.messages import Address, Request
@@ -65,7 +66,7 @@ class StreamsOfTor:
             instance.control = events_of(self.tor)
         asking: Deferred[IProtocol] = Deferred.fromCoroutine(instance.ask(request, self.token, application, stream))
         if self.timeout is not None:
-            asking.addTimeout(self.timeout, reactor)
+            asking.addTimeout(self.timeout, clock_of(reactor))
         try:
             return await asking
         except DeferredTimeout:

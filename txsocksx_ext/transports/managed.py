@@ -175,7 +175,7 @@ class ManagedTransport(Service):
             await self._live()
             if clock_of(self._reactor).seconds() - began >= HEALTHY_AFTER:
                 ends = 0
-            await deferLater(self._reactor, _pause(ends))
+            await deferLater(clock_of(self._reactor), _pause(ends))
             ends += 1
 
     async def _live(self) -> None:

@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ...net.signals import on_signals
+from ...net.timers import clock_of
 from ...tor.isolation import TOKENS
 from ..factory import SOCKS5ExtFactory
 from ..memory import freeze_gc
@@ -189,7 +190,7 @@ class WorkerService(SOCKS5ExtService):
         self._ports = InheritedPorts(reactor, factory, message["slot"], message["listeners"])
         self._ports.setServiceParent(self)
         timer = TimerService(REPORT_PERIOD, self.report)
-        timer.clock = reactor
+        timer.clock = clock_of(reactor)
         timer.setServiceParent(self)
 
     def startService(self) -> None:
@@ -241,7 +242,7 @@ class InheritedPorts(MultiService):
         self._spare: dict[int, Any] = {}
         self._spare_poll = select.epoll()
         timer = TimerService(SPARE_PERIOD, self.accept_spare)
-        timer.clock = reactor
+        timer.clock = clock_of(reactor)
         timer.setServiceParent(self)
 
     def startService(self) -> None:
