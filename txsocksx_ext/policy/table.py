@@ -4,13 +4,13 @@ Which target goes which way: rules, and what no rule may open by accident.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError
 
 from ..addresses import IPAddress, is_protected_network, protected_meanings
-from ..checks import checked_pair, kind_of
+from ..checks import check_type, checked_pair, kind_of
 from ..context import Session
 from ..errors import ConnectionNotAllowed, HostUnreachable, TTLExpired
 from ..net.own_addresses import own_addresses
@@ -214,6 +214,35 @@ class RouteTable:
             if rule.matches(name, literal, port) and rule.is_for(session):
                 return rule.route
         raise AssertionError("the last rule matches everything")
+
+
+class ChosenTable(RouteTable):
+    """
+    The policy of a server whose table depends on the client.
+
+    :param choose: returns the table for a session, whose login and ``request`` are known. It is called for each
+        request and must return at once.
+    :param default: the route of this table itself, whose keys the server accepts.
+    """
+
+    def __init__(self, choose: Callable[[Session], RouteTable], default: IRoute) -> None:
+        super().__init__((), default)
+        self._choose = choose
+        # `choose` may read them.
+        self.uses_credentials = True
+
+    def route_of(self, destination: Address, session: Session) -> Decision:
+        """See `RouteTable`."""
+        return self._table_for(session).route_of(destination, session)
+
+    def admit(self, route: IRoute, destination: Address, session: Session) -> Decision:
+        """See `RouteTable`."""
+        return self._table_for(session).admit(route, destination, session)
+
+    def _table_for(self, session: Session) -> RouteTable:
+        table = self._choose(session)
+        check_type("the policy for a session", table, RouteTable)
+        return table
 
 
 def _checked_rules(rules: object) -> Iterable[object]:

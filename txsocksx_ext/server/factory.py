@@ -23,7 +23,7 @@ from ..errors import AuthenticationFailed
 from ..failures import row_of
 from ..net.timers import Deadlines, clock_of
 from ..policy.keys import classify_keys
-from ..policy.table import Decision, RouteTable
+from ..policy.table import ChosenTable, Decision, RouteTable
 from ..protocol.codes import Method, ReplyCode
 from ..protocol.pairs import Pairs
 from ..protocol.socks5 import DEFAULT_PREFERENCE
@@ -72,7 +72,8 @@ class SOCKS5ExtFactory(Factory):
         separate streams.
     :param anonymous: whether clients may come without credentials; by default
         only if there is no portal.
-    :param policy: the rules; by default everything goes ``direct``.
+    :param policy: the rules, or a function of the session that returns them, called for each request; by default
+        everything goes ``direct``.
     :param limits: sizes and times.
     :param log_targets: whether logs may hold targets and user names.
     :raises TypeError: an argument is of a wrong type.
@@ -101,7 +102,7 @@ class SOCKS5ExtFactory(Factory):
         *,
         portal: Portal | None = None,
         anonymous: bool | None = None,
-        policy: RouteTable | None = None,
+        policy: RouteTable | Callable[[Session], RouteTable] | None = None,
         limits: Limits | None = None,
         log_targets: bool = False,
     ) -> None:
@@ -109,13 +110,12 @@ class SOCKS5ExtFactory(Factory):
         if portal is not None:
             check_method("portal", portal, "login", "a twisted.cred portal")
         check_type("anonymous", anonymous, bool, NoneType)
-        check_type("policy", policy, RouteTable, NoneType)
         check_type("limits", limits, Limits, NoneType)
         check_type("log_targets", log_targets, bool)
         self.reactor = reactor
         self.portal = portal
         self.anonymous = portal is None if anonymous is None else anonymous
-        self._policy = RouteTable((), DirectRoute(reactor)) if policy is None else policy
+        self._policy = self._table_of(policy)
         self.limits = Limits() if limits is None else limits
         self.clock = clock_of(reactor)
         self.log = AccessLog(log_targets, self.clock)
@@ -157,6 +157,15 @@ class SOCKS5ExtFactory(Factory):
             self._outlived.append((remaining, unused))
         else:
             unused.callback(None)
+
+    def _table_of(self, policy: RouteTable | Callable[[Session], RouteTable] | None) -> RouteTable:
+        if isinstance(policy, RouteTable):
+            return policy
+        direct = DirectRoute(self.reactor)
+        if callable(policy) and not isinstance(policy, type):
+            return ChosenTable(policy, direct)
+        check_type("policy", policy, RouteTable, NoneType)
+        return RouteTable((), direct)
 
     # Decisions.
 

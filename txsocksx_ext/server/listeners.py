@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..checks import check_method
 from ..descriptions import parse_description
 from ..net.listening import ACCEPTS_IN_A_TURN, polled
 from ..net.transport import keep_socket_alive
@@ -177,56 +178,64 @@ def prepared(port: Any, accepts_in_a_turn: int = ACCEPTS_IN_A_TURN) -> Any:
 
 
 def listener_endpoint(
-    reactor: Any, description: str, accepts_in_a_turn: int = ACCEPTS_IN_A_TURN
-) -> IStreamServerEndpoint:
+    reactor: Any, listener: str | IStreamServerEndpoint, accepts_in_a_turn: int = ACCEPTS_IN_A_TURN
+) -> ListenerEndpoint:
     """
     Return the endpoint of a listener, with our backlog, whose port is `prepared`.
 
     Behind ``haproxy:`` connections begin with a PROXY header, which
     `ProxyProtocolFactory` reads.
 
-    :param description: a Twisted server endpoint string.
+    :param listener: a Twisted server endpoint string, or an endpoint, whose backlog is its own.
     :param accepts_in_a_turn: see `prepared`.
     :raises ValueError: the string is malformed; parsers of plugins may raise anything else.
+    :raises TypeError: it is neither.
     """
-    listener = ListenerString(description)
-    listener.check()
-    endpoint = serverFromString(reactor, listener.with_backlog)
-    return _ListenerEndpoint(endpoint, listener, accepts_in_a_turn)
-
-
-def listener_service(description: str, factory: IProtocolFactory, reactor: Any) -> StreamServerEndpointService:
-    """
-    Return Twisted's service for a listener, with our `listener_endpoint`.
-
-    :param description: a Twisted server endpoint string.
-    :raises ValueError: the string is malformed; parsers of plugins may raise anything else.
-    """
-    endpoint = listener_endpoint(reactor, description)
-    made = service(description, factory, reactor)
-    made.endpoint = endpoint
-    return made
+    if not isinstance(listener, str):
+        check_method("a listener", listener, "listen", "a server endpoint or its string")
+        # Not its `repr`, which may show a path or a key.
+        return ListenerEndpoint(listener, type(listener).__name__, False, accepts_in_a_turn)
+    described = ListenerString(listener)
+    described.check()
+    endpoint = serverFromString(reactor, described.with_backlog)
+    return ListenerEndpoint(endpoint, described.text, described.is_wrapped, accepts_in_a_turn)
 
 
 @implementer(IStreamServerEndpoint)
-class _ListenerEndpoint:
+class ListenerEndpoint:
     """
     An endpoint whose port is `prepared`, whose connections may begin with a PROXY header, and whose errors name it.
+
+    :param name: for errors.
+    :param is_wrapped: whether connections begin with a PROXY header.
+    :ivar port: what listens; ``None`` before that.
     """
 
-    def __init__(self, endpoint: IStreamServerEndpoint, listener: ListenerString, accepts_in_a_turn: int) -> None:
+    def __init__(self, endpoint: IStreamServerEndpoint, name: str, is_wrapped: bool, accepts_in_a_turn: int) -> None:
+        self.port: IListeningPort | None = None
         self._endpoint = endpoint
-        self._listener = listener
+        self._name = name
+        self._is_wrapped = is_wrapped
         self._accepts_in_a_turn = accepts_in_a_turn
+
+    def service(self, factory: IProtocolFactory, reactor: Any) -> StreamServerEndpointService:
+        """Return a service that listens on it."""
+        # Of Twisted's services, only those of this function raise at the start if they cannot listen.
+        made = service("tcp:0", factory, reactor)
+        made.endpoint = self
+        return made
 
     def listen(self, protocolFactory: Any) -> Deferred[IListeningPort]:
         """See `IStreamServerEndpoint`."""
-        factory = ProxyProtocolFactory(protocolFactory) if self._listener.is_wrapped else protocolFactory
-        listening = self._endpoint.listen(factory)
-        return listening.addCallbacks(prepared, self._failed, callbackArgs=(self._accepts_in_a_turn,))
+        factory = ProxyProtocolFactory(protocolFactory) if self._is_wrapped else protocolFactory
+        return self._endpoint.listen(factory).addCallbacks(self._listens, self._failed)
+
+    def _listens(self, port: IListeningPort) -> IListeningPort:
+        self.port = port = prepared(port, self._accepts_in_a_turn)
+        return port
 
     def _failed(self, failure: Failure) -> Failure:
         error = failure.value
         if not isinstance(error, Exception) or isinstance(error, CancelledError):
             return failure
-        return Failure(ListenerFailed(self._listener.text, error))
+        return Failure(ListenerFailed(self._name, error))

@@ -10,12 +10,13 @@ from typing import Any
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 
 from ..checks import check_type
 from ..policy.table import RouteTable
 from ..protocol.pairs import check_limit
 from .factory import SOCKS5ExtFactory
-from .listeners import listener_service
+from .listeners import listener_endpoint
 from .status import Status, end_sessions, status_of
 from .stopping import ServerService
 
@@ -75,13 +76,19 @@ class SOCKS5ExtService(ServerService, MultiService):
 
     :param reactor: listens.
     :param factory: serves the connections.
-    :param listeners: Twisted server endpoint strings.
+    :param listeners: Twisted server endpoints, or their strings.
     :param drain: seconds that open streams have to end by themselves.
     :raises ValueError: a listener is malformed, or `drain` is below 0.
-    :raises TypeError: `listeners` is one string, or `factory` is of a wrong type.
+    :raises TypeError: `listeners` is one string or holds something else, or `factory` is of a wrong type.
     """
 
-    def __init__(self, reactor: Any, factory: SOCKS5ExtFactory, listeners: Iterable[str], drain: float = 10.0) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        factory: SOCKS5ExtFactory,
+        listeners: Iterable[str | IStreamServerEndpoint],
+        drain: float = 10.0,
+    ) -> None:
         check_type("factory", factory, SOCKS5ExtFactory)
         if isinstance(listeners, str):
             raise TypeError("listeners are several endpoint strings: put the one into a list")
@@ -94,8 +101,18 @@ class SOCKS5ExtService(ServerService, MultiService):
         self._shared: Counter[SharedService] = Counter()
         self._use_services_of(factory.policy)
         factory.policy_observers.append(self)
-        for description in listeners:
-            listener_service(description, factory, reactor).setServiceParent(self)
+        self._listeners = [listener_endpoint(reactor, listener) for listener in listeners]
+        for listener in self._listeners:
+            listener.service(factory, reactor).setServiceParent(self)
+
+    def addresses(self) -> list[IAddress]:
+        """
+        Return the addresses of the listeners, in their order: where one was given port 0, with the port that it has.
+
+        A listener that opens later than the service starts, such as an onion service, is missing until then.
+        """
+        ports = [listener.port for listener in self._listeners] if self.running else []
+        return [port.getHost() for port in ports if port is not None]
 
     def startService(self) -> None:
         """Start the services of the routes, then listen."""

@@ -28,7 +28,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer
 
 from .. import __version__
-from .listeners import listener_service
+from .listeners import listener_endpoint
 from .metrics import CONTENT_TYPE, metrics_text
 from .stats import Kind
 from .status import Status, StatusSource
@@ -72,7 +72,7 @@ class StatusPage(MultiService):
         super().__init__()
         self._warnings = Warnings()
         site = _Site(StatusResource(source, self._warnings))
-        listener_service(description, site, reactor).setServiceParent(self)
+        listener_endpoint(reactor, description).service(site, reactor).setServiceParent(self)
 
     def startService(self) -> None:
         """Collect warnings, and listen."""
