@@ -63,6 +63,7 @@ max-per-peer = 8
 max-pairs = 9
 max-auth-bytes = 1000
 log-targets = true
+proxy-protocol-from = "192.0.2.0/24"
 reload-ends = "removed-users"
 route = ["*.onion=refuse"]
 """
@@ -82,6 +83,7 @@ def test_every_option_by_its_name(configured):
     )
     assert (made.drain, made.ends_removed_users, settings.log_targets) == (1, True, True)
     assert settings.rules == (RuleSpec(("*.onion",), "refuse"),)
+    assert settings.balancers == ("192.0.2.0/24",)
     assert configured("workers = 3\nmax-connections = 10").settings.limits.max_connections == 4
 
 

@@ -1,6 +1,7 @@
 """The PROXY protocol's header: whom a balancer speaks for, and what is no header."""
 
 import contextlib
+import socket
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 
@@ -10,16 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.balancer import LOCAL, TCP4, TCP6, UDP4, UNIX, UNIX_DATAGRAMS, UNSPEC, ends, paths, tlv, version_2
 from support.logs import lines_logged
+from support.programs import free_port
 from support.targets import CONTENT
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.endpoints import UNIXClientEndpoint, serverFromString
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
+from twisted.python.usage import UsageError
 
 from txsocksx_ext import Limits, SOCKS5ExtFactory
 from txsocksx_ext.server.listeners import listener_endpoint
 from txsocksx_ext.server.proxy_protocol import InvalidHeader, ProxyHeader, ProxyProtocolFactory, parse_header
+from txsocksx_ext.tap import Options
 from txsocksx_ext.testing import Recorder, connect_in_memory
 
 SERVER_LOG = "txsocksx_ext.server"
@@ -34,6 +38,17 @@ def tcp6(host, port):
 
 
 LONG_TLV = tlv(0x20, b"c" * 4000)
+EVERY_TLV = (
+    (0x01, b"h2"),
+    (0x02, b"a.example"),
+    (0x03, b"\x01\x02\x03\x04"),
+    (0x04, bytes(7)),
+    (0x05, bytes(range(128))),
+    (0x20, b"\x07\0\0\0\0" + tlv(0x21, b"TLSv1.3") + tlv(0x22, b"a name")),
+    (0x30, b"net1"),
+    (0xEA, b"\x01vpce-1"),
+    (0xFF, b""),
+)
 VALID = {
     "IPv4": (
         b"PROXY TCP4 192.0.2.7 198.51.100.1 65535 0\r\n",
@@ -67,6 +82,10 @@ VALID = {
         ProxyHeader(
             tcp4("192.0.2.7", 1), tcp4("192.0.2.8", 2), ((0x04, b""), (0x02, b"a.example"), (0x20, b"c" * 4000))
         ),
+    ),
+    "version 2, with the TLVs of the specification, and of nobody": (
+        version_2(TCP6, ends("2001:db8::7", 1, "2001:db8::8", 2) + b"".join(tlv(*each) for each in EVERY_TLV)),
+        ProxyHeader(tcp6("2001:db8::7", 1), tcp6("2001:db8::8", 2), EVERY_TLV),
     ),
     "version 2, unix": (
         version_2(UNIX, paths(b"", b"/run/balancer")),
@@ -225,6 +244,35 @@ async def test_a_session_begins_with_the_address_in_the_header(header, meaning):
     assert is_local == (meaning.source is None or isinstance(meaning.source, UNIXAddress))
 
 
+def in_memory(pieces):
+    """What a server knows of a client whose bytes come in these pieces: as soon as all came, and not before."""
+    clock = Clock()
+    factory = Noting(ReactorWith(clock=clock))
+    balancer = ProxyProtocolFactory(factory)
+    balancer.doStart()
+    here, client = tcp4("127.0.0.1", 4000), Recorder()
+    connect_in_memory(client, balancer.buildProtocol(here), clock=clock, client_address=here)
+    for piece in pieces:
+        assert factory.noted == []
+        client.transport.write(piece)
+        clock.advance(0.001)
+    client.transport.write(GREET_ANONYMOUS)
+    clock.advance(0.1)
+    assert client.received == b"\x05\x00"
+    client.abort()
+    clock.advance(1)
+    balancer.doStop()
+    return factory.noted[0]
+
+
+@each_header
+def test_a_header_may_be_split_anywhere(header, meaning):
+    expected = meaning.source or tcp4("127.0.0.1", 4000)
+    assert in_memory([header[each : each + 1] for each in range(len(header))]) == expected
+    for length in range(1, len(header), max(1, len(header) // 300)):
+        assert in_memory([header[:length], header[length:]]) == expected
+
+
 async def test_no_session_begins_before_the_header_is_complete():
     header, meaning = VALID["IPv4"]
     _, peer, _ = await served_as(header, in_pieces=True)
@@ -318,7 +366,8 @@ async def test_the_handshake_has_its_whole_time_after_the_header():
 
 
 async def test_a_peer_that_is_not_trusted_is_closed_with_one_line():
-    factory = ProxyProtocolFactory(SOCKS5ExtFactory(reactor), trusted=[ip_network("192.0.2.0/24")])
+    factory = ProxyProtocolFactory(SOCKS5ExtFactory(reactor))
+    factory.wrapped.trusted_balancers = [ip_network("192.0.2.0/24")]
     port = await serverFromString(reactor, "tcp:0:interface=127.0.0.1").listen(factory)
     server = Proxy(port.getHost().port, factory.wrapped)
     with lines_logged(SERVER_LOG) as lines:
@@ -352,6 +401,42 @@ def test_loopback_and_unix_sockets_are_trusted_by_default(peer, is_trusted):
     assert len(lines) == (0 if is_trusted else 1)
 
 
+def test_each_peer_that_is_not_trusted_is_logged_once_a_minute():
+    clock = Clock()
+    factory = ProxyProtocolFactory(SOCKS5ExtFactory(ReactorWith(clock=clock)))
+    peers = [tcp4("192.0.2.1", 1), tcp4("192.0.2.2", 1), tcp6("2001:db8::1", 1), tcp6("2001:db8::2", 1)]
+    with lines_logged(SERVER_LOG) as lines:
+        for _ in range(3):
+            assert [factory.buildProtocol(peer) for peer in peers] == [None] * 4
+        assert [line.partition(" ")[0] for line in lines] == ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
+        clock.advance(60)
+        factory.buildProtocol(peers[0])
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_option_says_which_balancers_are_believed(socks5ext, workers):
+    port = free_port()
+    server = socks5ext(
+        f"--workers={workers}",
+        "--proxy-protocol-from=127.0.0.2",
+        "--proxy-protocol-from=127.0.1.0/24",
+        listen=[f"haproxy:tcp:{port}:interface=127.0.0.1"],
+    )
+    for source, is_believed in (("127.0.0.2", True), ("127.0.1.9", True), ("127.0.0.1", False)):
+        with socket.create_connection(("127.0.0.1", port), 20, (source, 0)) as balancer:
+            balancer.sendall(b"PROXY TCP4 127.0.0.9 127.0.0.1 5000 1080\r\n" + GREET_ANONYMOUS)
+            with contextlib.suppress(ConnectionResetError):
+                assert balancer.recv(2) == (b"\x05\x00" if is_believed else b"")
+    server.stop()
+    assert "trusted are 127.0.0.2/32, 127.0.1.0/24 and unix sockets" in server.output
+
+
+def test_the_option_takes_networks_only():
+    with pytest.raises(UsageError, match="--proxy-protocol-from: clients are from an address or a network"):
+        Options().parseOptions(["--proxy-protocol-from=balancer"])
+
+
 BALANCER = tcp4("198.51.100.9", 40000)
 
 
@@ -368,7 +453,8 @@ BALANCER = tcp4("198.51.100.9", 40000)
 def test_a_balancer_elsewhere_cannot_say_that_its_clients_are_on_this_machine(header):
     clock = Clock()
     factory = Noting(ReactorWith(clock=clock))
-    listening = ProxyProtocolFactory(factory, trusted=[ip_network("198.51.100.0/24")])
+    factory.trusted_balancers = [ip_network("198.51.100.0/24")]
+    listening = ProxyProtocolFactory(factory)
     listening.doStart()
     client = Recorder()
     connect_in_memory(client, listening.buildProtocol(BALANCER), clock=clock, client_address=BALANCER)

@@ -17,6 +17,8 @@ from .protocol.messages import Address
 IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
+LOOPBACK_NETWORKS: tuple[IPNetwork, ...] = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
+
 
 def host_and_port(host: str, port: int) -> str:
     """Return ``HOST:PORT``, with an IPv6 address in brackets."""
@@ -162,3 +164,16 @@ def literal_of(destination: Address) -> Address | None:
     except OSError:
         raise HostUnreachable("the name ends in a number, and is no address") from None
     return Address.of(socket.inet_ntoa(packed), destination.port)
+
+
+def client_network(text: str) -> IPNetwork:
+    """
+    Return the network that a description of clients names.
+
+    :param text: an address or a network, such as ``192.0.2.0/24``.
+    :raises ValueError: it is neither.
+    """
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"clients are from an address or a network, not {text!r}: {error}") from None

@@ -13,6 +13,7 @@ from typing import Any
 from twisted.cred.strcred import InvalidAuthType, makeChecker
 from twisted.internet.endpoints import serverFromString
 
+from .addresses import LOOPBACK_NETWORKS
 from .descriptions import check_kind, without_function, write_description
 from .options import BY_NAME, DEFAULT_LISTENER, OPTIONS, REMOVED_USERS, strings
 from .policy.rules import RuleSpec
@@ -90,6 +91,7 @@ class Configuration:
             limits=self._limits(),
             log_targets=values["log-targets"],
             protocols=tuple(values["protocol"] or PROTOCOLS),
+            balancers=tuple(values["proxy-protocol-from"] or map(str, LOOPBACK_NETWORKS)),
         )
         self.warnings: list[str] = []
         self._check_numbers()
@@ -230,6 +232,8 @@ class Configuration:
             self.warnings.append(
                 f"everybody who reaches {', '.join(reachable)} can use this server: add --auth, or listen on loopback"
             )
+        if self._values["proxy-protocol-from"] and not any(ListenerString(each).is_wrapped for each in self.listeners):
+            self.warnings.append(f"{self._label('proxy-protocol-from')} is for haproxy: listeners, and there is none")
         for rule, earlier in unreachable_rules(settings.rules):
             self.warnings.append(f"the rule for {rule} can never match: the one for {earlier} stands before it")
         for rule in settings.rules:

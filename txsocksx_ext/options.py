@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .addresses import client_network
 from .policy.rules import RuleSpec
 from .server import Limits
 from .server.frontends import PROTOCOLS
@@ -114,6 +115,13 @@ def _one_of(what: str, known: Iterable[str]) -> Reader:
     return read
 
 
+def _network(label: str, text: str) -> str:
+    try:
+        return str(client_network(text))
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}") from None
+
+
 def _rule(label: str, text: str) -> RuleSpec:
     try:
         return RuleSpec.of(text)
@@ -136,6 +144,13 @@ OPTIONS = (
         "list",
         "Where to listen: any Twisted server endpoint string. Can be given several times. By default that is"
         f" {DEFAULT_LISTENER}.",
+    ),
+    Option(
+        "proxy-protocol-from",
+        "list",
+        "A network whose balancers are believed at haproxy: listeners, besides those on unix sockets. Can be given"
+        " several times. By default that is loopback.",
+        read=_network,
     ),
     Option(
         "allow-remote", "flag", "Allow listeners that others could sniff: not loopback, a unix socket or TLS.", False

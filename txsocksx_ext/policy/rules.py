@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from twisted.internet.address import IPv4Address, IPv6Address
 
-from ..addresses import PROTECTED_NETWORKS, IPNetwork, literal_of, meanings_of
+from ..addresses import PROTECTED_NETWORKS, IPNetwork, client_network, literal_of, meanings_of
 from ..checks import check_type
 from ..context import Session
 from ..errors import AddressTypeNotSupported, HostUnreachable
@@ -71,7 +71,7 @@ class RuleSpec(NamedTuple):
         """
         condition = None
         if self.sources or self.users or self.protocols:
-            sources = tuple(map(_client_network, self.sources))
+            sources = tuple(map(client_network, self.sources))
             users = frozenset(user.encode("utf-8") for user in self.users)
             condition = Condition(sources, users, frozenset(self.protocols))
         return [Rule.of(each, route, condition) for to in self.to or ("*",) for each in _spelt_patterns(to)]
@@ -84,13 +84,6 @@ def _spelt_patterns(to: str) -> Iterable[str]:
             f"[{each}]{colon}{ports}" if each.version == 6 else f"{each}{colon}{ports}" for each in PROTECTED_NETWORKS
         ]
     return [f"*{to}"] if not host and colon and ":" not in ports else [to]
-
-
-def _client_network(text: str) -> IPNetwork:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise ValueError(f"clients are from an address or a network, not {text!r}: {error}") from None
 
 
 class Condition(NamedTuple):

@@ -17,6 +17,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from ..addresses import LOOPBACK_NETWORKS, IPNetwork
 from ..checks import check_method, check_reactor, check_type
 from ..context import Session, peer_group
 from ..errors import AuthenticationFailed
@@ -89,6 +90,9 @@ class SOCKS5ExtFactory(Factory):
 
     fast_relay = True
     """Whether plain sockets may be joined past Twisted's transports. If false, all bytes go through those."""
+
+    trusted_balancers: Sequence[IPNetwork] = LOOPBACK_NETWORKS
+    """The networks whose PROXY headers are believed, besides unix sockets. See `ProxyProtocolFactory`."""
 
     frontends: Frontends = FRONTENDS
     """The protocols that are served."""

@@ -26,8 +26,8 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..addresses import IPNetwork
-from ..context import is_local, peer_name
+from ..context import is_local, peer_group, peer_name
+from ..net.recent import RecentDict
 from ..net.twisted_transports import abort, hand_over, is_closing, unmapped
 
 if TYPE_CHECKING:
@@ -47,8 +47,11 @@ The format allows 65,535. Addresses take 216 at most, and TLVs, such as a client
 certificate, some thousands.
 """
 
-LOOPBACK: tuple[IPNetwork, ...] = (ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1/128"))
-"""The networks of the balancers that are trusted by default."""
+WARNING_PERIOD = 60.0
+"""Seconds between two log lines about connections of one peer that is not trusted."""
+
+WARNED_PEERS = 1024
+"""Peers that are remembered for that; beyond it the oldest are forgotten."""
 
 _log = Logger(namespace="txsocksx_ext.server")
 
@@ -191,19 +194,18 @@ class ProxyProtocolFactory(Factory):
 
     That factory's ``buildProtocol`` gets the address of the header. A connection is
     closed if its header is malformed, or incomplete after `HEADER_TIMEOUT`; the log
-    says why.
+    says why. Connections of peers outside the factory's ``trusted_balancers`` are
+    closed at once. Peers on unix sockets are always trusted: the mode of the socket's
+    file says who can connect.
 
     :param wrapped: the factory of the server.
-    :param trusted: the networks of the balancers. Connections of other peers are
-        closed at once. Peers on unix sockets are always trusted: the mode of the
-        socket's file says who can connect.
     """
 
     noisy = False
 
-    def __init__(self, wrapped: SOCKS5ExtFactory, trusted: Iterable[IPNetwork] = LOOPBACK) -> None:
+    def __init__(self, wrapped: SOCKS5ExtFactory) -> None:
         self.wrapped = wrapped
-        self._trusted = tuple(trusted)
+        self._warned: RecentDict[str, float] = RecentDict(WARNED_PEERS)
         self._waiting: set[_HeaderProtocol] = set()
 
     def doStart(self) -> None:
@@ -225,12 +227,7 @@ class ProxyProtocolFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         """Build the protocol that reads the header; return ``None`` for a peer that is not trusted."""
         if not self._is_trusted(addr):
-            _log.warn(
-                "{peer} closed: it is not a trusted balancer, and this listener takes connections with a PROXY header"
-                " only; trusted are {trusted} and unix sockets",
-                peer=peer_name(addr),
-                trusted=", ".join(map(str, self._trusted)),
-            )
+            self._warn(addr)
             return None
         if len(self._waiting) >= self.wrapped.limits.max_connections:
             self.wrapped.log.refused(addr)
@@ -240,8 +237,21 @@ class ProxyProtocolFactory(Factory):
     def _is_trusted(self, peer: IAddress | None) -> bool:
         if isinstance(peer, (IPv4Address, IPv6Address)):
             literal = unmapped(ipaddress.ip_address(peer.host.partition("%")[0]))
-            return any(literal in network for network in self._trusted)
+            return any(literal in network for network in self.wrapped.trusted_balancers)
         return isinstance(peer, UNIXAddress)
+
+    def _warn(self, peer: IAddress | None) -> None:
+        """Log a peer that is not trusted, unless that was done a moment ago."""
+        now, group = self.wrapped.clock.seconds(), peer_group(peer)
+        if now - self._warned.get(group, float("-inf")) < WARNING_PERIOD:
+            return
+        self._warned[group] = now
+        _log.warn(
+            "{peer} closed: it is not a trusted balancer, and this listener takes connections with a PROXY header"
+            " only; trusted are {trusted} and unix sockets; --proxy-protocol-from says which",
+            peer=peer_name(peer),
+            trusted=", ".join(map(str, self.wrapped.trusted_balancers)),
+        )
 
 
 class _HeaderProtocol(Protocol):

@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.cred.strcred import makeChecker
 
+from ..addresses import LOOPBACK_NETWORKS, client_network
 from ..policy.rules import RuleSpec
 from ..policy.table import table_from_specs
 from ..protocol.pairs import PairLimits
@@ -32,6 +33,7 @@ class ServerSettings:
     :ivar limits: sizes and times.
     :ivar log_targets: whether logs may hold targets and user names.
     :ivar protocols: the names of those that are served.
+    :ivar balancers: the networks whose PROXY headers are believed.
     """
 
     auth: tuple[str, ...] = field(default=(), repr=False)
@@ -40,6 +42,7 @@ class ServerSettings:
     limits: Limits = field(default_factory=Limits, repr=False)
     log_targets: bool = field(default=False, repr=False)
     protocols: tuple[str, ...] = field(default=PROTOCOLS, repr=False)
+    balancers: tuple[str, ...] = field(default=tuple(map(str, LOOPBACK_NETWORKS)), repr=False)
 
     def make_factory(self, reactor: Any, routes: Mapping[str, IRoute] | None = None) -> SOCKS5ExtFactory:
         """
@@ -57,6 +60,7 @@ class ServerSettings:
             log_targets=self.log_targets,
         )
         factory.frontends = frontends_for(self.protocols)
+        factory.trusted_balancers = tuple(map(client_network, self.balancers))
         return factory
 
     def routes_run_once(self, reactor: Any) -> Iterator[tuple[str, IRoute]]:
