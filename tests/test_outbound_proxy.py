@@ -2,6 +2,8 @@
 
 import pytest
 import pytest_twisted
+from examples.raw_peers import until
+from support.silence import silent_port
 from support.targets import Target, echo, failure_of, local, talk_to
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -230,6 +232,16 @@ async def test_what_does_not_become_clear_is_not_waited_for(outbound_proxy, dial
     waiting.cancel()
     with pytest.raises(CancelledError):
         await waiting
+
+
+async def test_a_transport_that_leaves_while_it_is_connected_leaves_no_error(outbound_proxy):
+    with silent_port() as port:
+        dialling = dial(outbound_proxy, "127.0.0.1", port)
+        await until(lambda: any(connection._connecting for connection in outbound_proxy.connections))
+        dialling.cancel()
+        with pytest.raises(CancelledError):
+            await dialling
+        await until(lambda: not outbound_proxy.connections)
 
 
 # Where it leads.

@@ -213,10 +213,9 @@ class OutboundConnection(Protocol):
 
     def _failed(self, failure: Failure) -> None:
         self._connecting = None
-        row = row_of(failure.value)
-        if not failure.check(CancelledError, ConnectingCancelledError):
+        if not failure.check(CancelledError, ConnectingCancelledError):  # else the transport has left
+            row = row_of(failure.value)
             self.came_to(row)
-        if self.connected:
             self._refuse(self._responder.reply(row))
 
     def begin_to(self, destination: Address) -> None:
