@@ -44,7 +44,7 @@ class Taker(Watching):
         self.socket, self.missed = take_socket(transport, self.poller, self)
 
     def close(self):
-        self.poller.forget(self.socket.fileno())
+        self.poller.unregister(self.socket.fileno())
         self.socket.close()
 
 

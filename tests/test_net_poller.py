@@ -52,7 +52,7 @@ async def test_that_it_can_be_written_to_is_told_to_who_asks():
     with watching() as it:
         await turn(5)
         assert it.told == []
-        it.poller.again(it.socket.fileno())
+        it.poller.rearm(it.socket.fileno())
         await until(lambda: it.has_heard(WRITABLE))
         with suppress(BlockingIOError):
             while True:
@@ -70,12 +70,12 @@ async def test_what_is_left_is_told_again_if_asked_for():
         it.peer.send(b"x")
         await until(lambda: it.has_heard(READABLE))
         it.told.clear()
-        it.poller.again(it.socket.fileno())
+        it.poller.rearm(it.socket.fileno())
         assert it.told == []
         await until(lambda: it.has_heard(READABLE))
         it.socket.recv(1)
         it.told.clear()
-        it.poller.again(it.socket.fileno())
+        it.poller.rearm(it.socket.fileno())
         await until(lambda: it.told)
         assert not it.has_heard(READABLE)
 

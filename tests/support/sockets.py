@@ -33,7 +33,7 @@ class Watching:
 
     def close(self):
         if self.socket.fileno() != -1:
-            self.poller.forget(self.socket.fileno())
+            self.poller.unregister(self.socket.fileno())
             self.socket.close()
         self.peer.close()
 

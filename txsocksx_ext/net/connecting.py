@@ -1,5 +1,5 @@
 """
-Connections to addresses given as numbers, by the shortest way.
+Connecting to address literals in the poller.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from .transport import QUIET, SocketTransport, keep_socket_alive, reset_socket, 
 from .twisted_transports import endpoint_to, is_loopback_host, open_transport
 
 ATTEMPT_TIMEOUT = 120.0
-"""Seconds for one attempt: beyond any time that a server gives to it."""
-
+"""Seconds for one attempt of Twisted's endpoints: longer than any time that a server gives it."""
 
 IPV6 = AddressType.IPV6
 _KIND = int(socket.SOCK_STREAM) | getattr(socket, "SOCK_NONBLOCK", 0) | getattr(socket, "SOCK_CLOEXEC", 0)
@@ -31,14 +30,13 @@ _OVER = FAILED | INPUT_ENDED
 
 def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
     """
-    Connect to an IPv4 or IPv6 address, without a turn of the reactor more than it takes.
+    Connect to an IPv4 or IPv6 address, without waiting for another iteration of the reactor.
 
-    Where the reactor has no poller, or something stands before its
-    ``connectTCP``, Twisted's own endpoint does it.
+    If the reactor has no poller, or a wrapper has its own ``connectTCP``, connect by
+    Twisted's endpoint.
 
-    :returns: fires with a paused transport, as `open_transport` does, in the
-        very turn in which it is connected; or fails with one of Twisted's
-        connection errors: a socket that was connected to itself (see
+    :returns: fires with a paused transport, as `open_transport` does, or fails with one
+        of Twisted's connection errors: a socket that is connected to itself (see
         `is_connected_to_itself`) counts as refused. Cancelling it closes the socket.
     """
     poller = poller_of(reactor)
@@ -71,7 +69,7 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
     try:
         poller.watch(connecting.fileno(), watcher)
         if problem:
-            poller.again(connecting.fileno())
+            poller.rearm(connecting.fileno())
     except OSError as error:
         connecting.close()
         return fail(getConnectError((error.errno, error.strerror)))
@@ -79,7 +77,7 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
 
 
 def _with_scope(address: Address) -> tuple[str, int, int, int]:
-    """Return what the system connects to; it takes the scope of a link-local address as a number of its own."""
+    """Return the socket address of a link-local address, in which the scope is a number."""
     host, _, scope = address.host.partition("%")
     return host, address.port, 0, int(scope) if scope.isdigit() else socket.if_nametoindex(scope)
 
@@ -93,7 +91,7 @@ def _is_name_of_peer(name: tuple[Any, ...], connected: socket.SocketType) -> boo
 
 
 def _fired(result: ITransport) -> Deferred[ITransport]:
-    """Return what Twisted's ``succeed`` does, which takes as long as the connection itself."""
+    """Return a Deferred that has fired. Twisted's ``succeed`` takes as long as connecting."""
     fired: Deferred[ITransport] = Deferred()
     fired.called, fired.result = True, result
     return fired
@@ -101,7 +99,7 @@ def _fired(result: ITransport) -> Deferred[ITransport]:
 
 class _Attempt:
     """
-    One connection that is being made.
+    A connection in progress.
 
     :ivar connected: fires with the transport.
     """
@@ -124,7 +122,7 @@ class _Attempt:
         if events & WRITABLE:
             name = self._socket.getsockname()
             if name[1] == self._address.port and _is_name_of_peer(name, self._socket):
-                self._poller.forget(self._socket.fileno())
+                self._poller.unregister(self._socket.fileno())
                 reset_socket(self._socket)
                 self.connected.errback(_error_of(ECONNREFUSED))
                 return
@@ -133,6 +131,7 @@ class _Attempt:
             self.connected.callback(transport)
 
     def abandon(self, why: str) -> None:
+        """See `txsocksx_ext.net.poller.Watcher`."""
         self._fail(ConnectError(string=why))
 
     def _fail(self, error: Exception) -> None:
@@ -144,11 +143,11 @@ class _Attempt:
         connected.errback(ConnectingCancelledError(twisted_address_of(self._address)))
 
     def _close(self) -> None:
-        self._poller.forget(self._socket.fileno())
+        self._poller.unregister(self._socket.fileno())
         self._socket.close()
 
 
 def _error_of(number: int) -> Exception:
-    """Twisted's exception for the system's number."""
+    """Return Twisted's exception for a system error number."""
     error: Exception = getConnectError((number, os.strerror(number)))
     return error

@@ -1,5 +1,5 @@
 """
-Connections that are in the poller from their first moment.
+Accepting connections through the poller.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .poller import Poller, log_fault, poller_of
 from .transport import STREAM, SocketTransport, address_of, keep_socket_alive
 
 ACCEPTS_IN_A_TURN = 64
-"""How many connections are accepted before others have their turn."""
+"""Connections that are accepted before other sockets are served."""
 
 
 @implementer(IListeningPort)
 class PolledPort:
     """
-    Accepts the connections of a port of Twisted's in its stead. See `polled`.
+    Accepts connections in place of one of Twisted's ports. See `polled`.
     """
 
     def __init__(self, port: Any, poller: Poller, accepts_in_a_turn: int) -> None:
@@ -45,7 +45,7 @@ class PolledPort:
         """See `IListeningPort`."""
         if self._is_listening:
             self._is_listening = False
-            self._poller.release(self._port.fileno())
+            self._poller.detach(self._port.fileno())
         stopped: Deferred[None] | None = self._port.stopListening()
         return stopped
 
@@ -54,24 +54,24 @@ class PolledPort:
         return self._port.getHost()
 
     def ready(self, events: int) -> None:
-        """See `txsocksx_ext.net.poller.Watcher`. A fault in one connection must not keep the others waiting."""
+        """See `txsocksx_ext.net.poller.Watcher`. A fault in one connection must not delay the others."""
         try:
             have_all = self._accept_some(self._port.socket)
         except BaseException:
             log_fault()
             have_all = False
         if not have_all and self._is_listening:
-            self._poller.again(self._port.fileno())
+            self._poller.rearm(self._port.fileno())
 
     def abandon(self, why: str) -> None:
         """See `txsocksx_ext.net.poller.Watcher`."""
         self._is_listening = False
-        self._poller.forget(self._port.fileno())
+        self._poller.unregister(self._port.fileno())
         self._port.connectionLost(Failure(ConnectionDone()))
 
     def _accept_some(self, listening: socket.socket) -> bool:
-        """Accept connections; whether there are no more."""
-        # What `socket.accept` is made of: that looks up names of constants for each connection.
+        """Accept connections; return whether none is left."""
+        # Not socket.accept(), which converts enumeration members for each connection.
         accept = listening._accept  # type: ignore[attr-defined]
         for _ in range(self._accepts_in_a_turn):
             try:
@@ -79,7 +79,7 @@ class PolledPort:
             except BlockingIOError:
                 return True
             except OSError:
-                # There are too many open files, or the client is gone: Twisted knows what to do about it.
+                # Too many open files, or a client that has left: Twisted's port handles these.
                 self._port.doRead()
                 return False
             self._serve(socket.SocketType(self._family, STREAM, 0, descriptor), address)
@@ -105,11 +105,11 @@ class PolledPort:
 
 def polled(port: Any, accepts_in_a_turn: int = ACCEPTS_IN_A_TURN) -> Any:
     """
-    Have the poller accept a port's connections, where that is possible: a plain one, and a reactor with a poller.
+    Have the poller accept a port's connections, if the port is plain TCP and its reactor has a poller.
 
-    :param port: what an endpoint's ``listen`` fires with.
-    :param accepts_in_a_turn: how many connections the poller accepts before others have their turn.
-    :returns: the port to be stopped instead of `port`.
+    :param port: the result of an endpoint's ``listen``.
+    :param accepts_in_a_turn: connections that the poller accepts before it serves other sockets.
+    :returns: the port to stop instead of `port`.
     """
     poller = poller_of(port.reactor) if type(port) is tcp.Port else None
     return port if poller is None else PolledPort(port, poller, accepts_in_a_turn)

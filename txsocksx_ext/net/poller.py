@@ -1,9 +1,10 @@
 """
 One edge-triggered epoll descriptor, inside whatever reactor runs.
 
-A reactor of Twisted asks the system twice or more for each change of mind about
-a socket. Here a socket is registered once: the system tells each change of its
-state once, and who watches it reads and writes until there is no more to do.
+Twisted's reactors make two or more system calls whenever a transport starts or
+stops reading or writing. Here a socket is registered once, edge-triggered: each
+change of its state is reported once, and its watcher reads and writes until the
+socket would block.
 """
 
 from __future__ import annotations
@@ -31,58 +32,62 @@ READABLE = getattr(select, "EPOLLIN", 0)
 WRITABLE = getattr(select, "EPOLLOUT", 0)
 FAILED = getattr(select, "EPOLLERR", 0)
 INPUT_ENDED = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLHUP", 0)
-"""The peer sends no more, or both directions are closed; bytes may be unread all the same."""
+"""The peer has closed its sending side, or both directions are closed; received bytes may still be unread."""
 
 URGENT = getattr(select, "EPOLLPRI", 0)
-"""There is urgent data (RFC 9293, section 3.8.5), at which a read stops short. That byte itself nobody passes on."""
+"""Urgent data (RFC 9293, section 3.8.5): a read stops short before it. The urgent byte itself is not relayed."""
 
 MORE_MAY_FOLLOW = INPUT_ENDED | URGENT
-"""After one of these, a short read may not have read all, and nothing more is told of what is left."""
+"""After one of these, a short read may have left bytes for which no further event comes."""
 
 READ_EVENTS = READABLE | INPUT_ENDED | FAILED
-"""After one of these, reading tells more."""
+"""Events after which a read returns data, the end of input or an error."""
 
 _INPUT_EVENTS = READABLE | INPUT_ENDED | URGENT | getattr(select, "EPOLLET", 0)
 _ALL_EVENTS = _INPUT_EVENTS | WRITABLE
 
 BATCH = 64
-"""How many descriptors are served before it is asked again which there are."""
+"""Events that one epoll_wait(2) returns at most."""
 
 LONGEST_TURN = 0.004
-"""Seconds after which it is not asked again in one turn of the reactor, so that others have theirs."""
+"""Seconds after which the poller returns to the reactor, so that other descriptors are served."""
 
 
 class Watcher(Protocol):
-    """Who acts on a socket's events."""
+    """Acts on the events of a socket."""
 
     def ready(self, events: int) -> None:
         """
-        Act on events. They are a hint alone: the socket itself tells what is so.
+        Act on events. They are only a hint: system calls on the socket return its actual state.
 
-        A watcher does a bounded amount of work, and asks for the rest by `Poller.again`.
+        Do a bounded amount of work, and request the events of the rest by `Poller.rearm`.
 
         :param events: a mask of `READABLE` and the others.
         """
 
     def abandon(self, why: str) -> None:
-        """Close the socket at once, for a reason in a word: it is not watched any more."""
+        """
+        Close the socket at once: it is no longer watched.
+
+        :param why: the reason, in a word.
+        """
 
 
 @implementer(IReadDescriptor)
 class Poller:
     """
-    Tells watchers of their sockets' events. See `poller_of`.
+    Reports the events of sockets to their watchers. See `poller_of`.
 
-    Call `forget` before you close a watched socket.
+    Call `unregister` before you close a watched socket.
 
-    :ivar reactor: in which it runs.
-    :ivar pipe: for all of them.
-    :ivar kept: bytes that those who relay keep for peers that do not read.
+    :ivar reactor: the reactor in which it runs.
+    :ivar pipe: shared by all watchers.
+    :ivar kept: bytes that relays hold for peers that do not read.
     """
 
     def __init__(self, reactor: Any) -> None:
         self.reactor = reactor
-        # By descriptor: these are small numbers.
+        # Indexed by descriptor, because descriptors are small integers.
         self._watchers: list[Watcher | None] = []
         self._epoll = select.epoll()
         self.fileno = self._epoll.fileno
@@ -93,11 +98,11 @@ class Poller:
 
     def watch(self, descriptor: int, watcher: Watcher) -> None:
         """
-        Tell `watcher` what there is to read from a socket, and what there is already.
+        Report a socket's read events to `watcher`, beginning with its present state.
 
-        That it can be written to is told only after `again`: most always can.
+        Writability is reported only after `rearm`, because most sockets are always writable.
 
-        :raises OSError: the system cannot watch one more.
+        :raises OSError: the system cannot watch another socket.
         """
         self._epoll.register(descriptor, _INPUT_EVENTS)
         watchers = self._watchers
@@ -108,45 +113,45 @@ class Poller:
 
     def replace(self, descriptor: int, watcher: Watcher) -> None:
         """
-        Have another watcher told from now on, without asking the system.
+        Report a socket's events to another watcher from now on, without a system call.
 
-        What the first one was told is not told again: it has to pass that on.
+        Events that the previous watcher got are not reported again, so it has to pass them on.
         """
         self._watchers[descriptor] = watcher
 
-    def again(self, descriptor: int) -> None:
+    def rearm(self, descriptor: int) -> None:
         """
-        Tell once more, after the others, what a socket is ready for then.
+        Report what a socket is ready for once more, after the events of other sockets.
 
-        From now on that includes that it can be written to.
+        From now on, report writability too.
         """
         self._epoll.modify(descriptor, _ALL_EVENTS)
 
-    def forget(self, descriptor: int) -> None:
-        """Tell no more of a socket that is about to be closed: closing it tells the system."""
+    def unregister(self, descriptor: int) -> None:
+        """Report no more events of a socket that is about to be closed. Closing it removes it from the epoll set."""
         self._watchers[descriptor] = None
 
-    def release(self, descriptor: int) -> None:
-        """Tell no more of a socket that stays open."""
-        self.forget(descriptor)
+    def detach(self, descriptor: int) -> None:
+        """Report no more events of a socket that stays open."""
+        self.unregister(descriptor)
         self._epoll.unregister(descriptor)
 
     @property
     def watchers(self) -> list[Watcher]:
-        """All that are told of events."""
+        """The watchers of all sockets."""
         return [watcher for watcher in self._watchers if watcher is not None]
 
     # What the reactor calls.
 
-    # Each event of the reactor asks for both, so they are built-in functions.
+    # The reactor calls both for each of its events, so they are built-in functions.
     fileno: Callable[[], int]
     logPrefix = staticmethod(partial(str, "poller"))
 
     def doRead(self) -> None:
         """
-        Tell what is new, until nothing is: a turn of the reactor takes as long as one or two of them.
+        Report events until there are none: one iteration of the reactor costs as much as one or two events.
 
-        What is left after the time for that stays in the system's list.
+        After `LONGEST_TURN` the remaining events stay in the epoll set until the reactor's next iteration.
         """
         watchers, added, poll = self._watchers, self._added, self._epoll.poll
         end = monotonic() + LONGEST_TURN
@@ -157,28 +162,28 @@ class Poller:
             added.clear()
             for descriptor, events in ready:
                 watcher = watchers[descriptor]
-                # An earlier watcher may have closed this one, whose number another socket may have got since.
+                # An earlier watcher may have closed this socket, and a new one may have got its descriptor.
                 if watcher is None or descriptor in added:
                     continue
                 try:
                     watcher.ready(events)
-                # Also what is no `Exception`, such as asyncio's cancellation: a reactor would end all that is watched.
+                # BaseException, such as asyncio's CancelledError: the reactor would close every watched socket.
                 except BaseException:
                     log_fault()
                     self._abandon(watcher, "fault")
-            # A watcher may have stopped the reactor, and with it this.
+            # A watcher may have closed the poller by stopping the reactor.
             if monotonic() > end or self._epoll.closed:
                 return
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends, and with it all that was watched."""
+        """Close everything that is watched, because the reactor ends."""
         _pollers.pop(self.reactor, None)
         for descriptor, watcher in enumerate(self._watchers):
-            # The end of another may have been its end too.
+            # Closing an earlier socket may have closed this one too.
             if watcher is not None and self._watchers[descriptor] is watcher:
                 self._abandon(watcher, "stopped")
         self._epoll.close()
-        # As Twisted's transports say it of themselves when they are closed.
+        # What closed transports of Twisted's return.
         self.fileno = partial(int, -1)
         self.pipe.close()
 
@@ -190,7 +195,7 @@ class Poller:
 
 
 def log_fault() -> None:
-    """Log the exception that is being handled, but not its own words, which may hold a target."""
+    """Log the exception that is being handled, without its message, which may hold a target."""
     failure = Failure()
     _log.error(
         "a socket's watcher failed unexpectedly: {error}\n{traceback}",
@@ -200,20 +205,20 @@ def log_fault() -> None:
 
 
 _pollers: dict[PosixReactorBase, Poller] = {}
-# Two processes must not share what they would both read from.
+# Two processes must not read from one epoll descriptor.
 os.register_at_fork(after_in_child=_pollers.clear)
 
 
 def poller_of(reactor: Any) -> Poller | None:
     """
-    Return the one poller of a reactor; ``None`` where the system has no epoll, or the reactor takes no descriptors.
+    Return the one poller of a reactor; ``None`` without epoll, or if the reactor does not take descriptors.
 
-    :param reactor: a reactor of Twisted on any event loop, or what wraps one and
-        leaves its descriptors to it.
+    :param reactor: a reactor of Twisted on any event loop, or a wrapper that passes
+        descriptors on to one.
     """
     try:
         poller = _pollers.get(reactor)
-    except TypeError:  # what wraps a reactor may have no hash
+    except TypeError:  # a wrapper of a reactor may not be hashable
         poller = None
     if poller is not None:
         return poller

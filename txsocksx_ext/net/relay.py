@@ -1,5 +1,5 @@
 """
-Two transports become one stream. `join` chooses the relay: `EpollRelay`, for plain sockets, or that of producers.
+Joining two transports. `join` chooses the relay: `EpollRelay` for plain sockets, else `ProducerRelay`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from .watches import IdleWatch, ResetWatch, shared_watch
 __all__ = ["EpollRelay", "IRelay", "RelayEnded", "join"]
 
 BUFFER_SIZE = 1 << 16
-"""Bytes that are read at once. A stream that brings so many goes through the poller's pipe, which copies nothing."""
+"""Bytes of one read. A stream that fills it is moved through the poller's pipe, without copies."""
 
 MOST_KEPT = 64 << 20
-"""Bytes that may be kept for all who do not read before streams bring no more at once than `BUFFER_SIZE`."""
+"""Bytes that may be held for all peers that do not read before streams are limited to `BUFFER_SIZE` a read."""
 
 READS_IN_A_TURN = range(2)
-"""How often one side is read from before others have their turn."""
+"""Reads from one side before other sockets are served."""
 
 _buffer = memoryview(bytearray(BUFFER_SIZE))
-"""One for all streams: what a read leaves in it is sent, or copied, before anything else is read."""
+"""Shared by all streams: its content is sent or copied before the next read."""
 
 _NOTHING = memoryview(b"")
 
@@ -48,19 +48,19 @@ def join(
     fast: bool = True,
 ) -> IRelay:
     """
-    Make the relay for two connected transports. Its ``start()`` lets bytes flow.
+    Return the relay for two connected transports. Its ``start()`` begins the stream.
 
-    Both connections are kept alive from now on. Plain sockets are served past
-    the reactor and its transports; all others, and those of a reactor without a
-    poller, by Twisted's producers.
+    Both connections get SO_KEEPALIVE. The sockets of plain transports are relayed
+    without the reactor; all other transports, and all of a reactor without a poller,
+    by Twisted's producers.
 
-    :param client: where the request came from.
-    :param target: where it went to.
-    :param reactor: tells the time, and takes descriptors if it can.
+    :param client: the transport of the client.
+    :param target: the transport of the target.
+    :param reactor: provides time, and a poller if it can.
     :param ended: called once, with the reason, when both are closed.
     :param idle_timeout: seconds without a byte in either direction after which
-        both are closed; ``None`` for never.
-    :param fast: false where all bytes must go through the transports.
+        both are closed; ``None`` for no limit.
+    :param fast: whether sockets may be relayed without their transports.
     """
     watch = None if idle_timeout is None else shared_watch(IdleWatch, clock_of(reactor), idle_timeout)
     poller = poller_of(reactor) if fast else None
@@ -76,9 +76,9 @@ class EpollRelay:
     """
     One stream between two sockets. See `IRelay`.
 
-    A read goes into a buffer that all streams share, and out of it at once;
-    many bytes go through a pipe. Only what the other side does not take is
-    kept, and then nothing more is read until it is gone.
+    Data is read into a buffer that all streams share, and sent at once; bulk data is
+    moved through a pipe. Only data that the other side does not accept is kept, and
+    nothing more is read until that is sent.
     """
 
     name = "epoll"
@@ -120,9 +120,9 @@ class EpollRelay:
 
     def start(self, read_ahead: bytes = b"", client_has_ended: bool = False) -> None:
         """
-        See `IRelay`. That a client has ended, its socket tells once more.
+        See `IRelay`. `client_has_ended` is not needed: a read from the socket returns the end of input again.
 
-        :raises OSError: the system watches no more sockets.
+        :raises OSError: the system cannot watch another socket.
         """
         client, target = self._client, self._target
         client_transport, target_transport = self._transports
@@ -148,9 +148,9 @@ class EpollRelay:
 
     def lost(self, side: _Side) -> None:
         """
-        The connection of one side has failed: reset the other side when it has all that came before that.
+        Act on the failure of one side's connection: reset the other side once it has everything sent before.
 
-        Linux keeps what a peer sent before its reset readable. Called again when that is read.
+        On Linux, what a peer sent before its reset stays readable. Called again when that is read.
         """
         other = side.other
         if other.failed:
@@ -184,30 +184,30 @@ class EpollRelay:
             transport.abortConnection()
         for side in (self._client, self._target):
             closing, side.socket = side.socket, None
-            # It has none if starting the relay failed.
+            # There is none if starting the relay failed.
             if closing is None:
                 continue
-            self.poller.forget(closing.fileno())
+            self.poller.unregister(closing.fileno())
             if reset:
                 reset_socket(closing)
             else:
                 closing.close()
             if side.unsent:
                 side.keep(_NOTHING)
-            # So that the collector of garbage has no circles to look for.
+            # Break the reference cycles.
             del side.relay, side.other
         ended(reason)
 
 
 class _Side:
     """
-    One side of a relay: it reads from its socket, and writes what the other side read.
+    One side of a relay: reads from its socket, and writes what the other side has read.
 
-    :ivar socket: ``None`` while it has none yet, or none any more.
-    :ivar received: bytes that came from this side.
-    :ivar unsent: what came for this side, and its socket did not take yet.
-    :ivar input_ended: whether this side sends no more, and all that it sent is through.
-    :ivar failed: whether its connection is lost. What came before that may be unread.
+    :ivar socket: ``None`` before the start and after the end.
+    :ivar received: the number of bytes received from this side.
+    :ivar unsent: data for this side that its socket has not accepted yet.
+    :ivar input_ended: whether this side has closed its sending side, and everything before that was read.
+    :ivar failed: whether its connection is lost. Data that was received before may be unread.
     """
 
     __slots__ = ("_most", "failed", "input_ended", "other", "received", "relay", "socket", "unsent")
@@ -221,16 +221,16 @@ class _Side:
         self.unsent = _NOTHING
         self.input_ended = False
         self.failed = False
-        # How many bytes the next read may bring.
+        # The size of the next read.
         self._most = BUFFER_SIZE
 
     @property
     def waiting(self) -> int:
-        """Bytes for this side that it has not taken."""
+        """Bytes for this side that its peer has not acknowledged."""
         return 0 if self.socket is None else len(self.unsent) + unacknowledged(self.socket)
 
     def succeed(self, transport: Any) -> None:
-        """Get what the paused protocol of a transport whose socket was taken had kept, or is given later."""
+        """Take the data that the paused protocol of a taken transport has kept, and what it gets later."""
         predecessor, transport.protocol = transport.protocol, None
         predecessor.give_to(_KeptBytes(self))
 
@@ -238,7 +238,7 @@ class _Side:
         """
         See `txsocksx_ext.net.poller.Watcher`.
 
-        It passes on what came, until there is no more, or the other side takes no more.
+        Relay received data until the socket would block, or the other side accepts no more.
         """
         if self.unsent and events & WRITABLE:
             self._send_unsent()
@@ -269,15 +269,15 @@ class _Side:
             self.received += count
             other.send(_buffer[:count])
             self._most = BUFFER_SIZE
-            # A short read has read all, unless more was told than that there is something.
+            # A short read has emptied the socket, except after these events.
             if count < BUFFER_SIZE and not events & MORE_MAY_FOLLOW:
                 return
             if self.socket is None or other.unsent or other.failed:
                 return
             if count == BUFFER_SIZE:
-                # Those who take all at once get more at once: what is not taken has to be kept.
+                # Larger reads only while the other side accepts everything: the rest would have to be kept.
                 self._most = 2 * BUFFER_SIZE
-        self.relay.poller.again(self.socket.fileno())
+        self.relay.poller.rearm(self.socket.fileno())
 
     def abandon(self, why: str) -> None:
         """See `txsocksx_ext.net.poller.Watcher`."""
@@ -285,13 +285,13 @@ class _Side:
             self.relay.abort(why)
 
     def pass_on(self, data: bytes) -> None:
-        """Send to the other side what was not read here, but before the relay began."""
+        """Send data to the other side that was read from this side before the relay began."""
         if self.socket is not None:
             self.received += len(data)
             self.other.send(data)
 
     def send(self, data: bytes | memoryview) -> None:
-        """Send what came from the other side, after what is unsent, and keep what is left."""
+        """Send data of the other side behind what is unsent, and keep what the socket does not accept."""
         if self.unsent:
             self.keep(memoryview(bytes(self.unsent) + data))
             return
@@ -306,7 +306,7 @@ class _Side:
             self.keep(memoryview(bytes(data[sent:])))
 
     def fail(self) -> None:
-        """Take note that the connection is lost, and pass on what came before that."""
+        """Note that the connection is lost, and relay what was received before."""
         self.failed = True
         if self.unsent:
             self.keep(_NOTHING)
@@ -323,18 +323,18 @@ class _Side:
         self.relay.reset()
 
     def keep(self, unsent: memoryview) -> None:
-        """Keep what the socket did not take, in place of what was kept before."""
+        """Replace `unsent` by what the socket did not accept."""
         poller = self.relay.poller
         poller.kept += len(unsent) - len(self.unsent)
         if unsent and not self.unsent:
-            poller.again(self.socket.fileno())
+            poller.rearm(self.socket.fileno())
         self.unsent = unsent
 
     def _has_failed(self) -> bool:
         return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
     def _move(self) -> int:
-        """Pass on much at once; how many bytes. That there were few does not mean that there are no more."""
+        """Move data through the pipe; return the number of bytes. A few do not mean that the socket is empty."""
         source, drain = self.socket.fileno(), self.other.socket.fileno()
         try:
             count, not_taken = self.relay.poller.pipe.move(source, drain, self._most)
@@ -351,7 +351,7 @@ class _Side:
 
     def _end_input(self, events: int) -> None:
         other = self.other
-        # After an end, the system tells of a reset only to those who ask.
+        # After the end of input, a reset shows only in SO_ERROR.
         if self.failed or (events & FAILED and self._has_failed()):
             self._input_failed()
             return
@@ -376,15 +376,15 @@ class _Side:
         except OSError:
             self.relay.lost(self)
             return
-        # An empty view would keep all that it was cut from.
+        # An empty slice would keep its whole buffer alive.
         self.keep(self.unsent[sent:] or _NOTHING)
         if not self.unsent:
-            # What was told of the other side meanwhile was not heeded.
+            # Events of the other side were ignored meanwhile.
             self.other.ready(READ_EVENTS)
 
 
 class _KeptBytes(Protocol):
-    """Takes for the relay what the protocol before it had kept."""
+    """Passes data on to the relay that the previous protocol has kept."""
 
     def __init__(self, side: _Side) -> None:
         self._side = side

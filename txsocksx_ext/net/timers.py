@@ -114,7 +114,7 @@ class MonotonicClock:
 
     def abandon(self, why: str) -> None:
         """See `txsocksx_ext.net.poller.Watcher`: the reactor ends."""
-        self._poller.forget(self._timer.number)
+        self._poller.unregister(self._timer.number)
         os.close(self._timer.number)
 
     def _run(self, call: DelayedCall) -> None:

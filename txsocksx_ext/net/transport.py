@@ -1,5 +1,5 @@
 """
-Transports that the poller serves, and not the reactor; and how a relay takes a transport's socket.
+Transports that the poller serves instead of the reactor, and how a relay takes over a transport's socket.
 """
 
 from __future__ import annotations
@@ -35,22 +35,20 @@ _MOST_READ = Connection.bufferSize
 
 class SocketTransport(Connection):
     """
-    A TCP connection in the poller, which does all that Twisted's do.
+    A TCP connection in the poller, with all features of Twisted's TCP transports.
 
-    It costs the reactor nothing, and neither to stop reading nor to begin again
-    costs more than a question of the system. There is one class for both ends:
-    Python finds the attributes of objects of one class sooner.
+    The reactor does not watch it. To stop or start reading costs at most one system
+    call. Both ends share one class, because CPython's attribute caches are by class.
 
     :param connected: the socket, non-blocking.
-    :param peer: the address of a client, as Twisted writes it; or that of the
-        target, a literal, to which we connected.
+    :param peer: Twisted's address of a client, or our address literal of a target.
     :param name: what ``getsockname()`` returned for a connection to a target.
 
-    :ivar poller: where its socket is watched.
-    :ivar events: what the poller told of it, and what was not acted on yet.
-    :ivar is_reading: whether its protocol gets what comes.
-    :ivar has_sent_all: whether it is plain, our sending side is open, and nothing
-        that it was given waits to be sent.
+    :ivar poller: watches the socket.
+    :ivar events: events that the poller has reported and that were not acted on yet.
+    :ivar is_reading: whether the protocol gets received data.
+    :ivar has_sent_all: whether it is plain TCP, our sending side is open, and no
+        written data waits to be sent.
     """
 
     logstr = "socket"
@@ -65,11 +63,11 @@ class SocketTransport(Connection):
         is_reading: bool = False,
         name: tuple[Any, ...] = (),
     ) -> None:
-        # What the base classes' own do, but for a question of the system: the socket is non-blocking.
+        # What the base classes' own __init__ do, without the system call that makes the socket non-blocking.
         self.reactor = poller.reactor
         self._tempDataBuffer: list[bytes] = []
         self._tempDataLen = 0
-        self.socket = connected  # type: ignore[assignment]  # it lacks only what makes files
+        self.socket = connected  # type: ignore[assignment]  # a _socket.socket
         self.fileno = connected.fileno
         self.protocol = protocol
         self.producer = None
@@ -89,7 +87,7 @@ class SocketTransport(Connection):
         if not self.is_reading and not self._input_ended and not self._aborting:
             self.is_reading = True
             if self.events & READ_EVENTS:
-                self.poller.again(self.fileno())
+                self.poller.rearm(self.fileno())
 
     def stopReading(self) -> None:
         """See `FileDescriptor`."""
@@ -100,7 +98,7 @@ class SocketTransport(Connection):
         if not self._is_writing:
             self._is_writing = True
             self.has_sent_all = False
-            self.poller.again(self.fileno())
+            self.poller.rearm(self.fileno())
 
     def stopWriting(self) -> None:
         """See `FileDescriptor`."""
@@ -114,13 +112,13 @@ class SocketTransport(Connection):
         super().startTLS(*arguments, **keywords)
 
     def write(self, data: bytes) -> None:
-        """Send at once, if nothing waits to be sent, and the rest as soon as possible. See `ITransport`."""
+        """Send at once what the socket takes, unless earlier data waits, and buffer the rest. See `ITransport`."""
         sent = 0
         if self.has_sent_all:
             try:
                 sent = self.socket.send(data)
             except OSError:
-                # It is full or lost, as the poller will tell.
+                # It is full or lost, which the poller will report.
                 sent = 0
         if sent < len(data):
             super().write(data[sent:])
@@ -130,19 +128,19 @@ class SocketTransport(Connection):
         return isinstance(self._peer, Address)
 
     def getHost(self) -> IPv4Address | IPv6Address:
-        """Our end of the connection."""
+        """Return the address of our end."""
         return address_of(self.socket.getsockname())
 
     def getPeer(self) -> IPv4Address | IPv6Address:
-        """Return the other end."""
+        """Return the address of the peer."""
         peer = self._peer
         return twisted_address_of(peer) if isinstance(peer, Address) else peer
 
     def bound_address(self) -> Address:
-        """Return where a connection to a target comes from, as a reply carries it."""
+        """Return the local address of a connection to a target, for a reply."""
         host, port, *_ = self._name or self.socket.getsockname()
         if ":" in host:
-            # A reply cannot carry the scope.
+            # A reply cannot carry a scope.
             return Address(_IPV6, host.partition("%")[0], port)
         return Address(_IPV4, host, port)
 
@@ -150,7 +148,7 @@ class SocketTransport(Connection):
         """See `FileDescriptor`."""
         self.has_sent_all = False
         if self.connected:
-            self.poller.forget(self.fileno())
+            self.poller.unregister(self.fileno())
         super().connectionLost(reason)
 
     def ready(self, events: int) -> None:
@@ -164,7 +162,7 @@ class SocketTransport(Connection):
             return
         if not self.is_reading:
             if self._input_ended and events & FAILED and was_reset(self):
-                # Twisted would not see it before someone writes.
+                # Twisted would notice the reset only at the next write.
                 self.connectionLost(Failure(CONNECTION_LOST))
             return
         try:
@@ -180,11 +178,11 @@ class SocketTransport(Connection):
             self.readConnectionLost(Failure(CONNECTION_DONE))
             return
         if len(data) < _MOST_READ and not self.events & MORE_MAY_FOLLOW:
-            # A short read has read all; what comes later is a new event.
+            # A short read has emptied the socket; later data is a new event.
             self.events &= _NOTHING_TO_READ
         else:
             self.events &= ~URGENT
-            self.poller.again(self.fileno())
+            self.poller.rearm(self.fileno())
         self.protocol.dataReceived(data)
 
     def abandon(self, why: str) -> None:
@@ -196,33 +194,33 @@ class SocketTransport(Connection):
         if why is not None:
             self.connectionLost(Failure(why))
         elif self._is_writing:
-            self.poller.again(self.fileno())
+            self.poller.rearm(self.fileno())
 
 
 @implementer(IHalfCloseableProtocol)
 class _Quiet(Protocol):
-    """The protocol of connections that nobody has yet, and so nobody reads from."""
+    """The protocol of connections that were not handed over yet, from which nothing is read."""
 
     def readConnectionLost(self) -> None:
-        """Nothing is read, so no end of it is seen before the hand-over."""
+        """Do nothing: nothing is read before the hand-over."""
 
     def writeConnectionLost(self) -> None:
-        """Nothing is written before the hand-over."""
+        """Do nothing: nothing is written before the hand-over."""
 
 
 QUIET = _Quiet()
-"""One for all: it keeps nothing."""
+"""A single instance, because it has no state."""
 
 
 _new_address = IPv4Address.__new__
 
 
 def address_of(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
-    """Return an end of a TCP connection, as the system names it, in Twisted's form."""
+    """Return Twisted's address for a socket address of the system."""
     if len(name) == 2:
-        # The class's own way holds what it is given against what there is.
+        # Not by the constructor, which validates its arguments.
         address = _new_address(IPv4Address)
-        # Thousands may come from one host: then they share its name.
+        # Thousands of connections may come from one host, so share its string.
         address.type, address.host, address.port = "TCP", sys.intern(name[0]), name[1]
         return address
     host, port, flow, scope = name
@@ -233,19 +231,19 @@ def address_of(name: tuple[Any, ...]) -> IPv4Address | IPv6Address:
 
 
 def twisted_address_of(address: Address) -> IPv4Address | IPv6Address:
-    """Return an address literal and a port as Twisted writes them."""
+    """Return Twisted's address for an address literal and a port."""
     kind = IPv6Address if address.type == AddressType.IPV6 else IPv4Address
     return kind("TCP", address.host, address.port)
 
 
-# Enumerations, of which the system wants numbers.
+# setsockopt() would convert these enumeration members on each call.
 _SOCKET, _KEEPALIVE = int(socket.SOL_SOCKET), int(socket.SO_KEEPALIVE)
 _TCP, _NODELAY = int(socket.IPPROTO_TCP), int(socket.TCP_NODELAY)
 
 
 def keep_socket_alive(connection: socket.SocketType) -> None:
     """
-    Have the system notice a peer that vanished, and send small writes at once.
+    Set SO_KEEPALIVE and TCP_NODELAY.
 
     On Linux, connections inherit both from a listening socket.
     """
@@ -254,7 +252,7 @@ def keep_socket_alive(connection: socket.SocketType) -> None:
     set_option(_TCP, _NODELAY, 1)
 
 
-# Sockets, taken away from transports when those have done their work.
+# How a relay takes over the socket of a transport.
 
 _PLAIN_TRANSPORTS: tuple[type, ...] = (
     SocketTransport,
@@ -274,22 +272,22 @@ _DATA_PATH = (
     "readConnectionLost",
     "connectionLost",
 )
-"""The methods through which bytes go, and the ends of connections."""
+"""The methods that handle data and the ends of connections."""
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @lru_cache(maxsize=64)
 def _is_plain(kind: type) -> bool:
-    """Return whether transports of this class do with bytes what Twisted's plain ones do, and no more."""
+    """Return whether this class handles data exactly as Twisted's plain transports do."""
     plain = next((each for each in _PLAIN_TRANSPORTS if issubclass(kind, each)), None)
     return plain is not None and all(getattr(kind, name) is getattr(plain, name) for name in _DATA_PATH)
 
 
 def _has_sent_all(transport: Any) -> bool:
-    """Return whether a transport is a plain one, whose sending side is open, and has sent what it was given."""
+    """Return whether a transport is plain, its sending side is open, and all written data was sent."""
     return bool(
-        _is_plain(type(transport))  # type: ignore[arg-type]  # mypy does not see that a class can be hashed
+        _is_plain(type(transport))  # type: ignore[arg-type]  # mypy does not see that a class is hashable
         and transport.connected
         and not transport.TLS
         and not is_closing(transport)
@@ -301,11 +299,10 @@ def _has_sent_all(transport: Any) -> bool:
 
 def can_take(transport: Any) -> bool:
     """
-    Return whether the socket of a transport is all that there is to it.
+    Return whether a relay may take over the socket of a transport.
 
-    It is not where TLS or another wrapper is around it, or a subclass sees the
-    bytes; and not while the transport is closing, has bytes to send, or serves
-    a producer.
+    It may not if TLS, another wrapper or a subclass handles the data, nor while the
+    transport is closing, has data to send, or has a producer.
     """
     if type(transport) is SocketTransport:
         return transport.has_sent_all and transport.producer is None
@@ -314,16 +311,14 @@ def can_take(transport: Any) -> bool:
 
 def take_socket(transport: Any, poller: Poller, watcher: Watcher) -> tuple[socket.SocketType, int]:
     """
-    Take the socket of a transport that `can_take` admits, and have the poller tell `watcher` of it.
+    Take the socket of a transport that `can_take` admits, and have the poller report its events to `watcher`.
 
-    The system keeps its connection alive from now on.
+    Afterwards the transport is disconnected: closing it or writing to it does
+    nothing. Its protocol is not notified, and can be replaced by `hand_over` as before.
 
-    The transport is dead then, and to close it or to write to it does nothing.
-    Its protocol is told nothing, and can be replaced by `hand_over` as before.
-
-    :returns: the socket, non-blocking, and the events that the poller will not
-        tell again, since it has told them to the transport.
-    :raises OSError: the poller cannot watch one more; nothing was changed.
+    :returns: the socket, non-blocking and kept alive, and the events that the poller
+        has reported to the transport and will not report again.
+    :raises OSError: the poller cannot watch another socket; nothing was changed.
     """
     taken: socket.SocketType = transport.socket
     if isinstance(transport, SocketTransport):
@@ -332,22 +327,22 @@ def take_socket(transport: Any, poller: Poller, watcher: Watcher) -> tuple[socke
         poller.replace(taken.fileno(), watcher)
     else:
         events = 0
-        # The sockets of our own transports were made so.
+        # Our own transports' sockets have these options from the start.
         keep_alive(transport)
         poller.watch(taken.fileno(), watcher)
         transport.stopReading()
         transport.stopWriting()
     transport.connected, transport.disconnected = 0, 1
-    # As Twisted does when a connection is lost: what its class says is no descriptor.
+    # As Twisted does when a connection is lost: the class's own fileno() returns -1.
     del transport.socket, transport.fileno
     return taken, events
 
 
 def write_now(transport: Any, data: bytes) -> None:
     """
-    Send at once, if the transport is a plain one with nothing before that; otherwise in its own time.
+    Send at once if the transport is plain and has nothing else to send; otherwise write to it.
 
-    Twisted would send in the reactor's next turn, and ask the system twice for that.
+    Twisted would send in the reactor's next iteration, with two more system calls.
     """
     if isinstance(transport, SocketTransport):
         transport.write(data)
@@ -357,15 +352,15 @@ def write_now(transport: Any, data: bytes) -> None:
         try:
             sent = transport.socket.send(data)
         except OSError:
-            # It is full or lost, as the transport will find out by itself.
+            # It is full or lost, which the transport will notice itself.
             sent = 0
     if sent < len(data):
         transport.write(data[sent:])
 
 
 def reset_socket(to_close: socket.SocketType) -> None:
-    """Close a socket so that its peer sees a reset, and what was not sent is thrown away."""
-    # A connection that is gone already takes no options.
+    """Close a socket with a reset: data that was not sent is discarded."""
+    # Setting options of a lost connection fails.
     with suppress(OSError):
         to_close.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     to_close.close()

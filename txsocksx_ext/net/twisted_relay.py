@@ -1,5 +1,5 @@
 """
-The relay for any transport of Twisted, made of its producers and consumers.
+The relay for any transports, by Twisted's producers and consumers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .twisted_transports import abort, hand_over, unsent
 from .watches import IdleWatch, PausedWatch, ResetWatch, shared_watch
 
 MOST_READS = 256
-"""Reads of 64 KiB after a reset: more than the system keeps for a socket."""
+"""Reads of 64 KiB after a reset: more than the receive buffer of a socket."""
 
 
 @implementer(IRelay)
@@ -58,7 +58,7 @@ class ProducerRelay:
 
     @property
     def progress(self) -> tuple[int, int]:
-        """See `IRelay`. What its transports still hold, they do not tell, but the system does."""
+        """See `IRelay`. Transports do not tell what they still buffer, but the system tells what is unacknowledged."""
         return self.up + self.down, sum(unacknowledged(end.transport) for end in (self._client, self._target))
 
     def start(self, read_ahead: bytes = b"", client_has_ended: bool = False) -> None:
@@ -73,7 +73,7 @@ class ProducerRelay:
         target.resumeProducing()
         if not client_has_ended:
             client.resumeProducing()
-        # Last, since a target that is slow may pause the client again.
+        # Last, because a slow target may pause the client again.
         if read_ahead:
             client.dataReceived(read_ahead)
         if client_has_ended:
@@ -87,7 +87,7 @@ class ProducerRelay:
                 abort(end.transport)
 
     def end_of_input(self, end: _RelayEnd) -> None:
-        """One side sends no more."""
+        """Relay the end of one side's input."""
         other = end.other
         end.input_ended = True
         if other.is_lost:
@@ -104,7 +104,7 @@ class ProducerRelay:
             other.transport.loseConnection()
 
     def lost(self, end: _RelayEnd, reason: Failure) -> None:
-        """One side is gone altogether."""
+        """Act on the loss of one side's connection."""
         other = end.other
         orderly = reason.check(ConnectionDone, ProcessDone) is not None
         self._note(f"{end.side} closed" if orderly else f"{end.side} aborted")
@@ -135,11 +135,12 @@ class ProducerRelay:
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class _RelayEnd(Protocol):
     """
-    One side of a relay: the protocol of its transport, and the producer of the other's.
+    One side of a relay: the protocol of its transport, and the producer of the other one.
 
-    :ivar received: bytes that came from this side.
-    :ivar input_ended: whether this side sends no more.
-    :ivar was_reset: whether it is known of a paused transport that its peer has reset it.
+    :ivar received: the number of bytes received from this side.
+    :ivar input_ended: whether this side has closed its sending side.
+    :ivar is_lost: whether its connection is closed.
+    :ivar was_reset: whether its peer has reset it while it was paused.
     """
 
     transport: Any
@@ -165,7 +166,7 @@ class _RelayEnd(Protocol):
             self._relay.end_of_input(self)
 
     def writeConnectionLost(self) -> None:
-        """Our own end of sending is through; there is nothing to do about it."""
+        """Do nothing: our sending side was closed on purpose."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.is_lost = True
@@ -179,22 +180,22 @@ class _RelayEnd(Protocol):
             self._relay.paused_watch.add(self)
 
     def end_if_reset(self) -> None:
-        """See `Pausable`. Linux keeps what came before a reset readable."""
+        """See `Pausable`. On Linux, what came before a reset stays readable."""
         connection = socket_transport(self.transport)
         if not was_reset(connection):
             return
         self.was_reset = True
         self.transport.resumeProducing()
-        # Not all reactors tell more than once that there is something to read from a socket that was reset.
+        # Not all reactors report a socket that was reset as readable more than once.
         for _ in range(MOST_READS):
             if not connection.connected or connection.doRead() is not None:
                 break
-        # Not the transport of TLS, which would throw away what it holds.
+        # Not the TLS transport, which would discard what it has buffered.
         abort(connection)
 
     def resumeProducing(self) -> None:
         self._relay.paused_watch.discard(self)
-        # Reading again after the end of input would only find that end again.
+        # After the end of input, reading would only return that end again.
         if not self.is_lost and not self.input_ended:
             self.transport.resumeProducing()
 
@@ -208,4 +209,4 @@ class _RelayEnd(Protocol):
         abort(self.transport)
 
     def stopProducing(self) -> None:
-        """The other side is lost: its own `connectionLost` says how, and deals with it."""
+        """Do nothing: the other side's `connectionLost` acts on its loss."""
