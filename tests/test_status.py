@@ -162,6 +162,14 @@ def test_tor_and_transports_are_shown(socks5ext, page):
     assert "cannot be controlled" in page.json("/status")["warnings"][0]["text"]
 
 
+def test_a_warning_that_comes_again_stands_once(socks5ext, page):
+    socks5ext(page.option, "--route", "192.0.2.1=transport:obfs4:exec=/bin/false")
+    assert settles(lambda: page.json("/status")["warnings"][0:1] and page.json("/status")["warnings"][0]["count"] > 1)
+    (warning,) = page.json("/status")["warnings"]
+    assert warning["text"] == "the transport obfs4 does not start: it ended before it was ready: exit status 1"
+    assert page.metrics()["socks5ext_transport_up", "obfs4"] == 0
+
+
 # Sessions.
 
 

@@ -10,7 +10,7 @@ import re
 import socket
 import time
 from base64 import b64encode
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from ipaddress import ip_address
@@ -98,7 +98,8 @@ class Warnings:
     """The last warnings and errors of this package in the log."""
 
     def __init__(self) -> None:
-        self.kept: deque[dict[str, Any]] = deque(maxlen=WARNINGS_KEPT)
+        # By text, the oldest first: programs that fail do so again and again.
+        self._kept: dict[str, dict[str, Any]] = {}
 
     def __call__(self, event: LogEvent) -> None:
         """See `ILogObserver`."""
@@ -106,7 +107,14 @@ class Warnings:
         if is_ours and event.get("log_level", LogLevel.info) >= LogLevel.warn:
             # A traceback is for the log.
             text = formatEvent(event).partition("\n")[0]
-            self.kept.appendleft({"time": event["log_time"], "text": text})
+            count = self._kept.pop(text, {"count": 0})["count"]
+            self._kept[text] = {"time": event["log_time"], "text": text, "count": count + 1}
+            if len(self._kept) > WARNINGS_KEPT:
+                del self._kept[next(iter(self._kept))]
+
+    def newest_first(self) -> list[dict[str, Any]]:
+        """Return each text once, with its last time and how often it came."""
+        return list(reversed(self._kept.values()))
 
 
 class Refused(Exception):
@@ -205,7 +213,7 @@ class StatusResource(Resource):
                 "process": vars(status.process),
                 "routes": _routes(status),
                 "parts": [part._asdict() for part in status.parts],
-                "warnings": list(self._warnings.kept),
+                "warnings": self._warnings.newest_first(),
                 "sessions": most,
             }
         )
