@@ -183,11 +183,12 @@ class Session:
         if username is not None or password is not None:
             self.credentials = PairCredentials(username or b"", password or b"")
 
-    def end_relay(self) -> None:
-        """Keep the relay's final counts, and let it go."""
+    def end_relay(self, reason: str) -> None:
+        """Keep the relay's final counts and why it ended, and let it go."""
         if self.relay is not None:
             self._up, self._down = self.relay.up, self.relay.down
             self.relay = None
+        self.end = self.end or reason
 
 
 class PairCredentials(UsernamePassword):

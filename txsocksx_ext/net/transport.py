@@ -25,7 +25,7 @@ from ..protocol.codes import AddressType
 from ..protocol.messages import Address
 from .poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, URGENT, WRITABLE, Poller, Watcher
 from .socket_state import was_reset
-from .twisted_transports import is_closing, keep_alive
+from .twisted_transports import keep_alive
 
 STREAM = int(socket.SOCK_STREAM)
 _IPV4, _IPV6 = AddressType.IPV4, AddressType.IPV6
@@ -113,15 +113,10 @@ class SocketTransport(Connection):
 
     def write(self, data: bytes) -> None:
         """Send at once what the socket takes, unless earlier data waits, and buffer the rest. See `ITransport`."""
-        sent = 0
         if self.has_sent_all:
-            try:
-                sent = self.socket.send(data)
-            except OSError:
-                # It is full or lost, which the poller will report.
-                sent = 0
-        if sent < len(data):
-            super().write(data[sent:])
+            data = _unsent(self.socket, data)
+        if data:
+            super().write(data)
 
     @property
     def _tlsClientDefault(self) -> bool:
@@ -290,8 +285,7 @@ def _has_sent_all(transport: Any) -> bool:
         _is_plain(type(transport))  # type: ignore[arg-type]  # mypy does not see that a class is hashable
         and transport.connected
         and not transport.TLS
-        and not is_closing(transport)
-        and not transport._writeDisconnecting
+        and not (transport.disconnecting or transport._writeDisconnecting or transport._aborting)
         and not transport._tempDataLen
         and len(transport.dataBuffer) == transport.offset
     )
@@ -344,18 +338,18 @@ def write_now(transport: Any, data: bytes) -> None:
 
     Twisted would send in the reactor's next iteration, with two more system calls.
     """
-    if isinstance(transport, SocketTransport):
+    if not isinstance(transport, SocketTransport) and _has_sent_all(transport):
+        data = _unsent(transport.socket, data)
+    if data:
         transport.write(data)
-        return
-    sent = 0
-    if _has_sent_all(transport):
-        try:
-            sent = transport.socket.send(data)
-        except OSError:
-            # It is full or lost, which the transport will notice itself.
-            sent = 0
-    if sent < len(data):
-        transport.write(data[sent:])
+
+
+def _unsent(connected: socket.SocketType, data: bytes) -> bytes:
+    """Send what a socket accepts, and return the rest: all if the connection is lost, which its transport notices."""
+    try:
+        return data[connected.send(data) :]
+    except OSError:
+        return data
 
 
 def reset_socket(to_close: socket.SocketType) -> None:

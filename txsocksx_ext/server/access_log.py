@@ -66,10 +66,14 @@ class AccessLog:
         self._ended: list[tuple[Session, float]] = []
         self._timer: IDelayedCall | None = None
 
-    def ended(self, session: Session) -> None:
-        """Log the end of a connection soon, with the present time."""
+    def ended(self, session: Session, is_last: bool = False) -> None:
+        """
+        Log the end of a connection soon, with the present time.
+
+        :param is_last: whether no other connection is open; then log it, and those collected so far, at once.
+        """
         self._ended.append((session, time.time()))
-        if self._clock is None:
+        if is_last or self._clock is None:
             self.flush()
         elif self._timer is None:
             self._timer = self._clock.callLater(FLUSH_DELAY, self.flush)

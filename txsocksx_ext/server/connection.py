@@ -329,8 +329,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
         self._cancel()
 
     def _stream_ended(self, reason: str) -> None:
-        self.session.end_relay()
-        self._end(reason)
+        self.session.end_relay(reason)
         self._lost = True
         self._closed()
 

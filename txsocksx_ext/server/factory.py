@@ -309,7 +309,7 @@ class SOCKS5ExtFactory(Factory):
         self.connections.discard(connection)
         self._done.count(session)
         self._is_full = False
-        self.log.ended(session)
+        self.log.ended(session, is_last=not self.connections)
         if self._outlived:
             self._forget_outlived(connection)
         if self._has_own_end:
@@ -319,7 +319,6 @@ class SOCKS5ExtFactory(Factory):
                 self.log.unexpected(Failure(), session)
         if not self.connections:
             self.deadlines.rest()
-            self.log.flush()
             if self._draining is not None:
                 self._draining.emptied()
 

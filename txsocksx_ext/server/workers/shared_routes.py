@@ -91,9 +91,9 @@ def _limits_for_workers(limits: Limits) -> Limits:
 class _FailuresOnly(AccessLog):
     """Logs why the route failed, of which the worker sees only a code; the worker logs each connection."""
 
-    def ended(self, session: Session) -> None:
+    def _log_end(self, session: Session, when: float) -> None:
         if session.reply_code:
-            super().ended(session)
+            super()._log_end(session, when)
 
 
 class SharedRoute(SOCKSRoute):
