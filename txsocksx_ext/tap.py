@@ -17,6 +17,7 @@ from .config import Configuration, ConfigurationError
 from .options import OPTIONS, Option
 from .route import plugin_route_kinds
 from .server.memory import freeze_gc
+from .server.notify import Notifier
 from .server.service import SOCKS5ExtService
 from .server.start_failures import report_start_failures
 from .server.stopping import ServerService
@@ -140,4 +141,5 @@ def makeService(options: Options) -> IService:
     if options.parent is not None:
         report_start_failures(options.parent)
         options.service.twistd_options = options.parent
+        options.service.notifier = Notifier.from_environment()
     return options.service

@@ -1,5 +1,6 @@
 """
-How a server stops: it says so, accepts for a while longer, drains, and answers for its status until the end.
+How a server starts and stops. To stop, it says so, accepts for a while longer, drains, and answers for its status
+until the end.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.task import deferLater
 
 from ..net.timers import clock_of
+from .notify import Notifier
 from .text_log import LoggingService
 
 
@@ -21,10 +23,12 @@ class ServerService(LoggingService):
 
     :ivar drain_delay: seconds from `stopService` on in which the server still accepts connections.
     :ivar status_page: runs from before the first connection until after the last.
+    :ivar notifier: tells systemd of the server's state.
     :ivar is_stopping: whether it was told to stop.
     """
 
     drain_delay = 0.0
+    notifier = Notifier()
     status_page: IService | None = None
     is_stopping = False
     _reactor: Any
@@ -42,6 +46,8 @@ class ServerService(LoggingService):
         if self.status_page is not None:
             self.status_page.startService()
         super().startService()
+        self.notifier.start(self._reactor)
+        self.when_serving().addCallback(lambda _: None if self.is_stopping else self.notifier.ready())
 
     def stopService(self) -> Deferred[None]:
         """
@@ -52,6 +58,7 @@ class ServerService(LoggingService):
         :returns: fires when all connections are closed and everything has stopped.
         """
         self.is_stopping = True
+        self.notifier.stopping()
         self.on_another_signal(self._reactor, self._hurry)
         return Deferred.fromCoroutine(self._stop())
 
@@ -63,11 +70,16 @@ class ServerService(LoggingService):
         await self.stop_serving()
         if self.status_page is not None:
             await maybeDeferred(self.status_page.stopService)
+        self.notifier.stop()
 
     def _hurry(self) -> None:
         if self._delay is not None:
             self._delay.cancel()
         self.abort_all()
+
+    def when_serving(self) -> Deferred[None]:
+        """Return a Deferred that fires when connections are accepted."""
+        return succeed(None)
 
     async def stop_serving(self) -> None:
         """Stop listening, and drain."""

@@ -42,6 +42,7 @@ class Slot:
     :param spawn: starts a process for a slot with the given protocol.
     :ivar running: all processes that have not ended, those that drain too.
     :ivar process: the worker that serves or starts; ``None`` while none does.
+    :ivar served: fires when the first worker serves.
     """
 
     def __init__(self, reactor: Any, number: int, spawn: Callable[[Slot, WorkerProcess], None]) -> None:
@@ -54,6 +55,7 @@ class Slot:
         self._is_stopping = False
         self._counted = Counters()
         self.number = number
+        self.served: Deferred[None] = Deferred()
         self.process: WorkerProcess | None = None
 
     @property
@@ -179,6 +181,8 @@ class WorkerProcess(ChildProcess):
 
     def _ready(self, _: str) -> None:
         _log.info("worker {worker} serves, as process {pid}", worker=self._slot.number + 1, pid=self.transport.pid)
+        if not self._slot.served.called:
+            self._slot.served.callback(None)
 
     def _leaving(self, _: str) -> None:
         self._slot.left(self, "leaves")

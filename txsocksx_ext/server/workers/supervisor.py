@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
 
 from ...net.timers import clock_of
@@ -95,6 +95,10 @@ class WorkersService(ServerService):
         for description, route in self._shared_routes.items():
             self._route_specs[description] = self._listen_for(route)
         self._for_all(Slot.start)
+
+    def when_serving(self) -> Deferred[None]:
+        """See `ServerService`."""
+        return DeferredList([slot.served for slot in self._slots]).addCallback(lambda _: None)
 
     async def stop_serving(self) -> None:
         """See `ServerService`."""
