@@ -284,8 +284,9 @@ async def test_a_number_that_means_nothing_is_told_as_a_general_failure():
 
 async def test_remote_procedures_of_arti_are_not_implemented():
     async with proxy() as server:
-        line, headers, _ = await refusal(server, "Tor-RPC-Target: x")
+        line, headers, text = await refusal(server, "Tor-RPC-Target: x")
     assert line.startswith("HTTP/1.1 501 ")
+    assert text == "this proxy has no RPC: leave out Tor-RPC-Target\n"
     assert headers["Tor-Request-Failed"] == "socks5ext/CommandNotSupported"
 
 
@@ -339,11 +340,17 @@ async def test_without_a_word_nothing_is_isolated():
 
 
 @pytest.mark.parametrize(
-    "header", ["Tor-Stream-Isolation: a", "X-Tor-Stream-Isolation: a", "Tor-Family-Preference: ipv4-only"]
+    ("header", "key"),
+    [
+        ("Tor-Stream-Isolation: a", "tor.isolation"),
+        ("X-Tor-Stream-Isolation: a", "tor.isolation"),
+        ("Tor-Family-Preference: ipv4-only", "ip.family"),
+    ],
 )
-async def test_what_a_route_cannot_do_is_refused_and_not_ignored(header):
+async def test_what_a_route_cannot_do_is_refused_and_not_ignored(header, key):
     async with proxy(policy=table(FakeRoute())) as server:
-        line, headers, _ = await refusal(server, header)
+        line, headers, text = await refusal(server, header)
+    assert text == f"the route to this target does not honour the key {key}\n"
     assert line == "HTTP/1.1 403 Forbidden (connection not allowed by ruleset)"
     assert headers["Tor-Request-Failed"] == "socks5ext/ConnectionNotAllowed"
     assert headers["Proxy-Status"] == "socks5ext; error=http_request_denied"
@@ -415,6 +422,9 @@ async def test_pairs_that_the_server_does_not_take_are_400(headers, said):
     async with proxy(policy=table(Honouring())) as server:
         line, answered, text = await refusal(server, *headers)
     assert line == "HTTP/1.1 400 Bad Request"
+    assert answered["Tor-Capabilities"] == (
+        "Proxy-Authorization Socks5Ext-Pair Tor-Stream-Isolation X-Tor-Stream-Isolation"
+    )
     assert answered["Tor-Request-Failed"] == "socks5ext/InvalidArguments"
     assert answered["Proxy-Status"] == "socks5ext; error=http_request_error"
     assert text.startswith(said)
@@ -501,8 +511,8 @@ async def test_a_wrong_password_is_logged_for_fail2ban_and_a_missing_one_is_no_g
 async def test_anonymous_clients_may_come_in_beside_others():
     async with proxy(portal=portal(), anonymous=True, policy=table(Honouring())) as server:
         assert (await refusal(server))[0].startswith("HTTP/1.1 502 ")
-        wrong = f"Proxy-Authorization: Basic {b64encode(b'alice:wrong').decode()}"
-        assert (await refusal(server, wrong))[0].startswith("HTTP/1.1 407 ")
+        for wrong in (f"Basic {b64encode(b'alice:wrong').decode()}", "Basic YWxpY2U=", "Basic !", "Basic", "Bearer x"):
+            assert (await refusal(server, f"Proxy-Authorization: {wrong}"))[0].startswith("HTTP/1.1 407 ")
 
 
 async def test_the_overrides_see_the_client():
@@ -555,11 +565,26 @@ async def test_options_may_be_followed_by_a_connect():
         assert await client.read(len(expected)) == expected
 
 
-@pytest.mark.parametrize("change", [(b"HTTP/1.1", b"HTTP/1.0"), (b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")])
+LAST = ABOUT[:-2] + b"Connection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b"HTTP/1.1", b"HTTP/1.0"),
+        (b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"),
+        (b"\r\n\r\n", b"\r\nConnection: TE\r\nConnection: Close\r\n\r\n"),
+    ],
+)
 async def test_options_close_where_the_client_says_so(change):
     async with proxy() as server:
         said = OPTIONS.replace(*change)
-        assert await talk(server, said + OPTIONS, None) == ABOUT.replace(b"HTTP/1.1", said[10:18])
+        assert await talk(server, said + OPTIONS, None) == LAST.replace(b"HTTP/1.1", said[10:18])
+
+
+async def test_a_connection_gets_few_answers_to_options():
+    async with proxy() as server:
+        assert await talk(server, OPTIONS * 100, None) == ABOUT * 15 + LAST
 
 
 @pytest.mark.parametrize(

@@ -380,9 +380,11 @@ def run(*arguments):
     )
 
 
-def test_the_help_names_every_option():
+def test_the_help_names_every_option_and_route():
     shown = run("--help")
     assert shown.returncode == 0
+    for route in ("direct", "refuse", "socks:", "socks4:", "http:", "tor:", "transport:"):
+        assert route in shown.stdout
     for option in (
         *("listen", "allow-remote", "auth", "anonymous", "route", "handshake-timeout", "connect-timeout"),
         *("idle-timeout", "max-connections", "max-per-peer", "max-pairs", "max-auth-bytes", "drain", "log-targets"),

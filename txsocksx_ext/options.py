@@ -170,6 +170,7 @@ OPTIONS = (
         "Which route targets take: PATTERN=ROUTE. Can be given several times; the first match wins, and what matches"
         " none goes direct. PATTERN is a host name with wildcards, an address or a network, with :PORT or :PORT-PORT"
         " after it. ROUTE is direct, refuse, socks:ENDPOINT[:username=...:password-file=...][:dialect=...],"
+        " socks4:ENDPOINT, http:ENDPOINT[:username=...:password-file=...],"
         " tor:ENDPOINT[:ENDPOINT...][:control=ENDPOINT[,ENDPOINT...]][:control-password-file=...][:extended=yes|no],"
         " tor:launch[:exec=...][:torrc=...][:state=...], or transport:NAME:exec=PROGRAM[:arg=...][:state=...].",
         read=_rule,

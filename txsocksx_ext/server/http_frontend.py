@@ -75,6 +75,17 @@ STATUS_OF_RELAYS_REFUSAL = 403
 _ISOLATION = ("tor-stream-isolation", "x-tor-stream-isolation")
 _CHALLENGE = ("Proxy-Authenticate", 'Basic realm="socks5ext", charset="UTF-8"')
 _RETRY_AT_ONCE = ("Retry-After", "0")
+_BAD_REQUEST = (
+    ("Tor-Request-Failed", f"socks5ext/{InvalidArguments.__name__}"),
+    ("Proxy-Status", "socks5ext; error=http_request_error"),
+)
+
+MOST_REQUESTS = 16
+"""Requests on one connection, the CONNECT included."""
+
+
+class _NoRPC(CommandNotSupported):
+    message = "this proxy has no RPC: leave out Tor-RPC-Target"
 
 
 def tokens_of(row: ReplyCode, relay_reason: str = "") -> str:
@@ -128,10 +139,6 @@ class HTTPFrontend(Responder):
     """HTTP/1.0 and 1.1 with the methods CONNECT and OPTIONS."""
 
     name: ClassVar[str] = "http"
-    refusal_headers = (
-        ("Tor-Request-Failed", f"socks5ext/{InvalidArguments.__name__}"),
-        ("Proxy-Status", "socks5ext; error=http_request_error"),
-    )
     is_reply_due = False
     _has_message = False
     _pairs_to_answer = NO_PAIRS
@@ -154,16 +161,19 @@ class HTTPFrontend(Responder):
         policy = session.policy
         with_credentials = policy.uses_credentials or connection.factory.portal is not None
         self._capabilities = _capabilities(policy.keys, with_credentials)
-        while True:
+        self.refusal_headers = (("Tor-Capabilities", self._capabilities), *_BAD_REQUEST)
+        # A client that does not read the answers must not make the server keep them.
+        for left in reversed(range(MOST_REQUESTS)):
             message: HTTPRequest = await connection.next_message()
             if message.method == "CONNECT":
                 return await self._receive_connect(message, connection)
             if not is_for_this_machine(message):
                 raise MalformedHTTP("HTTPRequest", Fault.HOST, Fault.HOST.value)
-            if not self._answer_other(message, connection):
-                return None
+            if not self._answer_other(message, connection, is_last=not left):
+                break
+        return None
 
-    def _answer_other(self, message: HTTPRequest, connection: SOCKS5ExtProtocol) -> bool:
+    def _answer_other(self, message: HTTPRequest, connection: SOCKS5ExtProtocol, is_last: bool) -> bool:
         """Answer a request that is no CONNECT; return whether another may follow."""
         headers = [("Allow", "OPTIONS, CONNECT"), ("Tor-Capabilities", self._capabilities)]
         if message.method != "OPTIONS":
@@ -177,11 +187,11 @@ class HTTPFrontend(Responder):
         routes = self._session.policy.routes
         is_tor = all(getattr(route, "is_over_tor", False) for route in routes)
         headers += [("Server", "tor/1.0 (socks5ext)" if is_tor else "socks5ext"), ("Content-Length", "0")]
-        answer = response(200, "OK", headers, minor=self.minor)
-        if not self.minor or "close" in (message.header("connection") or "").lower():
-            connection.close_after(answer, "answered OPTIONS")
+        if is_last or not self.minor or "close" in ",".join(message.headers.get("connection", ())).lower():
+            headers.append(("Connection", "close"))
+            connection.close_after(response(200, "OK", headers, minor=self.minor), "answered OPTIONS")
             return False
-        connection.send(answer)
+        connection.send(response(200, "OK", headers, minor=self.minor))
         return True
 
     async def _receive_connect(self, message: HTTPRequest, connection: SOCKS5ExtProtocol) -> Request | None:
@@ -199,7 +209,7 @@ class HTTPFrontend(Responder):
             self._refuse_client(error, connection)
             return None
         if "tor-rpc-target" in message.headers:
-            connection.reply_and_close(codes.COMMAND_NOT_SUPPORTED, UNSPECIFIED, CommandNotSupported.__name__)
+            connection.reply_and_close(codes.COMMAND_NOT_SUPPORTED, UNSPECIFIED, "no RPC", _NoRPC())
             return None
         if pairs:
             self._pairs_to_answer = answered
@@ -211,6 +221,7 @@ class HTTPFrontend(Responder):
         Note what the headers say; return the method of SOCKS5 that would have carried it.
 
         :raises InvalidArguments: a pair is unknown, or something is said twice.
+        :raises AuthenticationFailed: the portal cannot check what stands in place of Basic credentials.
         """
         headers, session = message.headers, connection.session
         method = Method.NO_AUTHENTICATION
@@ -227,7 +238,9 @@ class HTTPFrontend(Responder):
         given = message.header("proxy-authorization")
         credentials = None if given is None else credentials_of(given)
         if given is not None and credentials is None:
-            # Something else than Basic is a value like the others, if it is not needed as credentials.
+            if connection.factory.portal is not None:
+                raise AuthenticationFailed()
+            # Where nothing checks credentials, something else than Basic is a value like the others.
             isolation.append(given)
         if any(isolation):
             _add(values, TOR_ISOLATION, "\n".join(isolation).rstrip("\n"))
@@ -298,7 +311,9 @@ class HTTPFrontend(Responder):
             ("Tor-Request-Failed", tokens_of(row, relay_reason)),
             ("Proxy-Status", f"socks5ext; error={problem}"),
         ]
-        text = reply_class(row.number, row.dialect).message
+        # Any other error may hold what another proxy said.
+        is_ours = isinstance(error, (KeyNotHonoured, _NoRPC))
+        text = str(error) if is_ours else reply_class(row.number, row.dialect).message
         return response(status, reason_of(status, row), headers, text, self.minor)
 
     def _is_address_refused(self, error: BaseException | None) -> bool:
