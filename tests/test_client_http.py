@@ -1,6 +1,7 @@
 """The client of HTTP CONNECT: what it sends, and what it makes of the answers."""
 
 import re
+from hashlib import sha256
 
 import pytest
 from support.raw_proxies import RawAttempt, RawProxy
@@ -11,8 +12,10 @@ from txsocksx_ext import HTTPConnectClientEndpoint, errors
 from txsocksx_ext.testing import MemoryEndpoint, Recorder
 
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
+INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
 ELSEWHERE = IPv4Address("TCP", "192.0.2.1", 3128)
 HEAD = b"CONNECT target.example:443 HTTP/1.1\r\nHost: target.example:443\r\n"
+DIGEST = sha256(b"a" * 256).hexdigest().encode()
 ONION = "duckduckgogg42xjoc72x3sjasowoarfbgcmvfimaftt6twagswzczad.onion"
 
 
@@ -48,6 +51,10 @@ def nowhere(**options):
             {"pairs": {"tor.isolation": "tab"}},
             HEAD + b"Tor-Stream-Isolation: tab\r\nX-Tor-Stream-Isolation: tab\r\n",
         ),
+        (
+            {"isolation": "a" * 256},
+            HEAD + b"".join(name + b"Tor-Stream-Isolation: " + DIGEST + b"\r\n" for name in (b"", b"X-")),
+        ),
         ({"headers": [("User-Agent", "me/1")]}, HEAD + b"User-Agent: me/1\r\n"),
     ],
     ids=lambda value: str(next(iter(value), "")) if isinstance(value, dict) else "",
@@ -70,6 +77,7 @@ def test_the_request(options, head):
         ({"credentials": "hunter2"}, "credentials must hold a user name and a password, not str"),
         ({"pairs": {"a\r\nb": "hunter2"}}, "key"),
         ({"isolation": 7}, "the isolation token must be bytes or str, not int"),
+        ({"isolation": ""}, "the isolation token is empty"),
     ],
 )
 def test_what_http_cannot_carry_is_refused_and_not_shown(options, told):
@@ -284,6 +292,8 @@ def test_a_body_is_not_waited_for():
         (b"SSH-2.0-OpenSSH_9.2\r\n", "speaks SSH, not HTTP"),
         (b"220 mail.example ESMTP\r\n", "SMTP"),
         (b"ICY 200 OK\r\n\r\n", "does not speak HTTP as it should"),
+        (b"HTTP/2 200\r\n\r\n", "speaks HTTP/2, not HTTP"),
+        (b"<html>", "does not speak HTTP as it should"),
     ],
     ids=lambda value: str(value[:20]),
 )
@@ -306,11 +316,17 @@ def test_a_proxy_that_closes_without_an_answer():
     assert "is this an HTTP proxy?" in str(tried.outcome)
 
 
-def test_a_proxy_that_closes_in_the_middle_of_its_answer():
-    assert type(attempt(proxy=RawProxy(OK[:-2], closes=True)).outcome) is errors.ProxyClosed
+@pytest.mark.parametrize("answer", [OK[:-2], INTERIM])
+def test_a_proxy_that_closes_in_the_middle_of_its_answer(answer):
+    tried = attempt(proxy=RawProxy(answer, closes=True))
+    assert type(tried.outcome) is errors.ProxyClosed
+    assert "before it answered: see its log" in str(tried.outcome)
 
 
-@pytest.mark.parametrize(("answer", "told"), [(None, "did not answer at all"), (OK[:5], "did not answer in time")])
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [(None, "did not answer at all"), (OK[:5], "did not answer in time"), (INTERIM, "did not answer in time")],
+)
 def test_a_deadline(answer, told):
     tried = attempt(answer, timeout=5).run(4.9)
     assert tried.outcome is None

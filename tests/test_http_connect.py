@@ -347,6 +347,13 @@ def test_interim_answers_are_skipped():
     assert (message.status, message.headers, rest) == (407, {"a": ["b"]}, b"body")
 
 
+def test_interim_answers_without_end_are_refused():
+    interim = b"HTTP/1.1 102 Processing\r\n\r\n"
+    assert answered(interim * 16 + b"HTTP/1.1 200 OK\r\n\r\n")[0].status == 200
+    with pytest.raises(MalformedHTTP, match="more than 16 responses are 1xx"):
+        answered(interim * 17)
+
+
 @pytest.mark.parametrize(
     "data",
     [

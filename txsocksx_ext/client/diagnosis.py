@@ -63,7 +63,7 @@ def violation_error(violation: MalformedMessage, received: bytes | bytearray, sp
     name = protocol_of(received) if violation.fault is Fault.VERSION else None
     if name is None and speaks != "SOCKS5" and received[:1] == b"\x05":
         name = "SOCKS5"
-    if name is None:
+    if name is None or name == speaks:
         said = f"the proxy does not speak {speaks} as it should: check that the address is {_a(speaks)} proxy's"
         return ProtocolViolation(f"{said} ({violation})")
     hint = ", or connect to it by TLS" if name == "TLS" else ""

@@ -16,7 +16,7 @@ from ..protocol.messages import Request, UsernamePassword
 from ..protocol.pairs import DEFAULT_PAIR_LIMITS, TOR_ISOLATION, Pairs, as_bytes
 from .endpoints import DEFAULT_TIMEOUT, ProxiedEndpoint
 from .http_answers import error_for_response
-from .methods import ClientMethods
+from .methods import ClientMethods, isolation_token
 from .proxies import HTTP, AnyProxy
 from .tunnel import SOCKS5Address, TunnelFactory, TunnelProtocol
 
@@ -132,7 +132,7 @@ class HTTPConnectClientEndpoint(ProxiedEndpoint):
         given = ClientMethods(
             login=login,
             pairs=None if pairs is None else Pairs(pairs),
-            isolation=None if isolation is None else as_bytes("the isolation token", isolation),
+            isolation=None if isolation is None else isolation_token(isolation),
         )
         self._headers = _checked_headers(headers)
         super().__init__(host, port, proxy_endpoint, given, timeout, tls, allow_cleartext, reactor)

@@ -66,7 +66,9 @@ class ClientMethods:
             raise ValueError("login and isolated both want the user name and password: give one of them")
         login = _login(methods["login"]) if "login" in methods else None
         pairs = _pairs(methods["extended"]) if "extended" in methods else None
-        isolation = _token(methods["isolated"]) if "isolated" in methods else None
+        isolation = None
+        if "isolated" in methods:
+            isolation = fresh_token() if methods["isolated"] is None else isolation_token(methods["isolated"])
         return cls("anonymous" in methods, login, pairs, isolation)
 
     @property
@@ -121,13 +123,11 @@ def fresh_token() -> bytes:
     return secrets.token_hex(16).encode("ascii")
 
 
-def _token(given: Any) -> bytes:
-    """Return a token that fits a password; a longer one is hashed, since only equality counts."""
-    if given is None:
-        return fresh_token()
+def isolation_token(given: Any) -> bytes:
+    """Return a token that fits a password and a header; a longer one is hashed, since only equality counts."""
     token = as_bytes("the isolation token", given)
     if not token:
-        raise ValueError("the isolation token is empty: None makes one that nobody else has")
+        raise ValueError("the isolation token is empty: give one, or None")
     return token if len(token) <= 255 else hashlib.sha256(token).hexdigest().encode("ascii")
 
 

@@ -60,12 +60,6 @@ class SOCKS5ExtClientProtocol(TunnelProtocol):
         self._believed: Reply | None = None
         self._doubt_ends: IDelayedCall | None = None
 
-    @property
-    def has_heard(self) -> bool:
-        """Whether the proxy said anything at all."""
-        initiator = self._initiator
-        return bool(initiator.selected is not None or initiator.buffer)
-
     def _begin(self) -> bytes:
         return self._initiator.offer(self.factory.offer())
 

@@ -233,23 +233,20 @@ class TunnelProtocol(Protocol):
 
     :param factory: the request.
     :param initiator: decodes what the proxy says.
+    :ivar has_heard: whether the proxy said anything at all.
     """
 
     transport: Any
 
     def __init__(self, factory: Any, initiator: Any) -> None:
         self.factory = factory
+        self.has_heard = False
         self._initiator = initiator
         self._first_words = b""
         self._is_new_tls = False
         self._is_over = False
         # Who has the connection, where the transport cannot be given away.
         self._successor: IProtocol | None = None
-
-    @property
-    def has_heard(self) -> bool:
-        """Whether the proxy said anything at all."""
-        return bool(self._initiator.buffer)
 
     # The words of a protocol.
 
@@ -286,6 +283,7 @@ class TunnelProtocol(Protocol):
             self._attempt(self._receive, data)
 
     def _receive(self, data: bytes) -> None:
+        self.has_heard = True
         initiator = self._initiator
         initiator.feed(data)
         while initiator.buffer and not self._is_over and (message := initiator.next_message()) is not None:

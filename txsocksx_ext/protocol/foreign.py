@@ -11,8 +11,8 @@ import re
 from .decoding import Fault, MalformedMessage
 
 _FIRST_BYTES = {
+    "HTTP/2": rb"PRI \* HTTP/2|HTTP/2|\0..\x04\0\0\0\0\0",
     "HTTP": rb"HTTP/|(?:CONNECT|DELETE|GET|HEAD|OPTIONS|PATCH|POST|PUT|TRACE) |<(?i:!doctype|html)",
-    "HTTP/2": rb"PRI \* HTTP/2|\0..\x04\0\0\0\0\0",
     "TLS": rb"[\x14-\x17]\x03[\0-\x04]",
     "SSH": rb"SSH-",
     "SOCKS4": rb"\x04[\x01\x02]|\0[\x5a-\x5d]",

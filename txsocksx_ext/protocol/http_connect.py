@@ -13,7 +13,7 @@ import re
 import socket
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -25,7 +25,7 @@ from .pairs import PairLimits, Pairs, check_key, has_key_characters
 
 MAX_REQUEST_HEAD = 16 * 1024
 """The most bytes of a request's head, with the empty line: twice what tor takes."""
-MAX_RESPONSE_HEAD, MAX_HEADERS = 64 * 1024, 100
+MAX_RESPONSE_HEAD, MAX_HEADERS, MAX_INTERIM_RESPONSES = 64 * 1024, 100, 16
 PAIR_HEADER = "Socks5Ext-Pair"
 """One pair of method 0x97: ``KEY=VALUE``, with the value percent-encoded."""
 
@@ -50,8 +50,7 @@ class HTTPRequest(NamedTuple):
 
     def header(self, name: str) -> str | None:
         """Return the only value of a header, the first if there are several, or ``None``; `name` in lower case."""
-        values = self.headers.get(name)
-        return None if values is None else values[0]
+        return self.headers.get(name, (None,))[0]
 
 
 class HTTPResponse(NamedTuple):
@@ -133,9 +132,7 @@ def _malformed(data: Buffer, fault: Fault, detail: str, status: int = 400) -> Ma
 
 # Browsers send these with requests of web pages, but not with the CONNECT to their own proxy.
 _OF_WEB_PAGES = frozenset({"origin", "referer", "cookie"})
-_CHECKED = frozenset(
-    {*_OF_WEB_PAGES, "host", "proxy-authorization", "content-length", "transfer-encoding", "x-tor-stream-isolation"}
-)
+_CHECKED = frozenset({*_OF_WEB_PAGES, "host", "proxy-authorization", "content-length", "x-tor-stream-isolation"})
 
 
 def connect_destination(message: HTTPRequest) -> Request:
@@ -148,14 +145,14 @@ def connect_destination(message: HTTPRequest) -> Request:
     for name in headers:
         if name in _CHECKED or name[:4] in ("tor-", "sec-"):
             _check_header(name, headers[name])
+    if has_body(message):
+        raise MalformedHTTP("HTTPRequest", Fault.SYNTAX, "a CONNECT has no body", 400)
     return _destination(message.target)
 
 
 def _check_header(name: str, values: Sequence[str]) -> None:
     if name in _OF_WEB_PAGES or name.startswith("sec-"):
         raise MalformedHTTP("HTTPRequest", Fault.WEB_PAGE, f"the header {name} comes from a web page")
-    if name == "transfer-encoding" or (name == "content-length" and values[0] != "0"):
-        raise MalformedHTTP("HTTPRequest", Fault.SYNTAX, "a CONNECT has no body", 400)
     if len(values) > 1:
         raise MalformedHTTP("HTTPRequest", Fault.SYNTAX, f"the header {name} stands twice", 400)
 
@@ -196,15 +193,12 @@ def is_for_this_machine(message: HTTPRequest) -> bool:
     found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
     if found is None:
         return False
-    host, port = found.groups()
-    if port is not None and not 1 <= int(port) <= 0xFFFF:
-        return False
-    if host.lower() == "localhost":
-        return True
+    host, port = found.groups("80")
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        is_local = host.lower() == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+    return is_local and 1 <= int(port) <= 0xFFFF
 
 
 def has_body(message: HTTPRequest) -> bool:
@@ -262,9 +256,9 @@ class Responder(MessageReader):
 
     def refuse(self, violation: MalformedHTTP) -> None:
         """Make `final_reply` the answer to a violation."""
-        if violation.status:
-            phrase = HTTPStatus(violation.status).phrase
-            self.final_reply = response(violation.status, phrase, self.refusal_headers, violation.detail, self.minor)
+        if status := violation.status:
+            phrase, headers = HTTPStatus(status).phrase, self.refusal_headers
+            self.final_reply = response(status, phrase, headers, violation.detail, self.minor)
 
 
 # The client's end.
@@ -315,18 +309,23 @@ def response_head(data: Buffer, limits: PairLimits) -> Decoded[HTTPResponse]:
 class Initiator(MessageReader):
     """The client's end. The bytes behind a 2xx response are the target's: take them by `take_read_ahead`."""
 
+    _interim = 0
+
     def next_message(self) -> HTTPResponse | None:
         """
         Decode the server's final response; interim ones (1xx) are skipped.
 
         :returns: ``None`` while bytes are missing.
-        :raises MalformedHTTP: the server violated the protocol, or switches to another.
+        :raises MalformedHTTP: the server violated the protocol, switches to another, or sends only interim ones.
         """
         while (message := self.decode(response_head)) is not None:
             if message.status == 101:
                 raise MalformedHTTP("HTTPResponse", Fault.SYNTAX, "the server switches to another protocol")
             if message.status >= 200:
                 return message
+            self._interim += 1
+            if self._interim > MAX_INTERIM_RESPONSES:
+                raise MalformedHTTP("HTTPResponse", Fault.LIMIT, f"more than {MAX_INTERIM_RESPONSES} responses are 1xx")
         return None
 
 
@@ -369,6 +368,7 @@ def pair_header(key: str, value: bytes) -> tuple[str, str]:
     return PAIR_HEADER, f"{key}={quote_from_bytes(value, safe='')}"
 
 
+_bad_pair = partial(MalformedHTTP, PAIR_HEADER, status=400)
 _ENCODED = re.compile(r"(?:[\x21-\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*")
 
 
@@ -394,7 +394,3 @@ def pairs_of(headers: Headers, limits: PairLimits) -> Pairs:
     if len(values) > limits.pairs or size > limits.total_bytes:
         raise _bad_pair(Fault.LIMIT, "there are too many pairs, or they are too long in all")
     return Pairs.checked(values)
-
-
-def _bad_pair(fault: Fault, detail: str) -> MalformedHTTP:
-    return MalformedHTTP("HTTPRequest", fault, detail, 400)
