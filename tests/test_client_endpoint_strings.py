@@ -153,7 +153,10 @@ class TestWriting:
         )
         assert written == r"httpconnect:\:\:1:80:proxy=http\://[\:\:1]\:3128:password-file=a\:b:tls=yes"
 
-    @pytest.mark.parametrize("keywords", [{"kind": "tcp"}, {"passwort": "hunter2"}, {"pass_word": "x"}])
+    @pytest.mark.parametrize(
+        "keywords",
+        [{"kind": "tcp"}, {"passwort": "hunter2"}, {"pass_word": "x"}, {"kind": "socks4a", "dialect": "tor"}],
+    )
     def test_faults(self, keywords):
-        with pytest.raises(ValueError, match=r"no kind 'tcp'|does not know pass"):
+        with pytest.raises(ValueError, match=r"no kind 'tcp'|does not know (?:pass|dialect)"):
             endpoint_string("name.example", 80, **keywords)

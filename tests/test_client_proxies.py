@@ -79,6 +79,21 @@ def test_the_login_of_a_url_is_percent_decoded():
     assert (credentials.username, credentials.password) == (b"us@er", b"w:or/d\xff")
 
 
+def test_a_byte_in_a_password_need_not_be_utf_8():
+    proxy = FakeProxy()
+    Asked(through_socks5("socks5://user:p\udcff%FF@127.0.0.1:1080"), proxy)
+    assert proxy.conversations[0].credentials.password == b"p\xff\xff"
+
+
+@pytest.mark.parametrize(
+    "form", ["SOCKS5ClientEndpoint", "HTTPConnectClientEndpoint", "SOCKS4ClientEndpoint", "resolve"]
+)
+def test_what_stands_before_an_at_sign_is_not_shown(form):
+    with pytest.raises(ValueError, match="begins with no kind of endpoint") as refused:
+        FORMS[form]("hunter2@proxy.example", MemoryReactorClock())
+    assert "hunter2" not in str(refused.value)
+
+
 def test_the_login_of_an_http_url():
     proxy = RawProxy(OK)
     way = connecting(
@@ -153,6 +168,10 @@ def test_an_agent_says_its_methods_in_the_words_of_the_protocol():
         ("http://u:hunter2@proxy example:80", "malformed"),
         ("http://u:hunter2@" + "a" * 256, "neither a name nor an address"),
         ("http://u:hunter2@proxy.example\r\nX:80", "malformed"),
+        ("http://u:hunter2@proxy.example\\:80", "neither a name nor an address"),
+        ("http://u:hunter2@proxy.example;x", "neither a name nor an address"),
+        ("http://u:hunter2@[fe80::1%25eth0]:80", "neither a name nor an address"),
+        ("http://u:hunter2\ud800@proxy.example", "the password: there is a surrogate|is needed here"),
     ],
 )
 def test_a_faulty_url_is_refused_and_not_shown(form, url, told):

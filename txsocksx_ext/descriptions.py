@@ -98,6 +98,8 @@ def check_kind(description: str) -> None:
     (kind, *_), _ = parse_description(description)
     if not kind:
         raise ValueError("it begins with no kind, as tcp:HOST:PORT does")
+    if "@" in kind:  # Twisted's error would show it, and it may be a password
+        raise ValueError("it begins with no kind of endpoint, as tcp:HOST:PORT does, and a URL has its scheme")
 
 
 def client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:

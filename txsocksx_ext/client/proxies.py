@@ -16,6 +16,7 @@ from ..checks import check_endpoint
 from ..descriptions import check_kind, client_endpoint, without_function
 from ..net.twisted_transports import endpoint_to
 from ..protocol.messages import Address, UsernamePassword
+from ..protocol.pairs import as_bytes
 from .methods import ClientMethods
 from .tls import creator_for_host
 
@@ -130,7 +131,10 @@ def _of_url(reactor: Any, url: str, speaks: str | None) -> Proxy:
 
 
 def _endpoint(reactor: Any, scheme: str, host: str, port: int) -> IStreamClientEndpoint:
-    is_name = not host.isascii() or Address.of(host, port).is_name
+    address = None if not host.isascii() else Address.of(host, port)
+    if address is not None and not address.is_well_formed:
+        raise ValueError
+    is_name = address is None or address.is_name
     endpoint: Any = HostnameEndpoint(reactor, host, port) if is_name else endpoint_to(reactor, host, port)
     return wrapClientTLS(creator_for_host(host), endpoint) if scheme == "https" else endpoint
 
@@ -140,4 +144,5 @@ def _login(username: str | None, password: str | None, speaks: str) -> UsernameP
         return None
     if password and speaks == SOCKS4:
         raise ValueError("SOCKS4 has no passwords: leave it out of the proxy's URL")
-    return UsernamePassword(unquote_to_bytes(username), unquote_to_bytes(password or ""))
+    given = as_bytes("the user name", username), as_bytes("the password", password or "")
+    return UsernamePassword(*map(unquote_to_bytes, given))

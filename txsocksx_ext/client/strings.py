@@ -68,16 +68,14 @@ def endpoint_from_arguments(
     :param arguments: HOST and PORT, unless they come as keywords.
     :raises ValueError: something is missing, unknown or faulty: which, the message says.
     """
-    speaks = KINDS[kind]
-    known = KEYWORDS if speaks == SOCKS5 else KEYWORDS - {"dialect"}
-    refuse_unknown(keywords, known, f"the endpoint {kind}", _holds_secret)
+    refuse_unknown(keywords, _known_to(kind), f"the endpoint {kind}", _holds_secret)
     pairs = {name: value for name, value in keywords.items() if _is_pair(name)}
     settings = {name: value for name, value in keywords.items() if name not in pairs}
     host, port = _target(kind, arguments, settings, any(map(_holds_secret, keywords)))
     login = _login(kind, settings)
     anonymous = login is None and not pairs
     endpoint = endpoint_through(
-        proxy_of(reactor, _proxy(kind, settings), speaks),
+        proxy_of(reactor, _proxy(kind, settings), KINDS[kind]),
         host,
         port,
         ClientMethods(anonymous, login, Pairs(pairs)),
@@ -102,8 +100,12 @@ def endpoint_string(host: str, port: int, *, kind: str = "socks5ext", **keywords
     if kind not in KINDS:
         raise ValueError(f"there is no kind {kind!r} of endpoint: there are {', '.join(KINDS)}")
     named = {name if _is_pair(name) else name.replace("_", "-"): _text(value) for name, value in keywords.items()}
-    refuse_unknown(named, KEYWORDS - {"host", "port"}, f"the endpoint {kind}", _holds_secret)
+    refuse_unknown(named, _known_to(kind) - {"host", "port"}, f"the endpoint {kind}", _holds_secret)
     return write_description([kind, host, str(port)], named)
+
+
+def _known_to(kind: str) -> frozenset[str]:
+    return KEYWORDS if KINDS[kind] == SOCKS5 else KEYWORDS - {"dialect"}
 
 
 def _text(value: object) -> str:
