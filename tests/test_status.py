@@ -11,13 +11,16 @@ import sys
 import time
 
 import pytest
-from examples.raw_peers import GREET_LOGIN, login, request, tls_listener
+from examples.raw_peers import GREET_LOGIN, login, proxy, request, target, tls_listener
 from prometheus_client.parser import text_string_to_metric_families
 from support.programs import free_port, twistd
 from support.targets import Target, echo, programs, read_exactly
 from support.workers import is_refused, opened, settles
+from twisted.internet import reactor
 from twisted.python.usage import UsageError
 
+from txsocksx_ext import SOCKS5ExtFactory
+from txsocksx_ext.server.status import status_of
 from txsocksx_ext.tap import Options
 
 HTML = "text/html; charset=utf-8"
@@ -217,6 +220,17 @@ def test_targets_and_users_are_shown_if_they_may_be_logged(socks5ext, page):
     with Target(echo) as far, stream_of(server, far, "alice"):
         assert names_of(page.json("/sessions")) == [("alice", f"127.0.0.1:{far.port}")]
         assert page.json("/status")["targets"] is True
+
+
+async def test_the_page_is_told_of_the_sessions_with_the_most_bytes():
+    async with target() as far, proxy(SOCKS5ExtFactory(reactor)) as server:
+        for count in (10, 3000, 0, 500):
+            client, _, _ = await server.ask("127.0.0.1", far.port)
+            client.send(bytes(count))
+            await (await far.accept()).read(count)
+        assert [each["up"] for each in status_of(server.factory, 2).sessions] == [3000, 500]
+        assert sorted(each["up"] for each in status_of(server.factory, None).sessions) == [0, 10, 500, 3000]
+        assert status_of(server.factory, 0).sessions == []
 
 
 @pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])

@@ -137,9 +137,9 @@ class SOCKS5ExtService(ServerService, MultiService):
         """See `StatusSource`."""
         return self.factory.log.with_targets
 
-    async def status(self, with_sessions: bool) -> Status:
+    async def status(self, most: int | None) -> Status:
         """See `StatusSource`."""
-        return status_of(self.factory, with_sessions)
+        return status_of(self.factory, most)
 
     async def end_sessions(self, key: str, value: str) -> int:
         """See `StatusSource`."""

@@ -9,6 +9,7 @@ import resource
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from heapq import nlargest
 from typing import Any, Protocol
 
 from ..context import Session, peer_name
@@ -54,7 +55,7 @@ class Status:
     The state of a server at one moment.
 
     :ivar parts: what routes need; of several processes the worst state of each.
-    :ivar sessions: the open connections, if they were asked for: see `session_as_json`.
+    :ivar sessions: open connections: see `session_as_json`.
     :ivar unheard: how many workers did not answer in time.
     """
 
@@ -95,8 +96,12 @@ class StatusSource(Protocol):
     @property
     def shows_targets(self) -> bool: ...
 
-    async def status(self, with_sessions: bool) -> Status:
-        """Return the state at this moment."""
+    async def status(self, most: int | None) -> Status:
+        """
+        Return the state at this moment.
+
+        :param most: how many sessions to tell of, those with the most bytes; ``None`` for all.
+        """
 
     async def end_sessions(self, key: str, value: str) -> int:
         """
@@ -106,10 +111,13 @@ class StatusSource(Protocol):
         """
 
 
-def status_of(factory: SOCKS5ExtFactory, with_sessions: bool) -> Status:
-    """Return the state of one process."""
+def status_of(factory: SOCKS5ExtFactory, most: int | None) -> Status:
+    """Return the state of one process. See `StatusSource`."""
     now = factory.clock.seconds()
-    sessions = [session_as_json(each.session, factory, now) for each in factory.connections] if with_sessions else []
+    chosen: Iterable[Session] = (each.session for each in factory.connections)
+    if most is not None:
+        chosen = nlargest(most, chosen, key=lambda session: session.up + session.down) if most else ()
+    sessions = [session_as_json(each, factory, now) for each in chosen]
     return Status(factory.counters, parts_of(factory.policy.routes), sessions, ProcessFigures.of_this_process())
 
 

@@ -182,7 +182,7 @@ class StatusResource(Resource):
         return b"text/html; charset=utf-8", _PAGE
 
     async def _metrics(self) -> tuple[bytes, bytes]:
-        status = await self._source.status(False)
+        status = await self._source.status(0)
         text = metrics_text(status, is_stopping=self._source.is_stopping, started=self._started)
         return CONTENT_TYPE, text.encode()
 
@@ -195,11 +195,11 @@ class StatusResource(Resource):
         return b"text/plain", b"ready\n", OK
 
     async def _sessions(self) -> tuple[bytes, bytes]:
-        return _json((await self._source.status(True)).sessions)
+        return _json((await self._source.status(None)).sessions)
 
     async def _status(self) -> tuple[bytes, bytes]:
         source = self._source
-        status = await source.status(True)
+        status = await source.status(SESSIONS_ON_PAGE)
         counters = status.counters
         most = heapq.nlargest(SESSIONS_ON_PAGE, status.sessions, key=lambda each: each["up"] + each["down"])
         return _json(

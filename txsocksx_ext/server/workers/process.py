@@ -14,6 +14,7 @@ import select
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,6 +41,9 @@ from .sockets import InheritedListener
 
 REPORT_PERIOD = 1.0
 """Seconds between two reports of the counters. What a killed worker has not reported is not counted."""
+
+REPORT_SHARE = 0.01
+"""The part of the time that reports may take: with thousands of streams, they are made less often."""
 
 SPARE_PERIOD = 0.25
 """Seconds between two looks at the sockets of other workers."""
@@ -134,10 +138,10 @@ class Worker(LineOnlyReceiver):
         if event.get("log_namespace") != "log_legacy" or event.get("isError"):
             self.send("event", _as_json(event))
 
-    def _tell_status(self, with_sessions: bool) -> None:
+    def _tell_status(self, most: int | None) -> None:
         assert self._service is not None
         self._service.report()
-        self.send("answer", json.dumps(status_of(self._service.factory, with_sessions).as_message()))
+        self.send("answer", json.dumps(status_of(self._service.factory, most).as_message()))
 
     def _end_sessions(self, wanted: list[str]) -> None:
         assert self._service is not None
@@ -185,11 +189,12 @@ class WorkerService(SOCKS5ExtService):
         super().__init__(reactor, factory, (), message["drain"])
         self._send = send
         self._reported = Counters()
+        self._next_report = 0.0
         self._files: list[tuple[str, int]] = message["files"]
         self._folder: str = message["folder"]
         self._ports = InheritedPorts(reactor, factory, message["slot"], message["listeners"])
         self._ports.setServiceParent(self)
-        timer = TimerService(REPORT_PERIOD, self.report)
+        timer = TimerService(REPORT_PERIOD, self._report_sometimes)
         timer.clock = clock_of(reactor)
         timer.setServiceParent(self)
 
@@ -197,6 +202,12 @@ class WorkerService(SOCKS5ExtService):
         """Serve. See `listening`."""
         super().startService()
         self.listening = self._ports.listening
+
+    def _report_sometimes(self) -> None:
+        began = time.monotonic()
+        if began >= self._next_report:
+            self.report()
+            self._next_report = began + (time.monotonic() - began) / REPORT_SHARE
 
     def report(self) -> None:
         """Send the counters if they have changed."""

@@ -131,9 +131,9 @@ class WorkersService(ServerService):
         """See `StatusSource`."""
         return self._settings.log_targets
 
-    async def status(self, with_sessions: bool) -> Status:
-        """See `StatusSource`."""
-        answers = await self._ask_all("status", with_sessions)
+    async def status(self, most: int | None) -> Status:
+        """See `StatusSource`. Each worker tells of `most` sessions."""
+        answers = await self._ask_all("status", most)
         status = Status(self.counters, parts_of(self._shared_routes.values()), [], ProcessFigures.of_this_process())
         for answer in answers:
             if answer is None:
