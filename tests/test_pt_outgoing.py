@@ -46,7 +46,7 @@ async def test_a_source_address_for_real():
 
 
 def test_a_name_is_not_looked_up():
-    with pytest.raises(errors.AddressTypeNotSupported, match="in the open"):
+    with pytest.raises(errors.AddressTypeNotSupported, match="reveal it to the network"):
         Outgoing(Clock()).endpoint(*NAME)
 
 

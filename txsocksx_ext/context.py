@@ -1,5 +1,5 @@
 """
-What server, policy and routes all know of one client's connection.
+The session of one client's connection, shared by server, policy and routes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def peer_group(address: IAddress | None) -> str:
 
 
 class KeyNotHonoured(ConnectionNotAllowed):
-    """The route does not honour a key that the client requires. In the log its name tells it from a rule."""
+    """The route does not honour a key that the client requires. In the log, its name distinguishes it from a rule."""
 
 
 class Session:
@@ -133,7 +133,7 @@ class Session:
         """
         Who shares limited resources, such as name look-ups, with this client.
 
-        Clients on this machine are told apart by their user names.
+        Clients on this machine are distinguished by their user names.
         """
         if not self.is_local:
             return peer_group(self._peer)
@@ -184,7 +184,7 @@ class Session:
             self.credentials = PairCredentials(username or b"", password or b"")
 
     def end_relay(self, reason: str) -> None:
-        """Keep the relay's final counts and why it ended, and let it go."""
+        """Keep the relay's final counts and the reason of its end, and release it."""
         if self.relay is not None:
             self._up, self._down = self.relay.up, self.relay.down
             self.relay = None

@@ -42,9 +42,9 @@ class Retry(str, enum.Enum):
 
 class SOCKS5Error(TxtorconRelated, txtorcon="SocksError"):
     """
-    Anything that can go wrong between us and the target, through a proxy.
+    Any failure between us and the target, through a proxy.
 
-    :ivar reply_code: what a server of ours answers when a route fails with it. The
+    :ivar reply_code: the code with which our server replies when a route fails with it. The
         class's, unless more is known of one failure.
     :ivar retry: whether another attempt can succeed without a change to the configuration.
     :ivar osError: the system's error number, if known: an attribute of Twisted's `ConnectError`.
@@ -91,7 +91,7 @@ class ReplyError(SOCKS5Error):
             cls.code = cls.reply_code.number
 
     def with_plain_code(self, plain: int) -> ReplyError:
-        """Return this error, to be told as `plain` to clients that know RFC 1928's codes alone."""
+        """Return this error, with `plain` as its code for clients that understand only RFC 1928's codes."""
         self.reply_code = replace(self.reply_code, plain=plain)
         return self
 

@@ -42,7 +42,7 @@ from .protocol.pairs import ERROR, NO_PAIRS, Pairs
 
 _BY_CLASS: dict[type[BaseException], ReplyCode] = {
     ConnectionRefusedError: codes.CONNECTION_REFUSED,
-    # A peer that resets while we connect refuses, as transports answer it too.
+    # A reset during the connection attempt counts as refused, as transports reply too.
     ConnectionLost: codes.CONNECTION_REFUSED,
     NoRouteError: codes.NETWORK_UNREACHABLE,
     ConnectTimeoutError: codes.TTL_EXPIRED,
@@ -62,7 +62,7 @@ _BY_ERRNO: dict[int, ReplyCode] = {
     errno.EHOSTUNREACH: codes.HOST_UNREACHABLE,
     errno.EHOSTDOWN: codes.HOST_UNREACHABLE,
     errno.ETIMEDOUT: codes.TTL_EXPIRED,
-    # A firewall of this machine's.
+    # From a firewall on this machine.
     errno.EACCES: codes.NOT_ALLOWED,
     errno.EPERM: codes.NOT_ALLOWED,
     errno.EAFNOSUPPORT: codes.ADDRESS_TYPE_NOT_SUPPORTED,
@@ -76,7 +76,7 @@ _TELLING = (
     codes.NOT_ALLOWED,
     codes.ADDRESS_TYPE_NOT_SUPPORTED,
 )
-"""Of several addresses that failed, the one that came farthest tells most."""
+"""The most informative failure of several addresses first: that of the attempt that got farthest."""
 
 
 def row_of(error: BaseException | None) -> ReplyCode:
@@ -107,7 +107,7 @@ def describe(error: BaseException) -> str:
 
 
 def most_telling(failures: Sequence[Failure]) -> Failure:
-    """Return the failure that says most about why none of several ways led to the target."""
+    """Return the most informative of the failures of several attempts."""
 
     def rank(failure: Failure) -> int:
         row = row_of(failure.value)
@@ -169,6 +169,6 @@ def authentication_error(method: Method, status: int, pairs: Pairs = NO_PAIRS) -
 
 
 def _with_reason(message: str, pairs: Pairs) -> str:
-    """`message`, and what the proxy said of it, with nothing that a terminal could obey."""
+    """Return `message` with the proxy's own reason, without characters that control a terminal."""
     said = "".join(c for c in pairs.get(ERROR, b"").decode("ascii", "replace")[:200] if c.isprintable())
     return f"{message} (it said {said!r})" if said else message

@@ -66,7 +66,7 @@ class _TimerDescriptor:
         try:
             os.read(self.number, 8)
         except BlockingIOError:
-            """It was set anew since the poller told of it."""
+            """It was set again after the poller had reported it."""
 
 
 @implementer(IReactorTime)

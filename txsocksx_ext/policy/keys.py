@@ -30,7 +30,7 @@ CACHED_KEYS = 8
 
 def classify_keys(keys: tuple[str, ...], known: frozenset[str], own: frozenset[str]) -> KeySet:
     """
-    Match the keys of a message against those that mean something.
+    Match the keys of a message against the known keys.
 
     :param keys: those of the message, in its order.
     :param known: those of the server and its routes; a name that ends in a dot

@@ -1,5 +1,5 @@
 """
-Which target goes which way: rules, and what no rule may open by accident.
+The table of rules that decides the route of each target, and the protection of private addresses.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CONNECT, _DOMAINNAME = Command.CONNECT, AddressType.DOMAINNAME
 
 
 class ResolutionTimeout(TTLExpired):
-    """The name was not resolved in time. In the log its name tells it from a target that does not answer."""
+    """The name was not resolved in time. In the log, its name distinguishes it from a target that does not answer."""
 
 
 class Decision:
@@ -38,8 +38,7 @@ class Decision:
     :ivar addresses: the admitted addresses of the target; ``None`` if the route
         takes names as they are, or if the name was not resolved yet.
     :ivar policy: the table that decided, and that judges what the name resolves to.
-    :ivar is_override: whether the route was chosen outside the table. Then of the table's rules those that refuse
-        addresses hold, and no other.
+    :ivar is_override: whether the route was chosen outside the table. Then only rules that refuse addresses apply.
     """
 
     __slots__ = ("addresses", "is_override", "policy", "route")
@@ -54,7 +53,7 @@ class Decision:
 
     def request_for_route(self, request: Request) -> tuple[Request, Sequence[Address] | None]:
         """
-        Return what the route is asked: the request, and the addresses if it takes any.
+        Return the first arguments of the route's methods: the request, and the addresses if it takes any.
 
         A rule about addresses may send a resolved name to a route that takes
         names: it gets the first admitted address instead.
@@ -67,7 +66,7 @@ class Decision:
 
 class RouteTable:
     """
-    The policy of a server: an ordered table of rules, of which the first that matches a target decides.
+    The policy of a server: an ordered table of rules; the first that matches a target decides.
 
     Names are matched by rules about names. If the route of a name takes
     addresses, as ``direct`` does, the name is resolved and each address is

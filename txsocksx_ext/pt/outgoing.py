@@ -65,7 +65,9 @@ class Outgoing:
         if self._proxy is not None:
             return _Proxied(self._through(self._proxy, target))
         if target.is_name:
-            raise AddressTypeNotSupported("a transport connects to IP addresses: a name would be looked up in the open")
+            raise AddressTypeNotSupported(
+                "a transport connects to IP addresses only: looking a name up would reveal it to the network"
+            )
         return self._direct(host, port)
 
     def _direct(self, host: str, port: int) -> IStreamClientEndpoint:
@@ -88,7 +90,7 @@ class Outgoing:
 
 @implementer(IStreamClientEndpoint)
 class _Proxied:
-    """An endpoint behind a proxy, whose failures become those that a client of the transport is told."""
+    """An endpoint behind a proxy; converts its failures to those that clients of the transport get."""
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint

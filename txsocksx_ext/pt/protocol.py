@@ -117,9 +117,9 @@ class TransportProtocol(Protocol):
 
     ``self.transport`` is the connection to the peer, the other side of the
     transport. The *payload* is what the transport carries for tor. An exception
-    of a method ends the connection. During the handshake the client is told: an
-    exception of `txsocksx_ext.errors` by its code, any other by 0xF2, as a bug in
-    the transport.
+    of a method ends the connection. During the handshake it decides the client's
+    reply: the code of an exception of `txsocksx_ext.errors`, else 0xF2, as for a bug
+    in the transport.
 
     :cvar handshake_timeout: seconds until `ready`, including the connection.
     :ivar side: what all connections share, a `Side`.
@@ -191,7 +191,7 @@ class TransportProtocol(Protocol):
     # To call.
 
     def ready(self) -> None:
-        """End the handshake: the client is told, and payload flows."""
+        """End the handshake: the client gets its reply, and payload flows."""
         self._adapter.ready()
 
     def fail(self, error: BaseException, last_words: bytes = b"") -> None:

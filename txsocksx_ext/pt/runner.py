@@ -48,7 +48,7 @@ def run(*transports: Transport, version: str = "", log_addresses: bool = False) 
     :param version: the program's version, for a STATUS line; empty for none.
     :param log_addresses: whether LOG lines may hold IP addresses.
     :raises SystemExit: always: with 0 if the parent ended the program, and with 1 if
-        it could not start, which the parent was told.
+        it could not start, after a line to the parent that says so.
     :raises TypeError: an argument is of a wrong type.
     """
     check_type("version", version, str)

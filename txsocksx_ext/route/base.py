@@ -1,5 +1,5 @@
 """
-What a route is.
+The interface of routes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
 
 class IRoute(Interface):
-    """A way out of the server: reaches a target for a client."""
+    """Reaches targets for clients."""
 
     name: str = Attribute("Its name in logs (str): neither a target nor a secret.")
     keys: frozenset[str] = Attribute(
@@ -78,9 +78,8 @@ class IRoute(Interface):
         :returns: fires with a connected transport when the stream may begin, or
             fails with an exception of `txsocksx_ext.errors`, one of Twisted's
             connection errors, or any other (answered with 0x01). It is cancelled
-            when the client leaves or when the time is over; what it fails with
-            then is the reason that a client is told. A plain `CancelledError`
-            means TTL expired (0x06).
+            when the client leaves or at a timeout; its failure then decides the
+            reply. A plain `CancelledError` means TTL expired (0x06).
         """
 
     def resolve(request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[Address]:

@@ -1,5 +1,5 @@
 """
-What the routes through another proxy have in common, whatever it speaks.
+The base of the routes through another proxy.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ProxyRoute(Route):
 
     :param reactor: provides time.
     :param proxy: the endpoint of the other proxy.
-    :param methods: what to say to it.
+    :param methods: the methods to offer it, with their credentials.
     :param allow_cleartext: whether a login may go to a proxy that is not seen to be
         on this machine or behind TLS.
     :raises ValueError: the proxy's protocol cannot carry the methods.
@@ -50,7 +50,7 @@ class ProxyRoute(Route):
         self._proxy = proxy
         self._methods = methods
         self._allow_cleartext = allow_cleartext
-        # What cannot be said would be told too late by the first client.
+        # Raise now, not at the first client, if the proxy's protocol cannot carry the methods.
         self._conversation(_CHECKED, methods, None)
 
     def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
@@ -58,7 +58,7 @@ class ProxyRoute(Route):
         return self._ask(request, session, PausedFactory()).addCallback(lambda protocol: protocol.transport)
 
     def methods_for(self, session: Session) -> ClientMethods:
-        """Return what to say to the other proxy for a client: the same for all."""
+        """Return the methods to offer the other proxy for a client: the same for all."""
         return self._methods
 
     def _ask(self, request: Request, session: Session, application: IProtocolFactory | None) -> Deferred[Any]:
@@ -66,7 +66,7 @@ class ProxyRoute(Route):
             conversation = self._conversation(request, self.methods_for(session), application)
         except ValueError as error:
             return fail(AddressTypeNotSupported(f"the other proxy's protocol cannot carry this target: {error}"))
-        # No time-out here: the server's own covers the whole way.
+        # No timeout here: the server's own covers the connection to the proxy too.
         return conversation.begin(self._proxy, timeout=None).addErrback(_proxy_unreachable)
 
     def _conversation(
@@ -76,13 +76,13 @@ class ProxyRoute(Route):
 
 
 def _proxy_unreachable(failure: Failure) -> Failure:
-    """Turn what keeps us from the proxy into `ProxyUnreachable`. A fault in a program stays one, and is logged."""
+    """Convert a failure to reach the proxy to `ProxyUnreachable`. A bug stays what it is, and is logged."""
     if failure.check(SOCKS5Error, CancelledError, *_FAULTS):
         return failure
     raise ProxyUnreachable() from failure.value
 
 
-# Endpoints of other packages fail with classes of their own, so only what no connection fails with is a fault.
+# Endpoints of other packages raise their own classes, so only classes that no connection fails with count as bugs.
 _FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 
 

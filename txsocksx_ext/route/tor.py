@@ -112,7 +112,7 @@ def _part_of(tor: TorInstance) -> Part:
 
 
 class _LaunchedTorRoute(TorRoute):
-    """The route through a launched tor, of which there is one for all processes."""
+    """The route through a launched tor, which runs once for all processes."""
 
     is_for_each_process = False
 

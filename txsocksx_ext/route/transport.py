@@ -54,7 +54,7 @@ CERTAIN_WITHIN = 1.0
 """Seconds in which the outcomes of overlapping attempts become known."""
 
 _NOT_REACHED = (codes.NETWORK_UNREACHABLE, codes.HOST_UNREACHABLE, codes.CONNECTION_REFUSED, codes.TTL_EXPIRED)
-"""The outcomes of a transport's connection to a bridge that a client is told as they are."""
+"""Outcomes of a transport's connection to a bridge that are passed on to the client unchanged."""
 
 _log = Logger(namespace="txsocksx_ext.pt")
 
@@ -106,7 +106,9 @@ class TransportRoute(Route):
 
     async def _connect(self, request: Request, session: Session) -> ITransport:
         if request.destination.is_name:
-            raise AddressTypeNotSupported("a bridge is an IP address: a transport would resolve its name in the open")
+            raise AddressTypeNotSupported(
+                "a bridge must be an IP address: looking its name up would reveal it to the network"
+            )
         arguments = _arguments_of(session)
         asking = _BridgeClientFactory(request, arguments, self._reactor)
         try:

@@ -69,7 +69,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
         self._asked = 0.0
         header_is_unread = False
         if isinstance(transport, ProtocolWrapper):
-            # Twisted's wrapper, which has no public name, tells the balancer's address now, and the client's later.
+            # Twisted's wrapper, which has no public name, returns the balancer's address now, and the client's later.
             header_is_unread = type(transport).__name__ == "HAProxyProtocolWrapper"
             transport = self.transport = with_half_close(transport)
         session = self.session
@@ -80,7 +80,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
         elif not session.is_local:
             self._count_peer()
 
-    # What the transport tells.
+    # Called by the transport.
 
     def dataReceived(self, data: bytes) -> None:
         if self._closing:
@@ -111,10 +111,10 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
             self._cancel()
         self._closed()
 
-    # What the factory asks for.
+    # Called by the factory.
 
     def stop(self) -> None:
-        """End the connection because the server stops, unless it is a stream. A waiting client is told."""
+        """End the connection because the server stops, unless it is a stream. A client that awaits a reply gets one."""
         if self.session.relay is not None or self._closing:
             return
         self._end("stopped")
@@ -236,7 +236,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
         :param target: the connected transport that a route fired with.
         """
         if self._lost or self._closing:
-            # The client left, or was told that the time is over.
+            # The client left, or has got the reply that the time is over.
             close_result(target)
             return
         if not getattr(target, "connected", True):
@@ -314,7 +314,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
         self._give_up_request()
 
     def _give_up_request(self) -> None:
-        """Cancel the route; its exception is the reason that the client is told."""
+        """Cancel the route; its exception decides the reply."""
         self._given_up = True
         if self._awaited is None:
             self._abandon_request()
@@ -324,7 +324,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
             self.factory.deadlines.start(self, CANCELLED_WITHIN, self._abandon_request)
 
     def _abandon_request(self) -> None:
-        """Answer although the route has not finished; what it still brings is closed."""
+        """Reply although the route has not finished; a connection that it still makes is closed."""
         self._request_failed(TTLExpired() if self._timed_out else CancelledError())
         self._cancel()
 
@@ -342,7 +342,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
         factory.connection_closed(self)
 
     def _log_out(self) -> None:
-        """Tell the portal's realm that the user leaves, if the connection is closed and it was not told yet."""
+        """Call the avatar's logout function, once the connection is closed."""
         logout = self.session.logout
         if self._lost and logout is not None:
             self.session.logout = None

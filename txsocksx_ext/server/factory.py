@@ -51,7 +51,7 @@ AnsweredPairs = Union[Mapping[str, Union[bytes, str]], None]
 
 
 class PolicyObserver(Protocol):
-    """Is told when a factory gets another policy."""
+    """Observes the replacement of a factory's policy."""
 
     def policy_changed(self, old: RouteTable, new: RouteTable, unused: Deferred[None]) -> None:
         """
@@ -127,7 +127,7 @@ class SOCKS5ExtFactory(Factory):
         self.connections: set[SOCKS5ExtProtocol] = set()
         self._done = Counters()
         self.policy_observers: list[PolicyObserver] = []
-        # Connections under a policy that was replaced, with whom to tell of the last one's end.
+        # Connections under a replaced policy, and the Deferred that fires when the last of them has ended.
         self._outlived: list[tuple[set[SOCKS5ExtProtocol], Deferred[None]]] = []
         self._peers: Counter[str] = Counter()
         self._draining: Draining | None = None

@@ -65,7 +65,7 @@ class ServerSettings:
 
     def routes_run_once(self, reactor: Any) -> Iterator[tuple[str, IRoute]]:
         """
-        Yield the routes of which a server has one for all its processes.
+        Yield the routes that run once for all processes of a server.
 
         :returns: each route with its description.
         """

@@ -130,7 +130,7 @@ class StreamRecord:
     """
     What is known of one stream of ours.
 
-    Streams over a unix socket with one key cannot be told apart, so each of their
+    Streams over a unix socket with one key cannot be distinguished, so each of their
     records gets the events of all.
 
     :ivar key: identifies the stream in its first event.
@@ -197,7 +197,7 @@ def key_of_target(token: bytes | None, host: str, port: int) -> StreamKey:
     """
     Return the key of a stream over a unix socket, whose ends have no addresses.
 
-    Streams with the same token and target cannot be told apart.
+    Streams with the same token and target cannot be distinguished.
     """
     return ("password", (token or b"").decode("latin-1"), _target(host, port))
 

@@ -149,7 +149,7 @@ class BridgeAttempts:
     def groups_of(self, bridge: Address) -> list[AttemptGroup]:
         """Return the groups to which a new connection to `bridge` may belong."""
         groups = self._groups.get(bridge, [])
-        # A transport may connect again for the same attempt, and nothing tells for which.
+        # A transport may connect again for an attempt, and does not say for which.
         return [each for each in groups if each.awaits_connection] or list(groups)
 
     def _attempt_ended(self, bridge: Address, group: AttemptGroup) -> None:

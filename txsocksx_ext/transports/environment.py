@@ -122,7 +122,7 @@ def _write_options(options: Mapping[str, Arguments]) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Environment:
     """
-    What both roles are told.
+    The variables of both roles.
 
     :ivar state_location: a folder for what the transport keeps; it need not exist yet.
     :ivar exit_on_stdin_close: whether the transport exits at the end of its stdin.
@@ -153,7 +153,7 @@ class _Environment:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientEnvironment(_Environment):
     """
-    What the client side of transports is told.
+    The variables of the client side.
 
     :ivar transports: the names of the wanted transports.
     :ivar proxy: the proxy for outgoing connections, or ``None``.
@@ -168,7 +168,7 @@ class ClientEnvironment(_Environment):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerEnvironment(_Environment):
     """
-    What the server side of transports is told.
+    The variables of the server side.
 
     :ivar transports: the names of the wanted transports.
     :ivar bind_addresses: by name, where each transport listens: an IP address and a

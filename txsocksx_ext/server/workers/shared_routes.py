@@ -89,7 +89,7 @@ def _limits_for_workers(limits: Limits) -> Limits:
 
 
 class _FailuresOnly(AccessLog):
-    """Logs why the route failed, of which the worker sees only a code; the worker logs each connection."""
+    """Logs failures only: the worker logs each connection, but sees only the code of a failure."""
 
     def _log_end(self, session: Session, when: float) -> None:
         if session.reply_code:
