@@ -10,6 +10,7 @@ from support.logs import lines_logged
 from twisted.internet import reactor
 from twisted.internet.defer import fail
 from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import ConnectingCancelledError
 
 from txsocksx_ext import Limits, Route, RouteTable, SOCKS5ExtFactory, errors
 from txsocksx_ext.protocol.codes import Method
@@ -236,8 +237,16 @@ async def test_private_addresses_are_protected_from_remote_clients():
             assert headers["Proxy-Status"] == "socks5ext; error=destination_ip_prohibited"
 
 
-async def test_a_server_that_stops_says_to_try_again():
-    route = HeldRoute()
+class Connecting(HeldRoute):
+    """Fails as a TCP connection that is cancelled."""
+
+    def _cancel(self, pending):
+        pending.errback(ConnectingCancelledError(None))
+
+
+@pytest.mark.parametrize("held", [HeldRoute, Connecting])
+async def test_a_server_that_stops_says_to_try_again(held):
+    route = held()
     async with proxy(policy=table(route)) as server:
         client = await server.connect()
         client.send(connect())
@@ -354,6 +363,11 @@ async def test_what_a_route_cannot_do_is_refused_and_not_ignored(header, key):
     assert line == "HTTP/1.1 403 Forbidden (connection not allowed by ruleset)"
     assert headers["Tor-Request-Failed"] == "socks5ext/ConnectionNotAllowed"
     assert headers["Proxy-Status"] == "socks5ext; error=http_request_denied"
+
+
+async def test_only_a_known_family_is_required():
+    async with proxy(policy=table(FakeRoute(failure=errors.ConnectionRefused()))) as server:
+        assert (await refusal(server, "Tor-Family-Preference: ipv5-only"))[0].startswith("HTTP/1.1 502 ")
 
 
 async def test_a_user_name_alone_asks_for_no_isolation():

@@ -9,9 +9,11 @@ import socket
 from collections.abc import Sequence
 
 from twisted.cred.error import UnauthorizedLogin
+from twisted.internet.defer import CancelledError
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.error import (
     ConnectError,
+    ConnectingCancelledError,
     ConnectionLost,
     ConnectionRefusedError,
     DNSLookupError,
@@ -39,6 +41,9 @@ from .errors import (
 from .protocol import codes
 from .protocol.codes import Dialect, Method, ReplyCode
 from .protocol.pairs import ERROR, NO_PAIRS, Pairs
+
+CANCELLED = (CancelledError, ConnectingCancelledError)
+"""What Twisted's own Deferreds fail with where they are cancelled."""
 
 _BY_CLASS: dict[type[BaseException], ReplyCode] = {
     ConnectionRefusedError: codes.CONNECTION_REFUSED,

@@ -103,7 +103,8 @@ class HTTPConnectClientEndpoint(ProxiedEndpoint):
     :param credentials: the user name and password for Basic authentication (RFC 7617), bytes or str.
     :param isolation: a token (bytes or str): at tor, streams with different ones never share a circuit.
     :param pairs: the pairs of proposal 229, for this package's server. Keys are str, values bytes or str.
-    :param headers: further headers of the request, as pairs of name and value.
+    :param headers: further headers of the request, as pairs of name and value. No secrets: they are sent in
+        cleartext too.
 
     The other parameters, what ``connect`` does and what is raised are those of `SOCKS5ClientEndpoint`.
     """

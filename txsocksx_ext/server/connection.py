@@ -9,7 +9,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.error import ConnectingCancelledError, ConnectionLost
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from ..addresses import literal_of
 from ..context import Session, peer_group
 from ..errors import AuthenticationFailed, CommandNotSupported, TTLExpired
-from ..failures import describe
+from ..failures import CANCELLED, describe
 from ..net.half_close import with_half_close
 from ..net.relay import join
 from ..net.transport import SocketTransport, write_now
@@ -286,7 +286,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
     # The ends of a connection.
 
     def _request_failed(self, error: BaseException) -> None:
-        if self._timed_out and isinstance(error, (CancelledError, ConnectingCancelledError)):
+        if self._timed_out and isinstance(error, CANCELLED):
             error = TTLExpired()
         self.report(error)
         if not self._lost and not self._closing:

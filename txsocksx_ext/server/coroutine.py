@@ -9,8 +9,8 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from twisted.cred.error import LoginFailed, Unauthorized
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, ConnectingCancelledError
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
@@ -18,6 +18,7 @@ from zope.interface import implementer
 
 from ..context import Session
 from ..errors import SOCKS5Error
+from ..failures import CANCELLED
 from ..net.half_close import can_half_close
 from ..net.socket_state import was_reset
 from ..net.twisted_transports import abort
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .factory import SOCKS5ExtFactory
     from .frontends import Frontend
 
-EXPECTED = (SOCKS5Error, ConnectError, ConnectingCancelledError, LoginFailed, Unauthorized, OSError, CancelledError)
+EXPECTED = (SOCKS5Error, ConnectError, LoginFailed, Unauthorized, OSError, *CANCELLED)
 """What a decision or a route may fail with without a bug in a program."""
 
 STOPS_PROCESS = (SystemExit, KeyboardInterrupt)

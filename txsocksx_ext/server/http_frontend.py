@@ -14,11 +14,9 @@ from http import HTTPStatus
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from twisted.internet.defer import CancelledError
-
 from ..context import KeyNotHonoured, PairCredentials
 from ..errors import AuthenticationFailed, CommandNotSupported, InvalidArguments
-from ..failures import reply_class
+from ..failures import CANCELLED, reply_class
 from ..protocol import codes
 from ..protocol.codes import Byte, Dialect, Method, ReplyCode, reply_row
 from ..protocol.decoding import Fault
@@ -247,7 +245,7 @@ class HTTPFrontend(Responder):
         if "tor-family-preference" in headers:
             family = headers["tor-family-preference"][0].lower()
             _add(values, IP_FAMILY, family)
-            if family.endswith("-only"):
+            if family in ("ipv4-only", "ipv6-only"):
                 required |= {IP_FAMILY}
         if values:
             session.take_pairs(Pairs.checked(values), required)
@@ -299,7 +297,7 @@ class HTTPFrontend(Responder):
             status = STATUS_OF_RELAYS_REFUSAL
         elif row is codes.TRANSPORT_TEMPORARY_FAILURE:
             headers.append(_RETRY_AT_ONCE)
-        elif isinstance(error, CancelledError):
+        elif isinstance(error, CANCELLED):
             # The server stops.
             status, problem = 503, "connection_limit_reached"
             headers.append(_RETRY_AT_ONCE)
