@@ -15,7 +15,7 @@ from examples.raw_peers import GREET_LOGIN, login, proxy, request, target, tls_l
 from prometheus_client.parser import text_string_to_metric_families
 from support.programs import free_port, twistd
 from support.targets import Target, echo, programs, read_exactly
-from support.workers import is_refused, opened, settles
+from support.workers import is_refused, opened, settles, workers_of
 from twisted.internet import reactor
 from twisted.python.usage import UsageError
 
@@ -123,6 +123,25 @@ def test_the_metrics_of_a_worker_stay_when_it_dies(socks5ext, page):
     assert (before[requests], after[requests]) == (1, 1)
     assert after["socks5ext_relayed_bytes_total", "up", "direct"] == 5
     assert ("socks5ext_connections", "socks5") not in after
+
+
+def test_a_worker_that_hangs_does_not_keep_the_page(workers, page):
+    server = workers(page.option)
+    with Target(echo) as far, opened(server.port, far.port):
+        assert page.json("/status")["unheard"] == 0
+        for pid in workers_of(server):
+            os.kill(pid, signal.SIGSTOP)
+        # This client does not wait for its answer.
+        with socket.create_connection(("127.0.0.1", page.port), timeout=20) as client:
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert page.json("/status")["unheard"] == 2
+        assert page.metrics()["socks5ext_connections", "socks5"] == 1
+        for pid in workers_of(server):
+            os.kill(pid, signal.SIGCONT)
+        assert settles(lambda: page.json("/status")["unheard"] == 0)
+        assert len(page.json("/sessions")) == 1
+    server.stop()
+    assert "Traceback" not in server.output
 
 
 def test_logins_are_counted_by_outcome(socks5ext, page):

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.web.http import FORBIDDEN, INTERNAL_SERVER_ERROR, NOT_ALLOWED, NOT_FOUND, OK, SERVICE_UNAVAILABLE
@@ -144,15 +144,12 @@ class StatusResource(Resource):
         """Answer a request. See `twisted.web.resource.IResource`."""
         for name, value in _HEADERS.items():
             request.setHeader(name.encode(), value.encode())
-        answering: Deferred[None] = Deferred.fromCoroutine(self._answer(request))
-        request.notifyFinish().addErrback(lambda _: answering.cancel())
-        answering.addErrback(self._failed, request)
+        Deferred.fromCoroutine(self._answer(request)).addErrback(self._failed, request)
         return NOT_DONE_YET
 
     def _failed(self, failure: Failure, request: Any) -> None:
-        if failure.check(CancelledError) is None:
-            _log.failure("the status page failed", failure)
-            self._send(request, b"text/plain", b"it failed: see the log\n", INTERNAL_SERVER_ERROR)
+        _log.failure("the status page failed", failure)
+        self._send(request, b"text/plain", b"it failed: see the log\n", INTERNAL_SERVER_ERROR)
 
     async def _answer(self, request: Any) -> None:
         try:
@@ -172,6 +169,8 @@ class StatusResource(Resource):
         self._send(request, *answer)
 
     def _send(self, request: Any, content_type: bytes, body: bytes, code: int = OK) -> None:
+        if request.channel is None:  # the client has left
+            return
         request.setResponseCode(code)
         request.setHeader(b"content-type", content_type)
         request.setHeader(b"content-length", b"%d" % len(body))
