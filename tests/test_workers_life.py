@@ -319,6 +319,18 @@ async def test_a_worker_accepts_for_others_after_the_time_of_day_was_set_back(mo
             await until(lambda: len(factory.connections) == 1)
 
 
+async def test_a_worker_accepts_no_more_for_others_than_it_may_have(monkeypatch):
+    async with inherited_ports(monkeypatch, Limits(max_connections=2)) as (factory, _, other):
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(socket.create_connection(other)) for _ in range(4)]
+            await until(lambda: len(factory.connections) == 2)
+            await pause(0.1)
+            for client in clients:
+                client.setblocking(False)
+                with pytest.raises(BlockingIOError):  # it is open, whether it was accepted or waits for another worker
+                    client.recv(1)
+
+
 async def test_a_worker_that_is_full_leaves_connections_to_the_others(monkeypatch):
     async with inherited_ports(monkeypatch, Limits(max_connections=1)) as (factory, own, other):
         with socket.create_connection(own) as first:

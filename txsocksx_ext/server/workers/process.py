@@ -27,6 +27,7 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ...net.listening import ACCEPTS_IN_A_TURN
 from ...net.signals import on_signals
 from ...net.timers import clock_of
 from ...tor.isolation import TOKENS
@@ -276,9 +277,12 @@ class InheritedPorts(MultiService):
 
     def accept_spare(self) -> None:
         """Accept the connections that wait for other workers."""
-        if len(self._factory.connections) < self._factory.limits.max_connections:
-            for descriptor, _ in self._spare_poll.poll(0):
-                self._spare[descriptor].doRead()
+        for descriptor, _ in self._spare_poll.poll(0):
+            # The factory would close further connections, which another worker may serve.
+            room = self._factory.limits.max_connections - len(self._factory.connections)
+            port = self._spare[descriptor]
+            port.numberAccepts = min(room, ACCEPTS_IN_A_TURN)
+            port.doRead()
 
     def stopService(self) -> Deferred[None]:
         """Close the sockets here: connections are refused once no process has them any more."""
