@@ -26,7 +26,7 @@ from txsocksx_ext import Limits, SOCKS5ExtFactory
 from txsocksx_ext.server.settings import ServerSettings
 from txsocksx_ext.server.workers import process
 from txsocksx_ext.server.workers.process import InheritedPorts
-from txsocksx_ext.server.workers.slots import STABLE_AFTER, Slot
+from txsocksx_ext.server.workers.slots import STABLE_AFTER, Slot, WorkerProcess
 from txsocksx_ext.tor.isolation import TOKENS
 
 # Load.
@@ -210,6 +210,7 @@ class Place:
         self.has_room = True
         self.starts = []
         self.heard = []
+        self.closed = 0
         self.slot = Slot(self.clock, 0, self._spawn)
         self.slot.start()
 
@@ -221,6 +222,9 @@ class Place:
 
     def writeToChild(self, descriptor, data):
         self.heard.append(data)
+
+    def loseConnection(self):
+        self.closed += 1
 
 
 def test_a_worker_for_which_the_system_has_no_room_is_tried_again_after_growing_pauses():
@@ -245,11 +249,25 @@ def test_a_worker_for_which_the_system_has_no_room_is_tried_again_after_growing_
 def test_a_slot_stops_whose_worker_could_not_start():
     place = Place()
     place.has_room = False
-    place.slot.process.processExited(Failure(ProcessTerminated(signal=9)))
+    killed = place.slot.process
+    killed.processExited(Failure(ProcessTerminated(signal=9)))
+    killed.processEnded(Failure(ProcessTerminated(signal=9)))
     place.clock.advance(0)
     assert len(place.starts) == 2
     place.slot.stop()
     assert place.clock.getDelayedCalls() == []
+
+
+def test_a_process_that_holds_the_output_of_a_dead_worker_does_not_keep_the_supervisor_waiting():
+    place = Place()
+    killed = place.slot.process
+    killed.processExited(Failure(ProcessTerminated(signal=9)))
+    place.clock.advance(WorkerProcess.output_ends_after - 1)
+    assert not place.closed
+    place.clock.advance(1)
+    assert place.closed == 1
+    killed.processEnded(Failure(ProcessTerminated(signal=9)))
+    place.slot.stop()
 
 
 def test_the_last_line_of_a_worker_on_stderr_is_logged_without_its_end():

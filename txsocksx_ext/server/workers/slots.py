@@ -130,6 +130,9 @@ class WorkerProcess(ChildProcess):
     :ivar counters: the last that it has reported.
     """
 
+    # On a busy machine, reading its last counters may take long.
+    output_ends_after = 10.0
+
     # An answer has all sessions in one line.
     longest_line = 1 << 30
 
@@ -170,7 +173,7 @@ class WorkerProcess(ChildProcess):
             _log.warn("worker {worker}: {line}", worker=self._slot.number + 1, line=shown)
 
     def processExited(self, reason: Failure) -> None:
-        # Not the base's, which closes the pipes after a second: on a busy machine the last counters may come later.
+        super().processExited(reason)
         self._slot.left(self, f"ended: {end_of(reason)}")
 
     def processEnded(self, reason: Failure) -> None:
