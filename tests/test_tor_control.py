@@ -28,9 +28,12 @@ from twisted.logger import globalLogPublisher
 from txsocksx_ext import RouteTable, route_from_string
 from txsocksx_ext.failures import reply_error
 from txsocksx_ext.protocol.codes import Dialect
+from txsocksx_ext.route.tor import TorRoute
 from txsocksx_ext.tor import launch
 from txsocksx_ext.tor.attach import attach
 from txsocksx_ext.tor.control import ATTACH_WITHIN, ControlConnection
+from txsocksx_ext.tor.instance import TorInstance
+from txsocksx_ext.tor.isolation import IsolationTokens
 
 SERVICE = "oufiwc7giqrrjlb5zhg7vr3jtqxgbwns5ner577ncb6jxnhh2kvr7kqd"
 
@@ -672,3 +675,25 @@ async def test_the_temporary_folder_of_a_server_that_was_killed_is_removed_at_th
     left = {each.name for each in tmp_path.iterdir() if each.name.startswith("socks5ext-tor-")}
     assert left == {held.name, "socks5ext-tor-without-lock", "socks5ext-tor-link", "socks5ext-tor-tor-runs"}
     assert list(target_of_link.iterdir())
+
+
+def test_the_route_tells_how_far_tor_is():
+    attempts = Attempts()
+    instance = TorInstance(attempts.clock, object(), attempts.control, name="tcp:127.0.0.1:9050")
+    route = TorRoute([instance], IsolationTokens())
+
+    def state():
+        (part,) = route.parts()
+        assert (part.kind, part.name) == ("tor", "tcp:127.0.0.1:9050")
+        return part.is_up, part.state, part.bootstrap
+
+    assert state() == (True, "no control connection", None)
+    tor = attempts.attached(phase='NOTICE BOOTSTRAP PROGRESS=45 TAG=x SUMMARY="x"')
+    assert state() == (False, "bootstrapping (45 %)", 0.45)
+    tor.listeners["STATUS_CLIENT"]('NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"')
+    assert state() == (True, "bootstrapped", 1.0)
+    tor.lose()
+    assert state() == (True, "no control connection", None)
+    instance.socks = None
+    assert state() == (False, "not reachable", None)
+    attempts.stop()
