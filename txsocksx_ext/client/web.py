@@ -67,12 +67,12 @@ class AgentEndpoints:
 
         :param pool: keeps connections; by default none is kept. Agents may share one.
         """
-        own_part: Any = None if pool is None else _PoolOfIdentity(pool, self._identity)
+        own_part: Any = None if pool is None else PoolOfIdentity(pool, self._identity)
         agent: Agent = Agent.usingEndpointFactory(reactor, self, own_part)
         return agent
 
 
-class _PoolOfIdentity:
+class PoolOfIdentity:
     """A pool as one identity sees it: an `Agent` tells it only the scheme, the host and the port."""
 
     def __init__(self, pool: HTTPConnectionPool, identity: Hashable) -> None:
