@@ -57,7 +57,7 @@ class PolledPort:
         """See `txsocksx_ext.net.poller.Watcher`. A fault in one connection must not delay the others."""
         try:
             have_all = self._accept_some(self._port.socket)
-        except BaseException:
+        except BaseException:  # of any kind: the port must go on
             log_fault()
             have_all = False
         if not have_all and self._is_listening:
@@ -72,7 +72,7 @@ class PolledPort:
     def _accept_some(self, listening: socket.socket) -> bool:
         """Accept connections; return whether none is left."""
         # Not socket.accept(), which converts enumeration members for each connection.
-        accept = listening._accept  # type: ignore[attr-defined]
+        accept = listening._accept  # type: ignore[attr-defined]  # private
         for _ in range(self._accepts_in_a_turn):
             try:
                 descriptor, address = accept()
@@ -97,7 +97,7 @@ class PolledPort:
             accepted.setblocking(False)
             transport = SocketTransport(accepted, protocol, peer, self._poller, 0, True)
             self._poller.watch(accepted.fileno(), transport)
-        except BaseException:
+        except BaseException:  # of any kind: leave no socket open
             accepted.close()
             raise
         protocol.makeConnection(transport)

@@ -190,7 +190,7 @@ class Poller:
     def _abandon(self, watcher: Watcher, why: str) -> None:
         try:
             watcher.abandon(why)
-        except BaseException:
+        except BaseException:  # of any kind: the other watchers must be closed too
             log_fault()
 
 
@@ -223,7 +223,7 @@ def poller_of(reactor: Any) -> Poller | None:
     if poller is not None:
         return poller
     taker = getattr(getattr(reactor, "addReader", None), "__self__", None)
-    poller = _pollers.get(taker)  # type: ignore[arg-type]
+    poller = _pollers.get(taker)  # type: ignore[arg-type]  # None is in no dictionary
     if poller is None and sys.platform == "linux" and isinstance(taker, PosixReactorBase):
         poller = _pollers[taker] = Poller(taker)
     return poller

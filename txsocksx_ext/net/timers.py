@@ -154,7 +154,7 @@ def clock_of(reactor: Any) -> IReactorTime:
     """
     poller = poller_of(reactor)
     if poller is None or getattr(reactor.callLater, "__self__", None) is not poller.reactor:
-        return reactor  # type: ignore[no-any-return]
+        return reactor  # type: ignore[no-any-return]  # see `reactor`
     clock = _clocks.get(poller)
     if clock is None:
         clock = _clocks[poller] = MonotonicClock(poller)

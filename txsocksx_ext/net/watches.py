@@ -83,7 +83,7 @@ def shared_watch(kind: type[SomeWatch], clock: IReactorTime, *settings: float) -
     watch = _watches.get(key)
     if watch is None:
         watch = _watches[key] = kind(clock, *settings)
-    return watch  # type: ignore[return-value]
+    return watch  # type: ignore[return-value]  # the key holds its kind
 
 
 IDLE_CHECKS = 4

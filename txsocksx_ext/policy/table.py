@@ -149,7 +149,7 @@ class RouteTable:
         :raises ResolutionTimeout: the look-up was cancelled.
         :raises ConnectionNotAllowed: all its addresses are refused.
         """
-        resolver: Resolver = decision.route.resolver  # type: ignore[assignment]
+        resolver: Resolver = decision.route.resolver  # type: ignore[assignment]  # it has one
         if destination.is_onion:
             raise HostUnreachable("an onion service is reached through tor only")
         try:

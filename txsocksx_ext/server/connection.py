@@ -257,7 +257,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
             # A stream needs them no more, and there may be thousands of streams.
             self.transport = self._frontend = None
             relay.start(frontend.take_read_ahead() if frontend.buffer else b"", self._input_ended)
-        except BaseException:
+        except BaseException:  # of any kind: both connections must end
             close_result(target)
             self.factory.log.unexpected(Failure(), session)
             self._end("fault")
@@ -300,7 +300,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
             if not isinstance(number, int) or not 0 < number <= 0xFF:
                 raise TypeError("reply_for() must return a failing row of the table or a number from 1 to 255")
             return code
-        except BaseException as error:
+        except BaseException as error:  # as in `report`
             if self._must_propagate(error):
                 raise
             self.factory.log.unexpected(Failure(), self.session)

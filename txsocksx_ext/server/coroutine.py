@@ -93,7 +93,7 @@ class CoroutineProtocol(Protocol):
             # Reactors log what a protocol raises, and go on.
             self.factory.reactor.stop()
             raise
-        except BaseException:
+        except BaseException:  # of any kind: the connection must end
             self._life = None
             self.factory.log.unexpected(Failure(), self.session)
             self.abort("fault")
@@ -126,12 +126,14 @@ class CoroutineProtocol(Protocol):
         if self._awaited is not None:
             try:
                 self._awaited.cancel()
-            except BaseException:
+            except BaseException:  # as in `report`
                 self.factory.log.unexpected(Failure(), self.session)
 
     def report(self, error: BaseException) -> None:
         """
         Log an error, unless a decision or a route may fail with it.
+
+        Call this for any `BaseException`: overrides may also raise asyncio's CancelledError.
 
         :raises BaseException: `error`, if it stops the process or closes the coroutine.
         """

@@ -82,7 +82,7 @@ class SOCKS5ExtFactory(Factory):
         any more, but its ``session``.
     """
 
-    protocol = SOCKS5ExtProtocol  # type: ignore[assignment]
+    protocol = SOCKS5ExtProtocol  # type: ignore[assignment]  # Twisted declares a function
     noisy = False
 
     keys: frozenset[str] = frozenset()
@@ -278,7 +278,7 @@ class SOCKS5ExtFactory(Factory):
         kept, required = classify_keys(tuple(pairs.keys()), session.policy.known_keys, frozenset(self.keys))
         return pairs.renamed(kept), required
 
-    def buildProtocol(self, addr: IAddress) -> SOCKS5ExtProtocol | None:  # type: ignore[override]
+    def buildProtocol(self, addr: IAddress) -> SOCKS5ExtProtocol | None:  # type: ignore[override]  # no None
         """Build a protocol, or return ``None`` if there are ``max_connections`` already."""
         if len(self.connections) >= self.limits.max_connections:
             # Logged once until one has left: refused connections must not fill the log.
