@@ -57,6 +57,7 @@ anonymous = true
 handshake-timeout = 2.5
 connect-timeout = 3
 idle-timeout = 600
+keepalive = 60
 drain = 1
 max-connections = 7
 max-per-peer = 8
@@ -75,6 +76,7 @@ def test_every_option_by_its_name(configured):
     settings, limits = made.settings, made.settings.limits
     assert (settings.protocols, settings.auth, settings.anonymous) == (("http",), ("memory:alice:secret",), True)
     assert (limits.handshake_timeout, limits.connect_timeout, limits.idle_timeout) == (2.5, 3, 600)
+    assert limits.keepalive == 60
     assert (limits.max_connections, limits.max_per_peer, limits.pairs.pairs, limits.pairs.total_bytes) == (
         7,
         8,

@@ -275,6 +275,7 @@ class Configuration:
             handshake_timeout=values["handshake-timeout"],
             connect_timeout=values["connect-timeout"],
             idle_timeout=values["idle-timeout"] or None,
+            keepalive=values["keepalive"] or None,
             max_per_peer=self._part_of("max-per-peer"),
             pairs=PairLimits(pairs=values["max-pairs"], total_bytes=values["max-auth-bytes"]),
             **given,

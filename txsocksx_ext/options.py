@@ -169,7 +169,8 @@ OPTIONS = (
         "list",
         "Which route targets take: PATTERN=ROUTE. Can be given several times; the first match wins, and what matches"
         " none goes direct. PATTERN is a host name with wildcards, an address or a network, with :PORT or :PORT-PORT"
-        " after it. ROUTE is direct, refuse, socks:ENDPOINT[:username=...:password-file=...][:dialect=...],"
+        " after it. ROUTE is direct[:source=ADDRESS][:family=4|6|prefer4|prefer6], refuse,"
+        " socks:ENDPOINT[:username=...:password-file=...][:dialect=...],"
         " socks4:ENDPOINT, http:ENDPOINT[:username=...:password-file=...],"
         " tor:ENDPOINT[:ENDPOINT...][:control=ENDPOINT[,ENDPOINT...]][:control-password-file=...][:extended=yes|no],"
         " tor:launch[:exec=...][:torrc=...][:state=...], or transport:NAME:exec=PROGRAM[:arg=...][:state=...].",
@@ -178,6 +179,13 @@ OPTIONS = (
     _seconds("handshake-timeout", _DEFAULTS.handshake_timeout, "Seconds for a client to say what it wants."),
     _seconds("connect-timeout", _DEFAULTS.connect_timeout, "Seconds to reach a target."),
     _seconds("idle-timeout", 0.0, "Seconds without a byte after which a stream is closed; 0 for never.", "never"),
+    _seconds(
+        "keepalive",
+        0.0,
+        "Seconds without data after which TCP probes the client and the target of a stream; 0 for the system's own, on"
+        " Linux two hours.",
+        "the system's own",
+    ),
     _seconds("drain", 10.0, "Seconds for open streams to end on SIGTERM.", "none"),
     _seconds("drain-delay", 0.0, "Seconds from SIGTERM on in which connections are still accepted.", "none"),
     Option(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from errno import EALREADY, ECONNREFUSED, EINPROGRESS
 from typing import Any
 
@@ -28,13 +29,18 @@ _UNDER_WAY = (EINPROGRESS, EALREADY)
 _OVER = FAILED | INPUT_ENDED
 
 
-def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
+_BIND_ADDRESS_NO_PORT = 24
+"""Linux's IP_BIND_ADDRESS_NO_PORT, which Python does not name: the port is chosen by connect(), for each target."""
+
+
+def connect_socket(reactor: Any, address: Address, source: str = "") -> Deferred[ITransport]:
     """
     Connect to an IPv4 or IPv6 address, without waiting for another iteration of the reactor.
 
     If the reactor has no poller, or a wrapper has its own ``connectTCP``, connect by
     Twisted's endpoint.
 
+    :param source: the local address, of the same family; by default the system chooses.
     :returns: fires with a paused transport, as `open_transport` does, or fails with one
         of Twisted's connection errors: a socket that is connected to itself (see
         `is_connected_to_itself`) counts as refused. Cancelling it closes the socket.
@@ -42,13 +48,23 @@ def connect_socket(reactor: Any, address: Address) -> Deferred[ITransport]:
     poller = poller_of(reactor)
     is_ipv6 = address.type == IPV6
     if poller is None or getattr(reactor.connectTCP, "__self__", None) is not poller.reactor:
-        return open_transport(endpoint_to(reactor, address.host, address.port, ATTEMPT_TIMEOUT))
+        return open_transport(
+            endpoint_to(reactor, address.host, address.port, ATTEMPT_TIMEOUT, (source, 0) if source else None)
+        )
     try:
         there: Any = (address.host, address.port) if "%" not in address.host else _with_scope(address)
         connecting = socket.SocketType(socket.AF_INET6 if is_ipv6 else socket.AF_INET, _KIND)
     except OSError as error:
         return fail(ConnectBindError(error.errno, error.strerror))
     keep_socket_alive(connecting)
+    if source:
+        try:
+            if sys.platform == "linux":
+                connecting.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+            connecting.bind((source, 0))
+        except OSError as error:
+            connecting.close()
+            return fail(ConnectBindError(error.errno, error.strerror))
     problem = connecting.connect_ex(there)
     if problem == EINPROGRESS and is_loopback_host(address.host):
         # On loopback the connection is complete by now: a second call returns its outcome.

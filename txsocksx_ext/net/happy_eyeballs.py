@@ -32,7 +32,7 @@ GIVE_UP_AFTER = 5.0
 """Seconds after which an attempt is cancelled if another address waits."""
 
 
-def connect_first(reactor: Any, addresses: Sequence[Address]) -> Deferred[ITransport]:
+def connect_first(reactor: Any, addresses: Sequence[Address], source: str = "") -> Deferred[ITransport]:
     """
     Connect to the first of `addresses` that answers.
 
@@ -40,12 +40,13 @@ def connect_first(reactor: Any, addresses: Sequence[Address]) -> Deferred[ITrans
     after five seconds; the last two have no such limit.
 
     :param addresses: one or more, the preferred ones first.
+    :param source: the local address, see `connect_socket`.
     :returns: fires with a paused transport, or fails with the most informative
         failure. Cancelling it cancels every attempt.
     """
     if len(addresses) == 1:
-        return connect_socket(reactor, addresses[0])
-    return _Race(reactor, addresses).winner
+        return connect_socket(reactor, addresses[0], source)
+    return _Race(reactor, addresses, source).winner
 
 
 def _interleaved(addresses: Sequence[Address]) -> Iterator[Address]:
@@ -59,8 +60,9 @@ def _interleaved(addresses: Sequence[Address]) -> Iterator[Address]:
 class _Race:
     """Attempts in parallel; the first to connect wins."""
 
-    def __init__(self, reactor: Any, addresses: Sequence[Address]) -> None:
+    def __init__(self, reactor: Any, addresses: Sequence[Address], source: str) -> None:
         self._reactor = reactor
+        self._source = source
         self._clock = clock_of(reactor)
         self._waiting = list(_interleaved(addresses))[::-1]
         # With the time when each began; the oldest comes first.
@@ -88,7 +90,7 @@ class _Race:
             self._failures.append(Failure(TCPTimedOutError()))
             oldest.cancel()
         self._next = self._clock.callLater(ATTEMPT_DELAY, self._start_next)
-        attempt = connect_socket(self._reactor, self._waiting.pop())
+        attempt = connect_socket(self._reactor, self._waiting.pop(), self._source)
         self._running[attempt] = now
         attempt.addCallbacks(self._won, self._lost, callbackArgs=(attempt,), errbackArgs=(attempt,))
 

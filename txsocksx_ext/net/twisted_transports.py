@@ -5,6 +5,7 @@ Helpers for Twisted's transports, used by client and server.
 from __future__ import annotations
 
 import ipaddress
+import socket
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -21,6 +22,7 @@ from twisted.internet.interfaces import (
     IProtocol,
     ISSLTransport,
     IStreamClientEndpoint,
+    ISystemHandle,
     ITransport,
     IUNIXTransport,
 )
@@ -36,6 +38,9 @@ from ..protocol.messages import UNSPECIFIED, Address
 from .half_close import with_half_close
 from .socket_state import socket_transport
 from .tls import TLSTransport
+
+MOST_KEEP_ALIVE = 32767
+"""Seconds: the longest time that Linux takes."""
 
 
 def hand_over(transport: Any, successor: IProtocol) -> bool:
@@ -173,6 +178,22 @@ def keep_alive(transport: Any) -> None:
     if not IUNIXTransport.providedBy(transport) and not isinstance(transport.getPeer(), UNIXAddress):
         transport.setTcpKeepAlive(True)
         transport.setTcpNoDelay(True)
+
+
+def set_keep_alive_idle(transport: Any, seconds: float) -> None:
+    """
+    Have TCP probe a peer after some seconds without data, and then as often.
+
+    Does nothing on other transports, on lost ones and where the system has no such option.
+    """
+    whole = min(max(1, int(seconds)), MOST_KEEP_ALIVE)
+    connection = socket_transport(transport)
+    handle = connection.getHandle() if ISystemHandle.providedBy(connection) else None
+    if isinstance(handle, socket.SocketType) and handle.family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):
+            for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
+                if hasattr(socket, name):
+                    handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), whole)
 
 
 def unsent(transport: Any) -> int:

@@ -21,7 +21,7 @@ from ..failures import CANCELLED, describe
 from ..net.half_close import with_half_close
 from ..net.relay import join
 from ..net.transport import SocketTransport, write_now
-from ..net.twisted_transports import abort, bound_address, close_result
+from ..net.twisted_transports import abort, bound_address, close_result, set_keep_alive_idle
 from ..policy.table import Decision
 from ..protocol import codes
 from ..protocol.codes import AddressType, Method, ReplyCode
@@ -251,6 +251,9 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
         assert frontend is not None
         try:
             self.reply(bound)
+            if factory.limits.keepalive is not None:
+                set_keep_alive_idle(transport, factory.limits.keepalive)
+                set_keep_alive_idle(target, factory.limits.keepalive)
             ended, idle_timeout = self._stream_ended, factory.limits.idle_timeout
             relay = join(transport, target, factory.reactor, ended, idle_timeout, fast=factory.fast_relay)
             session.relay, session.relay_name = relay, relay.name

@@ -30,6 +30,9 @@ class Limits:
     :ivar connect_timeout: the time from the request to the reply. Clients usually wait 60 seconds;
         with a longer time they would not get the reason of a failure.
     :ivar idle_timeout: the time that a stream may stay without data in either direction; ``None`` for no limit.
+    :ivar keepalive: the time without data after which TCP probes the peers of a stream, 32,767 seconds at most;
+        ``None`` for the system's own, on Linux two hours. Linux resets the stream after nine probes, one each such
+        time, without an answer.
     :ivar max_connections: open connections. Further ones are closed at once.
     :ivar max_per_peer: open connections of one IPv4 address or one IPv6 network of 64 bits;
         loopback and unix peers are not limited.
@@ -45,6 +48,7 @@ class Limits:
     handshake_timeout: float = 10.0
     connect_timeout: float = 45.0
     idle_timeout: float | None = None
+    keepalive: float | None = None
     max_connections: int = field(default_factory=connections_by_descriptors)
     max_per_peer: int = 256
     pairs: PairLimits = DEFAULT_PAIR_LIMITS
@@ -59,7 +63,7 @@ class Limits:
             if each.name == "pairs":
                 if not isinstance(value, PairLimits):
                     raise ValueError(f"pairs must be PairLimits, not {type(value).__name__}")
-            elif each.name != "idle_timeout" or value is not None:
+            elif value is not None or "None" not in each.type:
                 check_limit(
                     each.name, value, may_be_0=each.name in ("read_ahead", "linger"), is_time="float" in each.type
                 )
