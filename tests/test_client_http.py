@@ -304,6 +304,15 @@ def test_an_answer_that_is_none_is_told(answer, told):
     assert tried.has_left_nothing
 
 
+@pytest.mark.parametrize("end", [b"", b"\\"])
+def test_a_quoted_string_without_end_is_read_once(end):
+    # Some milliseconds; a minute where each quotation mark is tried.
+    tried = attempt(
+        b'HTTP/1.1 502 x\r\nProxy-Status: p; error=dns_error; details="' + b'\\"' * 32000 + end + b"\r\n\r\n"
+    )
+    assert type(tried.outcome) is errors.HostUnreachable
+
+
 def test_an_echo_is_told():
     tried = attempt(proxy=RawProxy(echoes=True))
     assert type(tried.outcome) is errors.ProtocolViolation

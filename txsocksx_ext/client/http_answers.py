@@ -100,7 +100,7 @@ _PHRASES = {
 
 def error_for_response(response: HTTPResponse, target: Address) -> SOCKS5Error:
     """Return the exception for a response that is not 2xx, with ``status`` and ``reasons``."""
-    tokens = tuple(_printable(token) for token in " ".join(response.headers.get("tor-request-failed", ())).split())[:8]
+    tokens = tuple(map(_printable, " ".join(response.headers.get("tor-request-failed", ())).split()[:8]))
     error = _by_first_rule(response, tokens, target)
     said = _printable(f"{response.status} {response.reason}".rstrip())
     details = " ".join((said, *tokens))
@@ -136,7 +136,8 @@ def _by_first_rule(response: HTTPResponse, tokens: tuple[str, ...], target: Addr
     return STATUSES.get(str(response.status), errors.GeneralServerFailure)()
 
 
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+# Matches from any quotation mark on, closed or not: to try each of them would take quadratic time.
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)')
 _ERROR = re.compile(r";\s*error\s*=\s*([a-z_]+)")
 _SQUID = re.compile(r"(ERR_[A-Z_]+)(?: ([0-9]{1,5}))?")
 _PHRASE = re.compile(r"\(([a-z ]+)\)\Z")
