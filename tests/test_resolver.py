@@ -369,3 +369,15 @@ async def test_a_name_in_the_queue_of_another_share_is_asked_at_once():
     names.answer("somewhere.example", "192.0.2.1")
     assert await other == ("192.0.2.1",)
     await cancelled(queued, *slow)
+
+
+async def test_a_look_up_whose_callers_have_left_is_joined_by_a_share_without_room():
+    names = SlowNames()
+    resolver = Resolver(ReactorWith(names=names))
+    await cancelled(resolver.addresses_of("somewhere.example", ME))
+    slow = [resolver.addresses_of(f"slow{number}.example", OTHER) for number in range(LOOKUPS_OF_ONE_SHARE)]
+    other = resolver.addresses_of("somewhere.example", OTHER)
+    names.answer("somewhere.example", "192.0.2.1")
+    assert other.called
+    assert await other == ("192.0.2.1",)
+    await cancelled(*slow)

@@ -101,7 +101,7 @@ class Resolver:
         if self._uses_system and name in self._hosts_file:
             # Not in a thread: it never waits for the network.
             return maybeDeferred(_look_up, name).addBoth(partial(self._keep, name, share))
-        lookup = self._running.get(name) or self._queued.get((share, name))
+        lookup = self._running.get(name, self._queued.get((share, name)))
         if lookup is None:
             lookup = self._queued[share, name] = _Lookup(lambda: self._forget(name, share))
             lookup.start(self._limiter, share, partial(self._begin, name, share))

@@ -222,7 +222,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
     def reply(self, bound: Address) -> None:
         """Reply success, and keep the connection: for commands that reply twice, or that hold it without a relay."""
         assert self._frontend is not None
-        self.send(self._frontend.success(bound))
+        write_now(self.transport, self._frontend.success(bound))
         session, factory = self.session, self.factory
         session.reply_code = 0
         session.connect_seconds = factory.clock.seconds() - self._asked
