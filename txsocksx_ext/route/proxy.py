@@ -5,7 +5,7 @@ The base of the routes through another proxy.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint, ITransport
@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from ..client.methods import ClientMethods
 from ..client.proxies import Proxy, proxy_of
 from ..client.tunnel import TunnelFactory
-from ..descriptions import endpoint_description, refuse_unknown, secret_from_file
+from ..descriptions import endpoint_description, refuse_unknown, secret_from_file, yes_or_no
 from ..errors import AddressTypeNotSupported, ProxyUnreachable, SOCKS5Error
 from ..net.twisted_transports import PausedFactory
 from ..protocol.codes import Command
@@ -40,8 +40,11 @@ class ProxyRoute(Route):
     :param methods: the methods to offer it, with their credentials.
     :param allow_cleartext: whether a login may go to a proxy that is not seen to be
         on this machine or behind TLS.
+    :cvar factory: makes a request to the other proxy, in its protocol.
     :raises ValueError: the proxy's protocol cannot carry the methods.
     """
+
+    factory: ClassVar[type[TunnelFactory]]
 
     def __init__(
         self, reactor: Any, proxy: IStreamClientEndpoint, methods: ClientMethods, allow_cleartext: bool = False
@@ -52,6 +55,19 @@ class ProxyRoute(Route):
         self._allow_cleartext = allow_cleartext
         # Raise now, not at the first client, if the proxy's protocol cannot carry the methods.
         self._conversation(_CHECKED, methods, None)
+
+    @classmethod
+    def from_description(
+        cls, reactor: Any, arguments: Sequence[str], keywords: Mapping[str, str], known: frozenset[str]
+    ) -> ProxyRoute:
+        """
+        Make the route of ``KIND:PROXY[:username=…:password-file=…][:allow-cleartext=…]``.
+
+        The parameters are those of `proxy_from_description`.
+        """
+        proxy = proxy_from_description(cls.name, cls.factory.speaks, reactor, arguments, keywords, known)
+        allow_cleartext = yes_or_no("allow-cleartext", keywords.get("allow-cleartext", "no"))
+        return cls(reactor, proxy.endpoint, ClientMethods(login=proxy.login), allow_cleartext)
 
     def connect(self, request: Request, addresses: Sequence[Address] | None, session: Session) -> Deferred[ITransport]:
         """See `IRoute`."""
@@ -72,7 +88,7 @@ class ProxyRoute(Route):
     def _conversation(
         self, request: Request, methods: ClientMethods, application: IProtocolFactory | None
     ) -> TunnelFactory:
-        raise NotImplementedError
+        return self.factory(request, methods, application, self._allow_cleartext, self._reactor)
 
 
 def _proxy_unreachable(failure: Failure) -> Failure:
