@@ -96,6 +96,14 @@ def _headers_of(lines: Iterable[str]) -> Headers:
     return headers
 
 
+def _excess(data: Buffer, found: re.Match[bytes] | None, most: int) -> str | None:
+    """Return what is too much in a head. To look for the end of one with many lines, byte by byte, takes long."""
+    end, last_line = (most, 0) if found is None else (found.end(), 1)
+    if data.count(b"\n", 0, end) > 1 + MAX_HEADERS + last_line:
+        return f"there are more than {MAX_HEADERS} headers"
+    return f"the head has more than {most} bytes" if found is None and len(data) >= most else None
+
+
 # The server's end.
 
 
@@ -109,18 +117,16 @@ def request(data: Buffer, limits: PairLimits) -> Decoded[HTTPRequest]:
     if line is None and length:
         fault = Fault.SYNTAX if data.startswith(b"CONNECT ") else Fault.VERSION
         raise _malformed(data, fault, "the request line is malformed")
+    if excess := _excess(data, found, MAX_REQUEST_HEAD):
+        raise _malformed(data, Fault.LIMIT, excess, 431)
     if found is None or line is None:
-        if len(data) < MAX_REQUEST_HEAD:
-            return len(data) + 1
-        raise _malformed(data, Fault.LIMIT, f"the head has more than {MAX_REQUEST_HEAD} bytes", 431)
+        return len(data) + 1
     if _HEADERS.fullmatch(head, line.end()) is None:
         at, number = line.end(), 1
         while (header := _HEADER.match(head, at)) is not None:
             at, number = header.end(), number + 1
         raise _malformed(data, Fault.SYNTAX, f"header {number} is malformed")
     lines = head[line.end() : -4].split("\r\n") if length > line.end() + 2 else ()
-    if len(lines) > MAX_HEADERS:
-        raise _malformed(data, Fault.LIMIT, f"there are more than {MAX_HEADERS} headers", 431)
     method, target, minor = line.groups()
     return HTTPRequest(method, target, int(minor), _headers_of(lines)), length
 
@@ -291,18 +297,16 @@ def response_head(data: Buffer, limits: PairLimits) -> Decoded[HTTPResponse]:
     if not b"HTTP/1.".startswith(bytes(data[:7])):
         raise MalformedHTTP("HTTPResponse", Fault.VERSION, "the answer does not begin with HTTP/1.")
     found = _END_OF_HEAD.search(data, 0, MAX_RESPONSE_HEAD)
+    if excess := _excess(data, found, MAX_RESPONSE_HEAD):
+        raise MalformedHTTP("HTTPResponse", Fault.LIMIT, excess)
     if found is None:
-        if len(data) < MAX_RESPONSE_HEAD:
-            return len(data) + 1
-        raise MalformedHTTP("HTTPResponse", Fault.LIMIT, f"the head has more than {MAX_RESPONSE_HEAD} bytes")
+        return len(data) + 1
     length = found.end()
     head = data[:length].decode("latin-1")
     line = _STATUS_LINE.match(head)
     if line is None or _LENIENT_HEADERS.fullmatch(head, line.end()) is None:
         raise MalformedHTTP("HTTPResponse", Fault.SYNTAX, "the status line or a header is malformed")
     lines = head[line.end() :].replace("\r", "").split("\n")[:-2]
-    if len(lines) > MAX_HEADERS:
-        raise MalformedHTTP("HTTPResponse", Fault.LIMIT, f"there are more than {MAX_HEADERS} headers")
     return HTTPResponse(int(line[1]), line[2] or "", _headers_of(lines)), length
 
 
