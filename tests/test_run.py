@@ -105,6 +105,13 @@ class TestPrograms:
         assert done == ([f"{kind} hello"], [], 0)
         assert [each.destination.host for each in fake.requests] == ["name.example"]
 
+    async def test_a_proxy_behind_another_by_an_endpoint_string_of_a_plugin(self, fake, program):
+        async with listening_on_port(fake) as port:
+            proxy = rf"socks5ext:second.example:1080:proxy=127.0.0.1\:{port}"
+            _, said, _ = await run("--proxy", proxy, "--timeout", 1, program(PROGRAM), "name.example", 80)
+        assert not any("Traceback" in line for line in said), said
+        assert [each.destination for each in fake.requests] == [Address.of("second.example", 1080)]
+
     async def test_a_module_of_the_current_folder(self, fake, program):
         folder = program(PROGRAM, "a_module.py").parent
         done = await through(fake, "-m", "a_module", "name.example", 80, folder=folder)
@@ -253,6 +260,7 @@ async def test_only_the_proxy_is_reached_and_no_datagram_is_sent(fake, program, 
 ERRORS = {
     "no proxy": ([], "no proxy: give --proxy, or set the variable ALL_PROXY"),
     "a faulty proxy": (["--proxy", "tcp:"], "the proxy: "),
+    "a kind of endpoint that nothing provides": (["--proxy", "nothing:x"], "Unknown endpoint type: 'nothing'"),
     "a faulty URL": (["--proxy", "ftp://user:hunter2@127.0.0.1"], "the proxy: unknown scheme 'ftp' of a proxy's URL"),
     "no such program": (["--proxy", "tcp:127.0.0.1:9", "no-such-program"], "there is no program 'no-such-program'"),
     "no such module": (["--proxy", "tcp:127.0.0.1:9", "-m", "no.such.module"], "there is no module 'no.such.module'"),
@@ -269,6 +277,14 @@ async def test_errors_are_one_line(program, arguments, message):
     assert said[0].startswith("socks5ext run: ")
     assert message in said[0]
     assert "hunter2" not in said[0]
+
+
+async def test_a_missing_program():
+    assert await run() == (
+        [],
+        ["socks5ext run: the following arguments are required: PROGRAM; see socks5ext run --help"],
+        2,
+    )
 
 
 async def test_a_faulty_list_of_hosts_without_the_proxy(fake, program):

@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
     :param arguments: by default those of the process.
     :raises SystemExit: with the status of the process.
     """
-    parser = _Parser(prog="socks5ext", description="SOCKS5 and its proxies, for Twisted programs.")
+    parser = _Parser(
+        prog="socks5ext", description="Run Twisted programs through a proxy; twistd socks5ext is a server."
+    )
     parser.add_argument("--version", action="version", version=f"socks5ext {__version__}")
     run.add_command(parser.add_subparsers(required=True, metavar="COMMAND"))
     options = parser.parse_args(arguments)

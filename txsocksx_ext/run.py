@@ -38,18 +38,16 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--proxy",
-        help="an endpoint string, or a URL such as socks5://127.0.0.1:1080; by default the variable ALL_PROXY. "
-        "Other users see what stands on a command line: put a password into the variable",
+        help="an endpoint string, or a URL such as socks5://127.0.0.1:1080 (default: the variable ALL_PROXY). "
+        "Other users can see command lines: put a password into the variable",
     )
-    parser.add_argument(
-        "--isolate", action="store_true", help="share no circuit of Tor with other programs: a token of its own"
-    )
+    parser.add_argument("--isolate", action="store_true", help="use Tor circuits that no other program uses")
     parser.add_argument(
         "--timeout",
         type=float,
         default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
-        help="until a target is connected (%(default)g), whatever the program says",
+        help="until a target is connected; replaces the program's own timeouts (default: %(default)g)",
     )
     parser.add_argument(
         "--allow-cleartext",
@@ -58,7 +56,8 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("-m", dest="is_module", action="store_true", help="PROGRAM is a module, as in python -m")
     parser.add_argument("program", metavar="PROGRAM", help="a Python file, or a command that is one, such as twistd")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT")
+    # Before Python 3.13, argparse would name it among those that are missing.
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT").required = False
     parser.set_defaults(command=run)
 
 
@@ -104,11 +103,12 @@ def _proxy_next_reactor(proxy: str, **options: Any) -> None:
     install = main.installReactor
 
     def install_proxied(reactor: Any) -> None:
+        # First: reading an endpoint string loads plugins, and txtorcon's installs a reactor if there is none.
+        install(reactor)
         try:
             proxy_reactor(reactor, proxy, **options)
         except (TypeError, ValueError) as error:
             _fail(f"the proxy: {error}")
-        install(reactor)
 
     # Each reactor's ``install`` looks it up there when it is called.
     main.installReactor = install_proxied
