@@ -161,7 +161,7 @@ def test_drain():
 
 
 def limits_of_a_worker(*arguments):
-    return makeService(options(*arguments))._settings.limits
+    return makeService(options(*arguments))._plan.settings.limits
 
 
 def test_workers_share_the_limits():

@@ -15,12 +15,12 @@ from twisted.python.usage import UsageError
 
 from .config import Configuration, ConfigurationError
 from .options import OPTIONS, Option
+from .reloading import Reloader
 from .route import plugin_route_kinds
 from .server.memory import freeze_gc
 from .server.notify import Notifier
 from .server.service import SOCKS5ExtService
 from .server.start_failures import report_start_failures
-from .server.stopping import ServerService
 from .server.workers import WorkersService
 
 
@@ -77,12 +77,13 @@ class Options(TwistedOptions, AuthOptionMixin):
             configuration = Configuration(reactor, self.given)
         except ConfigurationError as error:
             raise UsageError(str(error)) from None
-        self.service: ServerService
+        self.service: SOCKS5ExtService | WorkersService
         settings, listeners, drain = configuration.settings, configuration.listeners, configuration.drain
         if configuration.workers == 1:
             self.service = SOCKS5ExtService(reactor, settings.make_factory(reactor), listeners, drain)
         else:
             self.service = WorkersService(reactor, settings, listeners, configuration.workers, drain)
+        self.service.started = Reloader(reactor, self.service, configuration, self.given).started
         self.service.drain_delay = configuration.drain_delay
         if configuration.status is not None:
             from .server.status_page import StatusPage

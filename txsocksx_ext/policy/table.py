@@ -83,6 +83,7 @@ class RouteTable:
     :ivar keys: the keys of pairs that any of them honours.
     :ivar known_keys: those, and the ones that the server itself understands.
     :ivar uses_credentials: whether any of them does something with credentials.
+    :ivar made_of: the routes that `table_from_specs` made, by their descriptions.
     """
 
     def __init__(self, rules: Iterable[tuple[str, IRoute] | Rule], default: IRoute) -> None:
@@ -96,6 +97,7 @@ class RouteTable:
         # If the first rule matches everything, nothing has to be matched.
         self._for_all = first.route if first.is_any and first.ports == ANY_PORT and first.condition is None else None
         self._address_rules = [rule for rule in self._rules if rule.network is not None]
+        self.made_of: Mapping[str, IRoute] = {}
         # By identity: a foreign route may be equal to another, or not hashable.
         self.routes: list[IRoute] = list({id(rule.route): rule.route for rule in self._rules}.values())
         self.keys: frozenset[str] = frozenset().union(*(getattr(route, "keys", ()) for route in self.routes))
@@ -277,4 +279,6 @@ def table_from_specs(reactor: Any, specs: Iterable[RuleSpec], made: Mapping[str,
             rules += spec.rules(routes[spec.route])
         except ValueError as error:
             raise ValueError(f"the rule for {spec}: {error}") from None
-    return RouteTable(rules, routes["direct"])
+    table = RouteTable(rules, routes["direct"])
+    table.made_of = routes
+    return table

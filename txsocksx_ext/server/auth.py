@@ -258,6 +258,10 @@ class HashedPasswordFile:
         message = len(name).to_bytes(4, "big") + name + password
         return hashlib.blake2b(message, key=self._key, digest_size=32).digest()
 
+    def has_user(self, name: bytes) -> bool:
+        """Return whether the file had a user when it was read last."""
+        return name in self._file.hashes
+
     # Changes of the file.
 
     def _changed_stamp(self) -> Stamp | None:
@@ -315,6 +319,20 @@ class HashedPasswordFile:
         else:
             self._failures.note(failure.value)  # type: ignore[arg-type]  # threads pass on no other BaseException
         return is_malformed
+
+
+def may_know(checker: ICredentialsChecker, name: bytes) -> bool:
+    """Return whether a checker has a user, or cannot tell without the password."""
+    if isinstance(checker, HashedPasswordFile):
+        return checker.has_user(name)
+    if isinstance(checker, InMemoryUsernamePasswordDatabaseDontUse):
+        return name in map(_as_bytes, checker.users)
+    if isinstance(checker, FilePasswordDB):
+        try:
+            checker.getUser(name)
+        except KeyError:
+            return False
+    return True
 
 
 def _verify(file: PasswordFile, hashed: bytes | None, password: bytes) -> bool:

@@ -171,6 +171,14 @@ class SOCKS5ExtFactory(Factory):
         check_type("policy", policy, RouteTable, NoneType)
         return RouteTable((), direct)
 
+    def take_settings_of(self, other: SOCKS5ExtFactory) -> None:
+        """Serve new connections as another factory would. Open ones keep the policy that admitted them."""
+        self.portal, self.anonymous = other.portal, other.anonymous
+        self.limits, self.frontends = other.limits, other.frontends
+        self.trusted_balancers = other.trusted_balancers
+        self.log.with_targets = other.log.with_targets
+        self.policy = other.policy
+
     # Decisions.
 
     def methods(self, session: Session) -> Sequence[Method]:
@@ -337,6 +345,14 @@ class SOCKS5ExtFactory(Factory):
         for connection in self.connections:
             counters.count(connection.session)
         return counters
+
+    def when_empty(self) -> Deferred[None]:
+        """Return a Deferred that fires when no connection is left."""
+        if not self.connections:
+            return succeed(None)
+        if self._draining is None:
+            self._draining = Draining()
+        return self._draining.when_emptied()
 
     def drain(self, seconds: float) -> Deferred[None]:
         """

@@ -6,13 +6,21 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.strports import service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IOpenSSLServerConnectionCreator,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -67,6 +75,13 @@ class ListenerString:
             return int(self._argument(0, "port") or "")
         except ValueError:
             return None
+
+    @property
+    def place(self) -> str:
+        """The text without the files of ``ssl:``, which can change while the listener is open."""
+        if self.kind != "ssl" or self.is_wrapped:
+            return self.text
+        return f"ssl:{self._argument(0, 'port')}:{self._argument(4, 'interface')}"
 
     @property
     def is_exposed(self) -> bool:
@@ -197,8 +212,30 @@ def listener_endpoint(
         return ListenerEndpoint(listener, type(listener).__name__, False, accepts_in_a_turn)
     described = ListenerString(listener)
     described.check()
-    endpoint = serverFromString(reactor, described.with_backlog)
-    return ListenerEndpoint(endpoint, described.text, described.is_wrapped, accepts_in_a_turn)
+    with_certificate = _CertificateReactor(reactor) if described.kind == "ssl" else None
+    endpoint = serverFromString(with_certificate or reactor, described.with_backlog)
+    return ListenerEndpoint(endpoint, described.text, described.is_wrapped, accepts_in_a_turn, with_certificate)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class _CertificateReactor:
+    """A reactor whose TLS ports take their certificate from here at each connection, so that it can be replaced."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.options: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenSSL(self, port: int, factory: Any, contextFactory: Any, backlog: int, interface: str) -> Any:
+        """See `IReactorSSL`. Without a reactor, only keep the certificate."""
+        self.options = contextFactory
+        return self._reactor and self._reactor.listenSSL(port, factory, self, backlog, interface)
+
+    def serverConnectionForTLS(self, protocol: object) -> SSL.Connection:
+        """See `IOpenSSLServerConnectionCreator`."""
+        return SSL.Connection(self.options.getContext(), None)
 
 
 @implementer(IStreamServerEndpoint)
@@ -206,17 +243,40 @@ class ListenerEndpoint:
     """
     An endpoint whose port is `prepared`, whose connections may begin with a PROXY header, and whose errors name it.
 
-    :param name: for errors.
     :param is_wrapped: whether connections begin with a PROXY header.
+    :ivar name: its string, or the class of an endpoint.
     :ivar port: what listens; ``None`` before that.
     """
 
-    def __init__(self, endpoint: IStreamServerEndpoint, name: str, is_wrapped: bool, accepts_in_a_turn: int) -> None:
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        name: str,
+        is_wrapped: bool,
+        accepts_in_a_turn: int,
+        with_certificate: _CertificateReactor | None = None,
+    ) -> None:
+        self.name = name
         self.port: IListeningPort | None = None
         self._endpoint = endpoint
-        self._name = name
         self._is_wrapped = is_wrapped
         self._accepts_in_a_turn = accepts_in_a_turn
+        self._with_certificate = with_certificate
+
+    def read_certificate(self, description: str) -> Callable[[], None]:
+        """
+        Read key and certificate of an ``ssl:`` listener again.
+
+        :param description: the listener's, perhaps with other files.
+        :returns: a function that uses them from now on.
+        :raises Exception: they cannot be used.
+        """
+        certificate = self._with_certificate
+        if certificate is None:
+            return lambda: None
+        read = _CertificateReactor(None)
+        serverFromString(read, description).listen(Factory())
+        return lambda: setattr(certificate, "options", read.options)
 
     def service(self, factory: IProtocolFactory, reactor: Any) -> StreamServerEndpointService:
         """Return a service that listens on it."""
@@ -238,4 +298,4 @@ class ListenerEndpoint:
         error = failure.value
         if not isinstance(error, Exception) or isinstance(error, CancelledError):
             return failure
-        return Failure(ListenerFailed(self._name, error))
+        return Failure(ListenerFailed(self.name, error))

@@ -5,7 +5,7 @@ The server as a Twisted service: it listens, and drains its streams before it st
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from twisted.application.service import IService, MultiService
@@ -15,8 +15,10 @@ from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 from ..checks import check_type
 from ..policy.table import RouteTable
 from ..protocol.pairs import check_limit
+from .draining import end_removed_users
 from .factory import SOCKS5ExtFactory
-from .listeners import listener_endpoint
+from .listeners import ListenerEndpoint, ListenerString, listener_endpoint
+from .settings import ServerSettings
 from .status import Status, end_sessions, status_of
 from .stopping import ServerService
 
@@ -101,9 +103,9 @@ class SOCKS5ExtService(ServerService, MultiService):
         self._shared: Counter[SharedService] = Counter()
         self._use_services_of(factory.policy)
         factory.policy_observers.append(self)
-        self._listeners = [listener_endpoint(reactor, listener) for listener in listeners]
-        for listener in self._listeners:
-            listener.service(factory, reactor).setServiceParent(self)
+        self._listeners: dict[ListenerEndpoint, IService] = {}
+        for listener in listeners:
+            self._listen(listener_endpoint(reactor, listener))
 
     def addresses(self) -> list[IAddress]:
         """
@@ -144,6 +146,42 @@ class SOCKS5ExtService(ServerService, MultiService):
     async def end_sessions(self, key: str, value: str) -> int:
         """See `StatusSource`."""
         return end_sessions(self.factory, key, value)
+
+    async def reload(self, settings: ServerSettings, listeners: Sequence[str], drain: float, ends_users: bool) -> None:
+        """See `ServerService`."""
+        made = self.factory.policy.made_of
+        running = {text: route for text, route in made.items() if getattr(route, "service", None) is not None}
+        replacement = settings.make_factory(self._reactor, running)
+        checkers = settings.make_checkers() if ends_users else []
+        removed = list(self._listeners)
+        certificates = []
+        opened: list[ListenerEndpoint] = []
+        try:
+            for description in listeners:
+                place = ListenerString(description).place
+                kept = next((each for each in removed if ListenerString(each.name).place == place), None)
+                if kept is None:
+                    opened.append(listener_endpoint(self._reactor, description))
+                    self._listen(opened[-1])
+                else:
+                    removed.remove(kept)
+                    certificates.append(kept.read_certificate(description))
+        except Exception:
+            await self._close(opened)
+            raise
+        self.factory.take_settings_of(replacement)
+        self._drain = drain
+        for use_certificate in certificates:
+            use_certificate()
+        end_removed_users(self.factory.connections, checkers)
+        await self._close(removed)
+
+    def _listen(self, listener: ListenerEndpoint) -> None:
+        service = self._listeners[listener] = listener.service(self.factory, self._reactor)
+        service.setServiceParent(self)
+
+    async def _close(self, listeners: Iterable[ListenerEndpoint]) -> None:
+        await DeferredList([maybeDeferred(self._listeners.pop(each).disownServiceParent) for each in listeners])
 
     def _stop_routes(self) -> Deferred[Any]:
         return DeferredList([maybeDeferred(shared.stop_for, self) for shared in self._shared])

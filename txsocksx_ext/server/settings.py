@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.strcred import makeChecker
 
 from ..addresses import LOOPBACK_NETWORKS, client_network
@@ -53,7 +54,7 @@ class ServerSettings:
         """
         factory = SOCKS5ExtFactory(
             reactor,
-            portal=portal_for(makeChecker(each) for each in self.auth) if self.auth else None,
+            portal=portal_for(self.make_checkers()) if self.auth else None,
             anonymous=self.anonymous,
             policy=table_from_specs(reactor, self.rules, routes),
             limits=self.limits,
@@ -62,6 +63,10 @@ class ServerSettings:
         factory.frontends = frontends_for(self.protocols)
         factory.trusted_balancers = tuple(map(client_network, self.balancers))
         return factory
+
+    def make_checkers(self) -> list[ICredentialsChecker]:
+        """Return the checkers, which read their files now. They may raise anything."""
+        return [makeChecker(each) for each in self.auth]
 
     def routes_run_once(self, reactor: Any) -> Iterator[tuple[str, IRoute]]:
         """

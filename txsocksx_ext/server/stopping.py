@@ -5,6 +5,7 @@ until the end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +15,7 @@ from twisted.internet.task import deferLater
 
 from ..net.timers import clock_of
 from .notify import Notifier
+from .settings import ServerSettings
 from .text_log import LoggingService
 
 
@@ -80,6 +82,17 @@ class ServerService(LoggingService):
     def when_serving(self) -> Deferred[None]:
         """Return a Deferred that fires when connections are accepted."""
         return succeed(None)
+
+    async def reload(self, settings: ServerSettings, listeners: Sequence[str], drain: float, ends_users: bool) -> None:
+        """
+        Serve new connections by other settings. If that fails, nothing changes.
+
+        Routes that run a service and have the same description stay. Streams stay, of closed listeners too.
+
+        :param ends_users: whether to end the connections of users whom the settings do not have any more.
+        :raises Exception: the settings cannot be used, a listener cannot be opened, or a worker does not start.
+        """
+        raise NotImplementedError
 
     async def stop_serving(self) -> None:
         """Stop listening, and drain."""

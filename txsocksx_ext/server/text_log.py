@@ -114,9 +114,17 @@ class LoggingService(Service):
 
     :ivar twistd_options: the options of ``twistd``; ``None`` outside twistd, where
         the program decides about its log.
+    :ivar started: called when the service has started.
     """
 
     twistd_options: Mapping[str, Any] | None = None
+    started: Callable[[], object] | None = None
+
+    def startService(self) -> None:
+        """See `IService`."""
+        super().startService()
+        if self.started is not None:
+            self.started()
 
     def on_another_signal(self, reactor: Any, act: Callable[[], object]) -> None:
         """

@@ -20,8 +20,10 @@ from typing import Any
 
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
+from twisted.cred.strcred import makeChecker
 from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsJSON, globalLogBeginner
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
@@ -31,8 +33,11 @@ from ...net.listening import ACCEPTS_IN_A_TURN
 from ...net.signals import on_signals
 from ...net.timers import clock_of
 from ...tor.isolation import TOKENS
+from ..draining import end_removed_users
 from ..factory import SOCKS5ExtFactory
+from ..listeners import ListenerString
 from ..memory import freeze_gc
+from ..proxy_protocol import HEADER_TIMEOUT
 from ..service import SOCKS5ExtService
 from ..settings import ServerSettings
 from ..stats import Counters
@@ -71,7 +76,7 @@ class Worker(LineOnlyReceiver):
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._service: WorkerService | None = None
-        self._is_stopping = False
+        self._is_stopping = self._is_retiring = False
         self._disconnected: Deferred[None] = Deferred()
 
     def connectionMade(self) -> None:
@@ -116,6 +121,14 @@ class Worker(LineOnlyReceiver):
             self._is_stopping = True
             self._reactor.stop()
 
+    def _retire(self, auth: list[str]) -> None:
+        """Stop listening, and exit after the last connection. End those of users whom these checkers do not have."""
+        assert self._service is not None
+        end_removed_users(self._service.factory.connections, [makeChecker(each) for each in auth])
+        if not self._is_retiring:
+            self._is_retiring = True
+            Deferred.fromCoroutine(self._service.retire()).addBoth(self.stop)
+
     def _abort(self, _: object) -> None:
         """Abort the connections that drain."""
         if self._service is not None:
@@ -150,6 +163,7 @@ class Worker(LineOnlyReceiver):
 
     _COMMANDS: Mapping[bytes, Callable[[Any, Any], None]] = {
         b"start": _start,
+        b"retire": _retire,
         b"stop": stop,
         b"abort": _abort,
         b"status": _tell_status,
@@ -204,6 +218,15 @@ class WorkerService(SOCKS5ExtService):
         super().startService()
         self.listening = self._ports.listening
 
+    async def retire(self) -> None:
+        """Stop listening, and wait for the last connection to end. Other workers have the same sockets."""
+        # With a port less, connections whose PROXY header is to come would be closed.
+        self.factory.doStart()
+        await maybeDeferred(self._ports.disownServiceParent)
+        if self._ports.has_headers:
+            await deferLater(self.factory.reactor, HEADER_TIMEOUT)
+        await self.factory.when_empty()
+
     def _report_sometimes(self) -> None:
         began = time.monotonic()
         if began >= self._next_report:
@@ -239,6 +262,7 @@ class InheritedPorts(MultiService):
     :param listeners: for each listener its description, the family of its sockets,
         and their descriptors: one for each slot, or one that all workers share.
     :ivar listening: see `WorkerService`.
+    :ivar has_headers: whether connections of some listener begin with a PROXY header.
     """
 
     listening: Deferred[None]
@@ -250,6 +274,7 @@ class InheritedPorts(MultiService):
         self._listeners = [
             (InheritedListener(reactor, each["description"], each["family"]), each["descriptors"]) for each in listeners
         ]
+        self.has_headers = any(ListenerString(each["description"]).is_wrapped for each in listeners)
         self._open: list[IListeningPort] = []
         self._spare: dict[int, Any] = {}
         self._spare_poll = select.epoll()

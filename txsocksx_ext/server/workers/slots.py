@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from ...net.child_process import ChildProcess, end_of
 from ...net.timers import clock_of
+from ...net.waiters import Waiters
 from ..stats import Counters
 
 STABLE_AFTER = 10.0
@@ -26,12 +27,19 @@ STABLE_AFTER = 10.0
 ANSWERS_WITHIN = 2.0
 """Seconds that a worker has to answer a question."""
 
+READY_WITHIN = 60.0
+"""Seconds that a worker has to start during a reload."""
+
 LONGEST_STRAY_LINE = 200
 """Characters that are logged of a line on a worker's standard output that is not an answer."""
 
 _delay = backoffPolicy(initialDelay=0.5, maxDelay=30.0, factor=2.0, jitter=lambda: 0.0)
 
 _log = Logger(namespace="txsocksx_ext.server")
+
+
+class WorkerFailed(Exception):
+    """A worker has ended before it was ready."""
 
 
 class Slot:
@@ -75,6 +83,31 @@ class Slot:
             self.running.discard(process)
             self._early_ends = max(self._early_ends, 1)
             self.left(process, f"could not start: {error.strerror}")
+
+    def candidate(self, spawn: Callable[[Slot, WorkerProcess], None]) -> WorkerProcess:
+        """
+        Start a process beside the worker that serves. See `adopt`.
+
+        :raises OSError: the system has no process or descriptor left.
+        """
+        process = WorkerProcess(self._reactor, self)
+        self.running.add(process)
+        try:
+            spawn(self, process)
+        except OSError:
+            self.running.discard(process)
+            raise
+        return process
+
+    def adopt(self, process: WorkerProcess) -> None:
+        """Keep this process running instead of the worker that serves."""
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
+        self._began, self._early_ends = clock_of(self._reactor).seconds(), 0
+        self.process = process
+        if process.has_exited:
+            self.left(process, "ended")
 
     def stop(self) -> None:
         """Have the workers drain and exit, and start no other."""
@@ -128,6 +161,7 @@ class WorkerProcess(ChildProcess):
     One worker.
 
     :ivar counters: the last that it has reported.
+    :ivar has_exited: whether it has, though output may still come.
     """
 
     # On a busy machine, reading its last counters may take long.
@@ -138,6 +172,8 @@ class WorkerProcess(ChildProcess):
 
     def __init__(self, reactor: Any, slot: Slot) -> None:
         super().__init__(reactor)
+        self.has_exited = False
+        self._readiness: Waiters[None] = Waiters()
         self._slot = slot
         self.counters = Counters()
         self._asked: deque[Deferred[Any]] = deque()
@@ -153,6 +189,10 @@ class WorkerProcess(ChildProcess):
         self._asked.append(answered)
         self.send(word, argument)
         return answered.addTimeout(ANSWERS_WITHIN, clock_of(self._reactor)).addErrback(lambda _: None)
+
+    def when_ready(self) -> Deferred[None]:
+        """Return a Deferred that fires when the worker serves. It fails if the worker ends or takes too long."""
+        return self._readiness.wait().addTimeout(READY_WITHIN, clock_of(self._reactor))
 
     def send(self, word: str, message: object = None) -> None:
         """Send a command."""
@@ -173,6 +213,8 @@ class WorkerProcess(ChildProcess):
             _log.warn("worker {worker}: {line}", worker=self._slot.number + 1, line=shown)
 
     def processExited(self, reason: Failure) -> None:
+        self.has_exited = True
+        self._readiness.fire(Failure(WorkerFailed(f"worker {self._slot.number + 1} ended: {end_of(reason)}")))
         super().processExited(reason)
         self._slot.left(self, f"ended: {end_of(reason)}")
 
@@ -186,6 +228,7 @@ class WorkerProcess(ChildProcess):
         _log.info("worker {worker} serves, as process {pid}", worker=self._slot.number + 1, pid=self.transport.pid)
         if not self._slot.served.called:
             self._slot.served.callback(None)
+        self._readiness.fire(None)
 
     def _leaving(self, _: str) -> None:
         self._slot.left(self, "leaves")
@@ -228,9 +271,11 @@ def worker_command(reactor: Any) -> list[str]:
 _START = """
 import signal, sys
 from importlib import import_module
-# A terminal sends SIGINT to all processes, and a service manager may send SIGUSR1 to all: the supervisor acts on them.
+# A terminal sends SIGINT and SIGHUP to all processes, and a service manager may send SIGUSR1 to all: the supervisor
+# acts on them.
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
 # Install the reactor first, because txtorcon installs one.
 import_module(sys.argv[1]).install()
 from txsocksx_ext.server.workers.process import main
