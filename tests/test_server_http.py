@@ -254,9 +254,10 @@ async def test_a_server_that_stops_says_to_try_again(held):
         # The connection awaits the route only when connect() has returned.
         await turn()
         stopped = server.factory.drain(20)
-        line, headers, _ = parsed(await client.read_to_end())
+        line, headers, text = parsed(await client.read_to_end())
         assert line.startswith("HTTP/1.1 503 ")
         assert headers["Retry-After"] == "0"
+        assert text == "the proxy gave the request up: try again\n"
         client.close()
         await stopped
 

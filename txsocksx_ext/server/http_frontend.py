@@ -289,6 +289,7 @@ class HTTPFrontend(Responder):
         row = reply_row(number, dialect) or codes.GENERAL_FAILURE
         self.is_reply_due, self.replied = False, Byte(_prop229_number(row))
         status, problem = ANSWERS[row]
+        text = reply_class(row.number, row.dialect).message
         relay_reason: str = getattr(error, "relay_reason", "")
         headers = [("Tor-Capabilities", self._capabilities)]
         if self._is_over_tor:
@@ -298,10 +299,12 @@ class HTTPFrontend(Responder):
         elif row is codes.TRANSPORT_TEMPORARY_FAILURE:
             headers.append(_RETRY_AT_ONCE)
         elif isinstance(error, CANCELLED):
-            # The server stops.
-            status, problem = 503, "connection_limit_reached"
+            status, problem, text = 503, "connection_limit_reached", "the proxy gave the request up: try again"
             headers.append(_RETRY_AT_ONCE)
-        elif row is codes.NOT_ALLOWED and self._is_address_refused(error):
+        elif isinstance(error, (KeyNotHonoured, _NoRPC)):
+            # Any other error may hold what another proxy said.
+            text = error.message
+        elif row is codes.NOT_ALLOWED and self._is_address_refused:
             problem = "destination_ip_prohibited"
         elif row is codes.HOST_UNREACHABLE:
             problem = _of_dns(error) or problem
@@ -309,14 +312,12 @@ class HTTPFrontend(Responder):
             ("Tor-Request-Failed", tokens_of(row, relay_reason)),
             ("Proxy-Status", f"socks5ext; error={problem}"),
         ]
-        # Any other error may hold what another proxy said.
-        is_ours = isinstance(error, (KeyNotHonoured, _NoRPC))
-        text = str(error) if is_ours else reply_class(row.number, row.dialect).message
         return response(status, reason_of(status, row), headers, text, self.minor)
 
-    def _is_address_refused(self, error: BaseException | None) -> bool:
+    @property
+    def _is_address_refused(self) -> bool:
         request = self._session.request
-        return request is not None and not request.destination.is_name and not isinstance(error, KeyNotHonoured)
+        return request is not None and not request.destination.is_name
 
 
 def _add(values: dict[str, bytes], key: str, value: str) -> None:
