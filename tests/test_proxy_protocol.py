@@ -433,7 +433,7 @@ def test_the_option_says_which_balancers_are_believed(socks5ext, workers):
 
 
 def test_the_option_takes_networks_only():
-    with pytest.raises(UsageError, match="--proxy-protocol-from: clients are from an address or a network"):
+    with pytest.raises(UsageError, match="--proxy-protocol-from: 'balancer' is neither an address nor a network"):
         Options().parseOptions(["--proxy-protocol-from=balancer"])
 
 

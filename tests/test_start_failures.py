@@ -116,7 +116,7 @@ def test_keys_and_certificates_that_are_none(tmp_path):
     [
         (["--handshake-timeout", "soon"], "--handshake-timeout is a number of seconds above 0, not 'soon'"),
         (["--nonsense"], "--nonsense"),
-        (["nonsense"], "number of arguments"),
+        (["nonsense"], "unexpected argument 'nonsense'"),
         (["--auth"], "--auth"),
         (["--auth", "nothing"], "--auth nothing"),
         (["--auth", "memory:alice"], "--auth memory"),

@@ -43,6 +43,10 @@ def refused(*arguments):
     return str(caught.value)
 
 
+def test_an_argument_that_is_no_option_is_named():
+    assert refused("--log-targets", "yes") == "unexpected argument 'yes': every setting is an option; see --help"
+
+
 # What each does.
 
 

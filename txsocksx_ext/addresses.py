@@ -175,5 +175,5 @@ def client_network(text: str) -> IPNetwork:
     """
     try:
         return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise ValueError(f"clients are from an address or a network, not {text!r}: {error}") from None
+    except ValueError:
+        raise ValueError(f"{text!r} is neither an address nor a network") from None

@@ -176,7 +176,10 @@ class Configuration:
             listener = ListenerString(description)
             is_exposed = listener.is_exposed
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"{label} is no server endpoint string: {without_function(error)}") from None
+            reason = "systemd passed no such socket" if isinstance(error, LookupError) else without_function(error)
+            raise ValueError(
+                f"{label} is no server endpoint string: {reason}; an example is tcp:1080:interface=127.0.0.1"
+            ) from None
         except Exception as error:  # of a file that the string names, or of a plugin
             raise ValueError(f"{label} cannot be opened: {reason_of(error)}") from None
         try:

@@ -63,6 +63,15 @@ class Options(TwistedOptions, AuthOptionMixin):
                 raise
             raise SystemExit(f"socks5ext: {' '.join(str(error).split())}") from None
 
+    def parseArgs(self, *unexpected: str) -> None:
+        """
+        Take no arguments besides the options.
+
+        :raises UsageError: there is one.
+        """
+        if unexpected:
+            raise UsageError(f"unexpected argument {unexpected[0]!r}: every setting is an option; see --help")
+
     def postOptions(self) -> None:
         """
         Make the service, so that every fault in the options is a usage error.

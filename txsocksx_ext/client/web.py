@@ -175,7 +175,7 @@ def target_and_tls(uri: URI, policy: IPolicyForHTTPS) -> tuple[Address, IOpenSSL
     :raises TypeError: what the policy made checks no host name.
     """
     if uri.scheme not in (b"http", b"https"):
-        raise SchemeNotSupported(f"no agent here speaks {uri.scheme!r}: http and https alone")
+        raise SchemeNotSupported(f"unsupported URL scheme {uri.scheme.decode()!r}; supported are http and https")
     # Before the policy sees it, whose errors repeat what is no name: a password may stand there.
     target = target_address(uri.host, uri.port)
     if uri.scheme == b"http":
