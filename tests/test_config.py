@@ -6,6 +6,7 @@ import sys
 import pytest
 from argon2 import PasswordHasher
 from examples.raw_peers import tls_listener
+from support.programs import has_written
 from twisted.internet import reactor
 
 from txsocksx_ext.config import Configuration, ConfigurationError
@@ -387,3 +388,17 @@ def test_check_prints_each_fault_on_a_line(tmp_path):
     started = run("--config", path)
     assert started.returncode == 1
     assert started.stderr == f"{lines[0]} (and 3 more: --check shows all)\n"
+
+
+# The start.
+
+
+def test_the_start_says_what_is_served_and_warns(socks5ext):
+    server = socks5ext("--protocol=http", "--route=*=direct", "--route=*:25=refuse", "--max-per-peer=7")
+    assert has_written(server, "can never match")
+    (line,) = [line for line in server.output.splitlines() if "#info] serves " in line]
+    assert f"serves http on tcp:{server.port}:interface=127.0.0.1; users: everybody; " in line
+    assert "; rules: * -> direct, *:25 -> refuse, * -> direct; " in line
+    assert "7 from one peer" in line
+    warnings = [line.partition("#warn] ")[2] for line in server.output.splitlines() if "#warn] " in line]
+    assert warnings == ["the rule for *:25 can never match: the one for * stands before it"]

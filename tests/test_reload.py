@@ -19,6 +19,10 @@ from support.load import Load, Transfer
 from support.programs import free_port, twistd
 from support.targets import Target, echo, read_exactly
 from support.workers import PATIENCE, SUCCEEDED, is_refused, opened, settles, workers_of
+from twisted.internet import reactor
+
+from txsocksx_ext.server.service import SOCKS5ExtService
+from txsocksx_ext.server.settings import ServerSettings
 
 HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 RELOADED, NOT_RELOADED = "reloaded; now serves", "not reloaded, and nothing has changed: "
@@ -223,6 +227,18 @@ def test_the_number_of_workers_cannot_change(program, tmp_path):
     assert settles(lambda: " serves socks5" in gateway.output)
     gateway.write("workers = 2")
     assert "workers cannot change while the server runs" in gateway.reload(NOT_RELOADED)
+
+
+async def test_verified_logins_are_remembered_over_a_reload(tmp_path):
+    path = tmp_path / "users"
+    path.write_text(f"alice:{HASHER.hash('alice')}\n")
+    path.chmod(0o600)
+    settings = ServerSettings(auth=(f"hashed:{path}", "memory:bob:secret"), anonymous=False)
+    service = SOCKS5ExtService(reactor, settings.make_factory(reactor), [])
+    hashed, memory = service.factory.checkers.values()
+    await service.reload(settings, [], 1.0, False)
+    assert service.factory.checkers[f"hashed:{path}"] is hashed
+    assert service.factory.checkers["memory:bob:secret"] is not memory
 
 
 KIND = '''

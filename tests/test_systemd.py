@@ -1,6 +1,7 @@
 """What a server tells systemd: that it serves, reloads and stops, and that it still works."""
 
 import os
+import signal
 import socket
 import time
 
@@ -50,6 +51,20 @@ def test_a_server_tells_when_it_serves_and_when_it_stops(socks5ext, manager, wor
     manager.setblocking(False)
     with pytest.raises(BlockingIOError):  # workers told nothing
         manager.message()
+
+
+@pytest.mark.parametrize(("text", "is_valid"), [("drain = 2", True), ("drane = 2", False)])
+def test_a_server_tells_when_a_reload_begins_and_ends(socks5ext, manager, tmp_path, text, is_valid):
+    path = tmp_path / "gateway.toml"
+    path.write_text("drain = 1")
+    server = socks5ext("--config", str(path), env={"NOTIFY_SOCKET": manager.notify_socket})
+    assert manager.message() == {"READY": "1", "STATUS": "serving"}
+    assert has_written(server, "serves socks5")
+    path.write_text(text)
+    os.kill(server.pid, signal.SIGHUP)
+    assert manager.message()["RELOADING"] == "1"
+    assert manager.message() == {"READY": "1", "STATUS": "serving"}
+    assert has_written(server, "reloaded; now serves" if is_valid else "not reloaded")
 
 
 def test_the_watchdog_is_told_until_the_end_of_draining(socks5ext, manager):

@@ -212,7 +212,7 @@ class RouteTable:
 
     def _first(self, name: str | None, literal: str | None, port: int | None, session: Session) -> IRoute:
         for rule in self._rules:
-            if rule.matches(name, literal, port) and rule.is_for(session):
+            if rule.matches(name, literal, port) and (rule.condition is None or rule.condition.holds(session)):
                 return rule.route
         raise AssertionError("the last rule matches everything")
 

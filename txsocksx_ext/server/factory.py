@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import NoneType
 from typing import Any, Protocol, Union
 
+from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.error import LoginFailed, Unauthorized
 from twisted.cred.portal import Portal
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -78,6 +79,7 @@ class SOCKS5ExtFactory(Factory):
     :param limits: sizes and times.
     :param log_targets: whether logs may hold targets and user names.
     :raises TypeError: an argument is of a wrong type.
+    :ivar checkers: the portal's checkers, by their descriptions, if it was made of such.
     :ivar connections: all open connections; that of a stream has no transport
         any more, but its ``session``.
     """
@@ -118,6 +120,7 @@ class SOCKS5ExtFactory(Factory):
         check_type("log_targets", log_targets, bool)
         self.reactor = reactor
         self.portal = portal
+        self.checkers: Mapping[str, ICredentialsChecker] = {}
         self.anonymous = portal is None if anonymous is None else anonymous
         self._policy = self._table_of(policy)
         self.limits = Limits() if limits is None else limits
@@ -173,7 +176,7 @@ class SOCKS5ExtFactory(Factory):
 
     def take_settings_of(self, other: SOCKS5ExtFactory) -> None:
         """Serve new connections as another factory would. Open ones keep the policy that admitted them."""
-        self.portal, self.anonymous = other.portal, other.anonymous
+        self.portal, self.checkers, self.anonymous = other.portal, other.checkers, other.anonymous
         self.limits, self.frontends = other.limits, other.frontends
         self.trusted_balancers = other.trusted_balancers
         self.log.with_targets = other.log.with_targets

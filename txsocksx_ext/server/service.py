@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IAddress, IStreamServerEndpoint
 from ..checks import check_type
 from ..policy.table import RouteTable
 from ..protocol.pairs import check_limit
+from .auth import HashedPasswordFile
 from .draining import end_removed_users
 from .factory import SOCKS5ExtFactory
 from .listeners import ListenerEndpoint, ListenerString, listener_endpoint
@@ -151,8 +152,10 @@ class SOCKS5ExtService(ServerService, MultiService):
         """See `ServerService`."""
         made = self.factory.policy.made_of
         running = {text: route for text, route in made.items() if getattr(route, "service", None) is not None}
-        replacement = settings.make_factory(self._reactor, running)
-        checkers = settings.make_checkers() if ends_users else []
+        # They read their files when these change, and remember verified logins.
+        checkers = {text: each for text, each in self.factory.checkers.items() if isinstance(each, HashedPasswordFile)}
+        replacement = settings.make_factory(self._reactor, running, checkers)
+        with_users = settings.make_checkers() if ends_users else []
         removed = list(self._listeners)
         certificates = []
         opened: list[ListenerEndpoint] = []
@@ -173,7 +176,7 @@ class SOCKS5ExtService(ServerService, MultiService):
         self._drain = drain
         for use_certificate in certificates:
             use_certificate()
-        end_removed_users(self.factory.connections, checkers)
+        end_removed_users(self.factory.connections, with_users)
         await self._close(removed)
 
     def _listen(self, listener: ListenerEndpoint) -> None:

@@ -45,21 +45,29 @@ class ServerSettings:
     protocols: tuple[str, ...] = field(default=PROTOCOLS, repr=False)
     balancers: tuple[str, ...] = field(default=tuple(map(str, LOOPBACK_NETWORKS)), repr=False)
 
-    def make_factory(self, reactor: Any, routes: Mapping[str, IRoute] | None = None) -> SOCKS5ExtFactory:
+    def make_factory(
+        self,
+        reactor: Any,
+        routes: Mapping[str, IRoute] | None = None,
+        checkers: Mapping[str, ICredentialsChecker] | None = None,
+    ) -> SOCKS5ExtFactory:
         """
         Return a factory with these settings.
 
         :param routes: existing routes, by description.
+        :param checkers: existing checkers, by description.
         :raises ValueError: a rule is malformed; checkers may raise anything.
         """
+        made = {**dict(zip(self.auth, self.make_checkers(), strict=True)), **(checkers or {})}
         factory = SOCKS5ExtFactory(
             reactor,
-            portal=portal_for(self.make_checkers()) if self.auth else None,
+            portal=portal_for(made[each] for each in self.auth) if self.auth else None,
             anonymous=self.anonymous,
             policy=table_from_specs(reactor, self.rules, routes),
             limits=self.limits,
             log_targets=self.log_targets,
         )
+        factory.checkers = made
         factory.frontends = frontends_for(self.protocols)
         factory.trusted_balancers = tuple(map(client_network, self.balancers))
         return factory
