@@ -408,3 +408,21 @@ def test_the_web_server_is_loaded_only_if_it_is_used():
     assert "txsocksx_ext.server.service" in modules
     assert [name for name in modules if name.startswith("twisted.web.server")] == []
     assert "txsocksx_ext.server.status_page" not in modules
+
+
+def test_reloads_are_counted(program, page, tmp_path):
+    file = tmp_path / "gateway.toml"
+    good = f'listen = "tcp:{free_port()}:interface=127.0.0.1"\n'
+    file.write_text(good)
+    server = twistd(program, page.option, "--config", str(file), listen=[])
+    assert settles(lambda: " serves socks5" in server.output)
+    total = "socks5ext_config_reloads_total"
+    last = ("socks5ext_config_last_reload_success_timestamp_seconds",)
+    before = page.metrics()
+    assert (before[total, "succeeded"], before[total, "failed"]) == (0, 0)
+    for text, outcome in (("nonsense", "failed"), (good + "connect-timeout = 7\n", "succeeded")):
+        file.write_text(text)
+        os.kill(server.pid, signal.SIGHUP)
+        assert settles(lambda outcome=outcome: page.metrics()[total, outcome] == 1)
+        after = page.metrics()
+        assert (after[last] > before[last]) is (outcome == "succeeded")

@@ -67,10 +67,12 @@ class Reloader:
             await self._server.reload(new.settings, new.listeners, new.drain, new.ends_removed_users)
         except Exception as error:  # of plugins too: whatever it is, the server goes on
             _log.error("not reloaded, and nothing has changed: {reason}", reason=reason_of(error))
+            self._server.reloads.note(succeeded=False)
         else:
             self._configuration = new
             self._server.drain_delay = new.drain_delay
             self._report("reloaded; now serves")
+            self._server.reloads.note(succeeded=True)
         if not self._server.is_stopping:
             self._server.notifier.ready()
         self._is_reloading = False

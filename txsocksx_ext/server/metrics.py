@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .. import __version__
 from .stats import CONNECT_BOUNDS, Kind, Totals
-from .status import Status
+from .status import Status, StatusSource
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -28,47 +28,39 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "socks5ext_connections": Metric("gauge", ("protocol",), "Open connections of clients."),
-    "socks5ext_connections_total": Metric("counter", ("protocol",), "Connections that were accepted."),
-    "socks5ext_handshakes_failed_total": Metric(
-        "counter", ("protocol", "reason"), "Connections that ended before a request."
-    ),
-    "socks5ext_authentications_total": Metric(
-        "counter", ("method", "outcome"), "Clients that were let in, and that were not: accepted, refused."
-    ),
-    "socks5ext_requests_total": Metric(
-        "counter",
-        ("protocol", "command", "route", "reply"),
-        "Requests, by the reply code in hexadecimal; none if the client left before it.",
-    ),
-    "socks5ext_connect_duration_seconds": Metric(
-        "histogram", ("route",), "Time from a request to its reply, if it succeeded."
-    ),
-    "socks5ext_relayed_bytes_total": Metric(
-        "counter", ("direction", "route"), "Bytes from clients to targets (up), and back (down)."
-    ),
-    "socks5ext_refused_connections_total": Metric(
-        "counter", ("limit",), "Connections that were closed because of a limit."
-    ),
-    "socks5ext_tor_bootstrap_ratio": Metric("gauge", ("tor",), "How far tor has bootstrapped, by its control port."),
-    "socks5ext_tor_up": Metric("gauge", ("tor",), "Whether tor can be used."),
-    "socks5ext_transport_up": Metric("gauge", ("name",), "Whether a pluggable transport is ready."),
-    "socks5ext_draining": Metric("gauge", (), "Whether the server was told to stop."),
-    "socks5ext_build_info": Metric("gauge", ("version",), "1, for the version."),
-    "process_cpu_seconds_total": Metric("counter", (), "CPU time of all processes."),
-    "process_resident_memory_bytes": Metric("gauge", (), "Resident memory of all processes."),
-    "process_open_fds": Metric("gauge", (), "Open file descriptors of all processes."),
-    "process_start_time_seconds": Metric("gauge", (), "When the server started, in seconds since 1970."),
+    name: Metric(kind, tuple(labels.split()), help)
+    for name, kind, labels, help in (
+        ("socks5ext_connections", "gauge", "protocol", "Open connections of clients."),
+        ("socks5ext_connections_total", "counter", "protocol", "Connections that were accepted."),
+        ("socks5ext_handshakes_failed_total", "counter", "protocol reason", "Connections without a request."),
+        ("socks5ext_authentications_total", "counter", "method outcome", "Logins: accepted, refused."),
+        ("socks5ext_requests_total", "counter", "protocol command route reply", "Requests with a reply, or with none."),
+        ("socks5ext_connect_duration_seconds", "histogram", "route", "Time to the reply of a request that succeeded."),
+        ("socks5ext_relayed_bytes_total", "counter", "direction route", "Bytes to targets (up) and to clients (down)."),
+        ("socks5ext_refused_connections_total", "counter", "limit", "Connections that were closed by a limit."),
+        ("socks5ext_tor_bootstrap_ratio", "gauge", "tor", "How far tor has bootstrapped, by its control port."),
+        ("socks5ext_tor_up", "gauge", "tor", "Whether tor can be used."),
+        ("socks5ext_transport_up", "gauge", "name", "Whether a pluggable transport is ready."),
+        ("socks5ext_config_reloads_total", "counter", "outcome", "Reloads of the configuration: succeeded, failed."),
+        ("socks5ext_config_last_reload_success_timestamp_seconds", "gauge", "", "When the configuration was read."),
+        ("socks5ext_draining", "gauge", "", "Whether the server was told to stop."),
+        ("socks5ext_build_info", "gauge", "version", "1, for the version."),
+        ("process_cpu_seconds_total", "counter", "", "CPU time of all processes."),
+        ("process_resident_memory_bytes", "gauge", "", "Resident memory of all processes."),
+        ("process_open_fds", "gauge", "", "Open file descriptors of all processes."),
+        ("process_start_time_seconds", "gauge", "", "When the server started, in seconds since 1970."),
+    )
 }
 """All metrics, by name."""
 
 _Samples = defaultdict[str, Counter[tuple[str, ...]]]
 
 
-def metrics_text(status: Status, *, is_stopping: bool, started: float) -> str:
+def metrics_text(status: Status, source: StatusSource, started: float) -> str:
     """
     Return the page of metrics.
 
+    :param status: that of `source`.
     :param started: when the server started, in seconds since 1970.
     """
     samples: _Samples = defaultdict(Counter)
@@ -83,12 +75,14 @@ def metrics_text(status: Status, *, is_stopping: bool, started: float) -> str:
         samples[up][part.name,] = int(part.is_up)
         if part.bootstrap is not None:
             samples["socks5ext_tor_bootstrap_ratio"][part.name,] = part.bootstrap  # type: ignore[assignment]
-    process = status.process
+    process, reloads = status.process, source.reloads
+    samples["socks5ext_config_reloads_total"].update({("succeeded",): reloads.succeeded, ("failed",): reloads.failed})
     single = {
-        "socks5ext_draining": is_stopping,
-        "process_cpu_seconds_total": process.cpu,
-        "process_resident_memory_bytes": process.memory,
-        "process_open_fds": process.descriptors,
+        "socks5ext_config_last_reload_success_timestamp_seconds": reloads.last_success,
+        "socks5ext_draining": source.is_stopping,
+        "process_cpu_seconds_total": process["cpu"],
+        "process_resident_memory_bytes": process["memory"],
+        "process_open_fds": process["descriptors"],
         "process_start_time_seconds": started,
     }
     for name, value in single.items():

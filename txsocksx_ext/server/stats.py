@@ -7,6 +7,7 @@ look-up for each. All metrics are sums over the rows, made when somebody asks.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -68,6 +69,27 @@ class Totals:
     def as_message(self) -> list[Any]:
         """Return the values for JSON, in the order of the fields."""
         return [getattr(self, each.name) for each in fields(self)]
+
+
+@dataclass
+class Reloads:
+    """
+    How often the configuration was read again while the server ran.
+
+    :ivar last_success: when that succeeded last, or when the server started, in seconds since 1970.
+    """
+
+    succeeded: int = 0
+    failed: int = 0
+    last_success: float = field(default_factory=time.time)
+
+    def note(self, *, succeeded: bool) -> None:
+        """Count an attempt."""
+        if succeeded:
+            self.succeeded += 1
+            self.last_success = time.time()
+        else:
+            self.failed += 1
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ..context import Session, peer_name
 from ..route.base import IRoute, Part
 from .factory import SOCKS5ExtFactory
-from .stats import Counters
+from .stats import Counters, Reloads
 
 
 def parts_of(routes: Iterable[IRoute]) -> list[Part]:
@@ -23,30 +23,20 @@ def parts_of(routes: Iterable[IRoute]) -> list[Part]:
     return [part for route in routes for part in getattr(route, "parts", tuple)()]
 
 
-@dataclass
-class ProcessFigures:
+def process_figures() -> dict[str, float]:
     """
-    What processes use, or the sum of several.
+    Return what this process uses.
 
-    :ivar cpu: seconds, with those of their children that have ended.
-    :ivar memory: resident bytes; 0 where the system does not tell.
-    :ivar descriptors: open ones; 0 where the system does not tell.
+    :returns: seconds of ``cpu``, with those of children that have ended, bytes of ``memory`` and open
+        ``descriptors``; these two are 0 where the system does not tell.
     """
-
-    cpu: float = 0.0
-    memory: int = 0
-    descriptors: int = 0
-
-    @classmethod
-    def of_this_process(cls) -> ProcessFigures:
-        """Ask the system."""
-        usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        figures = cls(cpu=sum(usage.ru_utime + usage.ru_stime for usage in usages))
-        with suppress(OSError):
-            figures.descriptors = len(os.listdir("/proc/self/fd"))
-            with open("/proc/self/statm") as statm:
-                figures.memory = int(statm.read().split()[1]) * resource.getpagesize()
-        return figures
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    figures = {"cpu": sum(usage.ru_utime + usage.ru_stime for usage in usages), "memory": 0, "descriptors": 0}
+    with suppress(OSError):
+        figures["descriptors"] = len(os.listdir("/proc/self/fd"))
+        with open("/proc/self/statm") as statm:
+            figures["memory"] = int(statm.read().split()[1]) * resource.getpagesize()
+    return figures
 
 
 @dataclass
@@ -56,22 +46,21 @@ class Status:
 
     :ivar parts: what routes need; of several processes the worst state of each.
     :ivar sessions: open connections: see `session_as_json`.
+    :ivar process: see `process_figures`; the sum for several.
     :ivar unheard: how many workers did not answer in time.
     """
 
     counters: Counters
     parts: list[Part] = field(default_factory=list)
     sessions: list[dict[str, Any]] = field(default_factory=list)
-    process: ProcessFigures = field(default_factory=ProcessFigures)
+    process: dict[str, float] = field(default_factory=process_figures)
     unheard: int = 0
 
     def add(self, message: dict[str, Any]) -> None:
         """Add the answer of a worker, whose counters are known already."""
         self.sessions += message["sessions"]
-        other = ProcessFigures(**message["process"])
-        self.process.cpu += other.cpu
-        self.process.memory += other.memory
-        self.process.descriptors += other.descriptors
+        for name, figure in message["process"].items():
+            self.process[name] += figure
         known = {part[:2]: part for part in self.parts}
         for part in (Part(*each) for each in message["parts"]):
             before = known.get(part[:2], part)
@@ -80,7 +69,7 @@ class Status:
 
     def as_message(self) -> dict[str, Any]:
         """Return what `add` takes."""
-        return {"sessions": self.sessions, "process": vars(self.process), "parts": self.parts}
+        return {"sessions": self.sessions, "process": self.process, "parts": self.parts}
 
 
 class StatusSource(Protocol):
@@ -88,10 +77,12 @@ class StatusSource(Protocol):
     A server that can tell its status.
 
     :ivar is_stopping: whether it was told to stop.
+    :ivar reloads: how often its configuration was read again.
     :ivar shows_targets: whether targets and user names may be shown.
     """
 
     is_stopping: bool
+    reloads: Reloads
 
     @property
     def shows_targets(self) -> bool: ...
@@ -118,7 +109,7 @@ def status_of(factory: SOCKS5ExtFactory, most: int | None) -> Status:
     if most is not None:
         chosen = nlargest(most, chosen, key=lambda session: session.up + session.down) if most else ()
     sessions = [session_as_json(each, factory, now) for each in chosen]
-    return Status(factory.counters, parts_of(factory.policy.routes), sessions, ProcessFigures.of_this_process())
+    return Status(factory.counters, parts_of(factory.policy.routes), sessions)
 
 
 def session_as_json(session: Session, factory: SOCKS5ExtFactory, now: float) -> dict[str, Any]:

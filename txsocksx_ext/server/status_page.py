@@ -10,8 +10,8 @@ import re
 import socket
 import time
 from base64 import b64encode
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
@@ -31,7 +31,7 @@ from .. import __version__
 from .listeners import listener_endpoint
 from .metrics import CONTENT_TYPE, metrics_text
 from .stats import Kind
-from .status import Status, StatusSource
+from .status import StatusSource
 
 SESSIONS_ON_PAGE = 200
 """The page shows only so many sessions, those with the most bytes."""
@@ -182,8 +182,7 @@ class StatusResource(Resource):
 
     async def _metrics(self) -> tuple[bytes, bytes]:
         status = await self._source.status(0)
-        text = metrics_text(status, is_stopping=self._source.is_stopping, started=self._started)
-        return CONTENT_TYPE, text.encode()
+        return CONTENT_TYPE, metrics_text(status, self._source, self._started).encode()
 
     async def _health(self) -> tuple[bytes, bytes]:
         return b"text/plain", b"ok\n"
@@ -207,10 +206,12 @@ class StatusResource(Resource):
                 "seconds": time.time() - self._started,
                 "stopping": source.is_stopping,
                 "targets": source.shows_targets,
+                "reloads": vars(source.reloads),
                 "unheard": status.unheard,
-                **{name: getattr(counters, name) for name in ("now", "connections", "failed", "refused", "up", "down")},
-                "process": vars(status.process),
-                "routes": _routes(status),
+                "process": status.process,
+                "now": counters.now,
+                "refused": counters.refused,
+                "kinds": [{**Kind(*kind)._asdict(), **asdict(totals)} for kind, totals in counters.kinds.items()],
                 "parts": [part._asdict() for part in status.parts],
                 "warnings": self._warnings.newest_first(),
                 "sessions": most,
@@ -253,24 +254,6 @@ def _check_host(request: Any) -> None:
             ip_address(name)
     except ValueError:
         raise Refused(FORBIDDEN, "use an address, localhost or this machine's own name as the host") from None
-
-
-def _routes(status: Status) -> list[dict[str, Any]]:
-    """Return what the page shows of each route."""
-    routes: defaultdict[str, dict[str, Any]] = defaultdict(
-        lambda: dict.fromkeys(("requests", "failed", "up", "down", "connected", "seconds"), 0)
-    )
-    for kind, totals in status.counters.kinds.items():
-        name = Kind(*kind).route
-        if name:
-            row = routes[name]
-            row["requests"] += totals.connections
-            row["failed"] += totals.connections if Kind(*kind).code else 0
-            row["up"] += totals.up
-            row["down"] += totals.down
-            row["connected"] += sum(totals.connect_times)
-            row["seconds"] += totals.connect_seconds
-    return [{"name": name, **row} for name, row in sorted(routes.items())]
 
 
 def _json(content: object) -> tuple[bytes, bytes]:

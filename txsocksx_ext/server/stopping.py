@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from ..net.timers import clock_of
 from .notify import Notifier
 from .settings import ServerSettings
+from .stats import Reloads
 from .text_log import LoggingService
 
 
@@ -25,6 +26,7 @@ class ServerService(LoggingService):
 
     :ivar drain_delay: seconds from `stopService` on in which the server still accepts connections.
     :ivar status_page: runs from before the first connection until after the last.
+    :ivar reloads: how often the configuration was read again.
     :ivar notifier: tells systemd of the server's state.
     :ivar is_stopping: whether it was told to stop.
     """
@@ -35,6 +37,10 @@ class ServerService(LoggingService):
     is_stopping = False
     _reactor: Any
     _delay: Deferred[None] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reloads = Reloads()
 
     def privilegedStartService(self) -> None:
         """Open what needs privileges."""

@@ -22,7 +22,7 @@ from ...tor.isolation import TOKENS
 from ..listeners import ListenerString
 from ..settings import ServerSettings
 from ..stats import Counters
-from ..status import ProcessFigures, Status, parts_of
+from ..status import Status, parts_of
 from ..stopping import ServerService
 from .shared_routes import SharedRouteFactory
 from .slots import Slot, WorkerProcess, worker_command
@@ -79,6 +79,7 @@ class WorkersService(ServerService):
     def __init__(
         self, reactor: Any, settings: ServerSettings, listeners: Iterable[str], workers: int, drain: float = 10.0
     ) -> None:
+        super().__init__()
         self._reactor = reactor
         self._descriptions = list(listeners)
         # Paths in the settings are relative to this folder; a daemon changes its own.
@@ -208,8 +209,7 @@ class WorkersService(ServerService):
     async def status(self, most: int | None) -> Status:
         """See `StatusSource`. Each worker tells of `most` sessions."""
         answers = await self._ask_all("status", most)
-        routes = parts_of(shared.route for shared in self._shared)
-        status = Status(self.counters, routes, [], ProcessFigures.of_this_process())
+        status = Status(self.counters, parts_of(shared.route for shared in self._shared))
         for answer in answers:
             if answer is None:
                 status.unheard += 1
