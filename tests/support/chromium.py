@@ -32,6 +32,10 @@ PATIENCE = 60.0
 """Seconds: a browser takes long to start, and machines are busy."""
 
 
+class CommandFailed(Exception):
+    """Chromium did not do what it was told."""
+
+
 class Chromium:
     """A browser with one page. Its profile is in `folder`."""
 
@@ -69,7 +73,8 @@ class Chromium:
             message, _, self._unread = self._unread.partition(b"\0")
             answer = json.loads(message)
             if answer.get("id") == self._number:
-                assert "error" not in answer, answer
+                if "error" in answer:
+                    raise CommandFailed(answer)
                 return answer["result"]
 
     def open(self, url):
@@ -86,14 +91,17 @@ class Chromium:
     def until(self, script):
         """Wait until an expression has a true value; the value."""
         deadline = time.monotonic() + PATIENCE
-        while not (value := self.evaluate(script)):
-            assert time.monotonic() < deadline, (script, self.evaluate("document.body.innerText"))
+        while time.monotonic() < deadline:
+            # The page may go elsewhere meanwhile.
+            with contextlib.suppress(CommandFailed):
+                if value := self.evaluate(script):
+                    return value
             time.sleep(0.1)
-        return value
+        raise AssertionError((script, self.evaluate("document.body.innerText")))
 
     def close(self):
         """End the browser."""
-        with contextlib.suppress(AssertionError, OSError):
+        with contextlib.suppress(AssertionError, CommandFailed, OSError):
             self._session = None
             self.call("Browser.close")
         self._process.wait(PATIENCE)
