@@ -55,7 +55,7 @@ class SOCKS5Error(TxtorconRelated, txtorcon="SocksError"):
 
     reply_code: ReplyCode = codes.GENERAL_FAILURE
     code: int | None = None
-    message: str = "the proxy could not do it: its own log may tell more"
+    message: str = "the proxy failed: its own log may tell more"
     retry: Retry = Retry.LATER
     osError: int | None = None
     status: int | None = None
@@ -115,7 +115,7 @@ class NetworkUnreachable(ReplyError, NoRouteError, txtorcon="NetworkUnreachableE
     """0x03: network unreachable (RFC 1928)."""
 
     reply_code = codes.NETWORK_UNREACHABLE
-    message = "the proxy has no way to the target's network: check the proxy's own network"
+    message = "the proxy has no route to the target's network: check the proxy's own network"
 
 
 class HostUnreachable(ReplyError, DNSLookupError, NoRouteError, txtorcon="HostUnreachableError"):
