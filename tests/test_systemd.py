@@ -92,7 +92,10 @@ def environment(**more):
     return {"NOTIFY_SOCKET": "/nowhere/at/all", "WATCHDOG_USEC": "2000000", **more}
 
 
-@pytest.mark.parametrize(("process", "is_watched"), [(str(os.getpid()), True), ("1", False)])
+# With names: processes that run tests side by side must agree on them.
+@pytest.mark.parametrize(
+    ("process", "is_watched"), [(str(os.getpid()), True), ("1", False)], ids=["this process", "another"]
+)
 def test_the_watchdog_of_another_process_is_not_told(process, is_watched):
     variables, clock = environment(WATCHDOG_PID=process), Clock()
     with lines_logged("txsocksx_ext.server") as lines:
