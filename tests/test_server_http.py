@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectingCancelledError
 
 from txsocksx_ext import Limits, Route, RouteTable, SOCKS5ExtFactory, errors
 from txsocksx_ext.protocol.codes import Method
+from txsocksx_ext.route.direct import DirectRoute
 from txsocksx_ext.testing import FakeRoute
 
 SUCCESS = b"HTTP/1.1 200 OK\r\nTor-Capabilities: Socks5Ext-Pair Tor-Family-Preference\r\n\r\n"
@@ -310,6 +311,14 @@ async def test_only_what_goes_over_tor_says_so():
         assert headers["Via"] == "tor/1.0 tor-network (socks5ext)"
         _, headers, _ = await refusal(server, target="host.example:80")
         assert "Via" not in headers
+
+
+async def test_a_route_that_no_target_takes_promises_nothing():
+    async with proxy(policy=RouteTable([("*", OverTor())], DirectRoute(reactor))) as server:
+        answer = await talk(server, b"OPTIONS * HTTP/1.0\r\nHost: localhost\r\n\r\n", None)
+    headers = parsed(answer)[1]
+    assert headers["Server"] == "tor/1.0 (socks5ext)"
+    assert "Tor-Family-Preference" not in headers["Tor-Capabilities"].split()
 
 
 @pytest.mark.parametrize(("rest", "name"), [(OverTor(), "tor/1.0 (socks5ext)"), (Honouring(), "socks5ext")])

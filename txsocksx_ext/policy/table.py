@@ -79,7 +79,7 @@ class RouteTable:
     :param default: the route for the rest.
     :raises ValueError: a pattern is malformed.
     :raises TypeError: a rule is not a pattern and a route, or a route does not provide `IRoute`.
-    :ivar routes: every route, each once, in the order of the rules.
+    :ivar routes: every route that a target can take, each once, in the order of the rules.
     :ivar keys: the keys of pairs that any of them honours.
     :ivar known_keys: those, and the ones that the server itself understands.
     :ivar uses_credentials: whether any of them does something with credentials.
@@ -93,9 +93,11 @@ class RouteTable:
             for rule in _checked_rules(rules)
         ]
         self._rules.append(Rule.of("*", default))
-        first = self._rules[0]
-        # If the first rule matches everything, nothing has to be matched.
-        self._for_all = first.route if first.is_any and first.ports == ANY_PORT and first.condition is None else None
+        # What stands behind a rule that matches everything is never reached: no key of its routes is honoured.
+        matches_all = [rule.is_any and rule.ports == ANY_PORT and rule.condition is None for rule in self._rules]
+        del self._rules[matches_all.index(True) + 1 :]
+        # If that is the first rule, nothing has to be matched.
+        self._for_all = self._rules[0].route if matches_all[0] else None
         self._address_rules = [rule for rule in self._rules if rule.network is not None]
         self.made_of: Mapping[str, IRoute] = {}
         # By identity: a foreign route may be equal to another, or not hashable.
