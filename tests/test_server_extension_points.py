@@ -38,7 +38,7 @@ class LineFrontend:
     def __init__(self, limits):
         self.buffer = b""
         self.replied = None
-        self.is_reply_due = False
+        self._is_request_read = False
 
     @property
     def buffered(self):
@@ -46,7 +46,7 @@ class LineFrontend:
 
     @property
     def has_request(self):
-        return self.is_reply_due or bool(self.buffer)
+        return self._is_request_read or bool(self.buffer)
 
     def feed(self, data):
         self.buffer += data
@@ -61,7 +61,7 @@ class LineFrontend:
 
     async def receive_request(self, connection):
         message = await connection.next_message()
-        self.is_reply_due = True
+        self._is_request_read = True
         return message
 
     def success(self, bound):

@@ -29,7 +29,7 @@ class LineFrontend:
     def __init__(self, limits):
         self.buffer = bytearray()
         self.replied = None
-        self.is_reply_due = False
+        self._is_request_read = False
 
     @property
     def buffered(self):
@@ -37,7 +37,7 @@ class LineFrontend:
 
     @property
     def has_request(self):
-        return self.is_reply_due or bool(self.buffer)
+        return self._is_request_read or bool(self.buffer)
 
     def feed(self, data):
         self.buffer += data
@@ -60,6 +60,7 @@ class LineFrontend:
 
     async def receive_request(self, connection):
         request = await connection.next_message()
+        self._is_request_read = True
         try:
             # Without this, the server would admit clients that its portal or an override refuses.
             await connection.admit(Method.NO_AUTHENTICATION)
@@ -67,15 +68,14 @@ class LineFrontend:
             connection.report(error)
             connection.close_after(b"NO 2\n", "authentication failed")
             return None
-        self.is_reply_due = True
         return request
 
     def success(self, bound):
-        self.replied, self.is_reply_due = 0, False
+        self.replied = 0
         return b"OK\n"
 
     def failure(self, code, error):
-        self.replied, self.is_reply_due = code.number if isinstance(code, ReplyCode) else code, False
+        self.replied = code.number if isinstance(code, ReplyCode) else code
         return b"NO %d\n" % self.replied
 
     def take_read_ahead(self):

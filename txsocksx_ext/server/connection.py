@@ -115,10 +115,11 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
 
     def stop(self) -> None:
         """End the connection because the server stops, unless it is a stream. A client that awaits a reply gets one."""
-        if self.session.relay is not None or self._closing:
+        session = self.session
+        if session.relay is not None or self._closing:
             return
         self._end("stopped")
-        if self._awaited is not None and self._frontend is not None and self._frontend.is_reply_due:
+        if self._awaited is not None and session.request is not None and session.reply_code is None:
             self._give_up_request()
         else:
             self.abort("stopped")

@@ -35,7 +35,6 @@ class Frontend(Protocol):
     :ivar replied: the reply code that was sent, or ``None`` before that.
     :ivar final_reply: after a violation, the bytes to send before closing.
     :ivar has_request: whether the client has sent its request, or bytes that may be one.
-    :ivar is_reply_due: whether a request awaits its reply.
     """
 
     name: ClassVar[str]
@@ -48,8 +47,6 @@ class Frontend(Protocol):
     def buffered(self) -> int: ...
     @property
     def has_request(self) -> bool: ...
-    @property
-    def is_reply_due(self) -> bool: ...
     def feed(self, data: bytes) -> None:
         """Add bytes that came from the client."""
 

@@ -137,7 +137,6 @@ class HTTPFrontend(Responder):
     """HTTP/1.0 and 1.1 with the methods CONNECT and OPTIONS."""
 
     name: ClassVar[str] = "http"
-    is_reply_due = False
     _has_message = False
     _pairs_to_answer = NO_PAIRS
     _capabilities = ""
@@ -211,7 +210,6 @@ class HTTPFrontend(Responder):
             return None
         if pairs:
             self._pairs_to_answer = answered
-        self.is_reply_due = True
         return request
 
     def _take(self, message: HTTPRequest, pairs: Pairs, connection: SOCKS5ExtProtocol) -> Method:
@@ -271,7 +269,7 @@ class HTTPFrontend(Responder):
 
     def success(self, bound: Address) -> bytes:
         """See `Frontend`."""
-        self.is_reply_due, self.replied = False, 0
+        self.replied = 0
         head = _success(self.minor, self._capabilities, self._is_over_tor)
         if self._pairs_to_answer:
             lines = [f"{name}: {value}\r\n" for name, value in starmap(pair_header, self._pairs_to_answer.items())]
@@ -287,7 +285,7 @@ class HTTPFrontend(Responder):
         number, dialect = (code.number, code.dialect) if isinstance(code, ReplyCode) else (code, Dialect.PROP229)
         # A route may have replaced the plain code of a row, so take the table's own.
         row = reply_row(number, dialect) or codes.GENERAL_FAILURE
-        self.is_reply_due, self.replied = False, Byte(_prop229_number(row))
+        self.replied = Byte(_prop229_number(row))
         status, problem = ANSWERS[row]
         text = reply_class(row.number, row.dialect).message
         relay_reason: str = getattr(error, "relay_reason", "")

@@ -27,7 +27,6 @@ class SOCKS4Frontend(Responder):
     """
 
     name: ClassVar[str] = "socks4"
-    is_reply_due = False
     _has_message = False
 
     def __init__(self, limits: Limits) -> None:
@@ -54,17 +53,15 @@ class SOCKS4Frontend(Responder):
         if request.command != Command.CONNECT:
             connection.reply_and_close(codes.COMMAND_NOT_SUPPORTED, UNSPECIFIED, CommandNotSupported.__name__)
             return None
-        self.is_reply_due = True
         return request
 
     def success(self, bound: Address) -> bytes:
         """See `Frontend`."""
-        self.is_reply_due, self.replied = False, 0
+        self.replied = 0
         return self.granted(bound)
 
     def failure(self, code: ReplyCode | int, error: BaseException | None) -> bytes:
         """See `Frontend`."""
-        self.is_reply_due = False
         self.replied = codes.permitted_code(
             code, offered_extended=False, selected=Method.NO_AUTHENTICATION, dialect=Dialect.PLAIN
         )

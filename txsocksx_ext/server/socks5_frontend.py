@@ -45,11 +45,6 @@ class SOCKS5Frontend(Responder):
         Responder.__init__(self, limits.pairs)
 
     @property
-    def is_reply_due(self) -> bool:
-        """See `Frontend`."""
-        return self.state is _REPLY
-
-    @property
     def has_request(self) -> bool:
         """See `Frontend`."""
         return bool(self.buffer) or self.state is _REPLY
