@@ -230,7 +230,7 @@ class Configuration:
 
     def _add_warnings(self) -> None:
         settings = self.settings
-        reachable = [each for each in self.listeners if ListenerString(each).is_reachable]
+        reachable = [_shown_listener(each) for each in self.listeners if ListenerString(each).is_reachable]
         if reachable and not settings.auth:
             self.warnings.append(
                 f"everybody who reaches {', '.join(reachable)} can use this server: add --auth, or listen on loopback"

@@ -40,6 +40,7 @@ from ..memory import freeze_gc
 from ..proxy_protocol import HEADER_TIMEOUT
 from ..service import SOCKS5ExtService
 from ..settings import ServerSettings
+from ..start_failures import reason_of
 from ..stats import Counters
 from ..status import end_sessions, status_of
 from .shared_routes import SharedRoute
@@ -124,10 +125,13 @@ class Worker(LineOnlyReceiver):
     def _retire(self, auth: list[str]) -> None:
         """Stop listening, and exit after the last connection. End those of users whom these checkers do not have."""
         assert self._service is not None
-        end_removed_users(self._service.factory.connections, [makeChecker(each) for each in auth])
         if not self._is_retiring:
             self._is_retiring = True
             Deferred.fromCoroutine(self._service.retire()).addBoth(self.stop)
+        try:
+            end_removed_users(self._service.factory.connections, [makeChecker(each) for each in auth])
+        except Exception as error:  # a file has changed since the supervisor read it: better no stream ends than all
+            _log.error("cannot tell whose streams to end: {reason}", reason=reason_of(error))
 
     def _abort(self, _: object) -> None:
         """Abort the connections that drain."""
