@@ -165,8 +165,8 @@ def test_clients_are_asked_for_a_login_where_a_rule_names_users():
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        (RuleSpec(("*",), "direct", sources=("office",)), "not 'office'"),
-        (RuleSpec(("*",), "direct", sources=("10.0.0.1/8",)), "not '10.0.0.1/8'"),
+        (RuleSpec(("*",), "direct", sources=("office",)), "'office' is neither an address nor a network"),
+        (RuleSpec(("*",), "direct", sources=("10.0.0.1/8",)), "'10.0.0.1/8' is neither an address nor a network"),
         (RuleSpec((":http",), "direct"), "'*:http'"),
         (RuleSpec(("private:http",), "direct", users=("alice",)), "private:http user alice"),
         (RuleSpec((), "nowhere", users=("alice",)), "* user alice: unknown route kind 'nowhere'"),
