@@ -65,6 +65,11 @@ max-per-peer = 8
 max-pairs = 9
 max-auth-bytes = 1000
 log-targets = true
+max-per-user = 11
+user-rate-up = 100000
+user-rate-down = 200000
+connection-rate-up = 300000
+connection-rate-down = 400000
 proxy-protocol-from = "192.0.2.0/24"
 reload-ends = "removed-users"
 route = ["*.onion=refuse"]
@@ -77,7 +82,9 @@ def test_every_option_by_its_name(configured):
     settings, limits = made.settings, made.settings.limits
     assert (settings.protocols, settings.auth, settings.anonymous) == (("http",), ("memory:alice:secret",), True)
     assert (limits.handshake_timeout, limits.connect_timeout, limits.idle_timeout) == (2.5, 3, 600)
-    assert limits.keepalive == 60
+    assert (limits.keepalive, limits.max_per_user) == (60, 11)
+    assert (limits.user_rate_up, limits.user_rate_down) == (100_000, 200_000)
+    assert (limits.connection_rate_up, limits.connection_rate_down) == (300_000, 400_000)
     assert (limits.max_connections, limits.max_per_peer, limits.pairs.pairs, limits.pairs.total_bytes) == (
         7,
         8,

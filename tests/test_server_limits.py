@@ -284,9 +284,10 @@ def test_as_many_connections_as_descriptors_allow(monkeypatch, soft, connections
 @pytest.mark.parametrize("name", [each.name for each in fields(Limits) if each.name != "pairs"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), None, "1"])
 def test_limits_that_would_end_every_connection_or_fail_are_refused(name, value):
-    is_count = name in ("max_connections", "max_per_peer", "read_ahead")
-    may_be = {("read_ahead", 0), ("linger", 0), ("idle_timeout", None), ("keepalive", None)}
-    if (name, value) in may_be or (is_count and value == math.inf):
+    is_count = name in ("max_connections", "max_per_peer", "max_per_user", "read_ahead")
+    is_optional = "None" in Limits.__annotations__[name]
+    may_be = (name, value) in {("read_ahead", 0), ("linger", 0)} or (is_optional and value is None)
+    if may_be or (is_count and value == math.inf):
         assert getattr(Limits(**{name: value}), name) == value
         return
     with pytest.raises(ValueError, match=f"^{name} must be a (finite )?number "):

@@ -36,6 +36,8 @@ else:
 _CONDITIONS = {"to": "to", "from": "sources", "user": "users", "protocol": "protocols"}
 """The keys of a ``[[rule]]`` besides ``route``, with the fields of `RuleSpec`."""
 
+_RATES = ("user-rate-up", "user-rate-down", "connection-rate-up", "connection-rate-down")
+
 _POSITIONAL = ("name", "proxy", "endpoint")
 """The keys of a route's table that are arguments without a name in the route's description."""
 
@@ -237,6 +239,11 @@ class Configuration:
             )
         if self._values["proxy-protocol-from"] and not any(ListenerString(each).is_wrapped for each in self.listeners):
             self.warnings.append(f"{self._label('proxy-protocol-from')} is for haproxy: listeners, and there is none")
+        for name in ("max-per-user", *(each for each in _RATES if each.startswith("user"))):
+            if self._values[name] and not settings.auth:
+                self.warnings.append(
+                    f"{self._label(name)} believes every client's user name, because there is no --auth"
+                )
         for rule, earlier in unreachable_rules(settings.rules):
             self.warnings.append(f"the rule for {rule} can never match: the one for {earlier} stands before it")
         for rule in settings.rules:
@@ -266,6 +273,8 @@ class Configuration:
                 idle,
                 f"{limits.max_connections} connections{each}",
                 f"{limits.max_per_peer} from one peer{each}",
+                *([] if limits.max_per_user is None else [f"{limits.max_per_user} from one user{each}"]),
+                *(f"{name} {self._values[name]} bytes a second{each}" for name in _RATES if self._values[name]),
                 f"{self.workers} worker{'s' if self.workers > 1 else ''}",
             ],
         }
@@ -280,6 +289,8 @@ class Configuration:
             idle_timeout=values["idle-timeout"] or None,
             keepalive=values["keepalive"] or None,
             max_per_peer=self._part_of("max-per-peer"),
+            max_per_user=None if values["max-per-user"] is None else self._part_of("max-per-user"),
+            **{name.replace("-", "_"): values[name] for name in _RATES},
             pairs=PairLimits(pairs=values["max-pairs"], total_bytes=values["max-auth-bytes"]),
             **given,
         )

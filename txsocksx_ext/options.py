@@ -18,6 +18,9 @@ Reader = Callable[[str, str], Any]
 """Reads the text of a value; the first argument names the option in errors."""
 
 DEFAULT_LISTENER = "tcp:1080:interface=127.0.0.1"
+LEAST_RATE = 1024
+"""Bytes a second. With less, one read could take longer than clients wait."""
+
 REMOVED_USERS = "removed-users"
 
 _DEFAULTS = Limits()
@@ -104,6 +107,11 @@ def _seconds(name: str, default: float, help: str, zero: str = "") -> Option:
 
 def _count(name: str, default: int | None, help: str) -> Option:
     return Option(name, "number", help, default, _number(int, 1, "a whole number above 0"))
+
+
+def _rate(name: str, help: str) -> Option:
+    what = f"a whole number of bytes a second from {LEAST_RATE} on"
+    return Option(name, "number", help, None, _number(int, LEAST_RATE, what))
 
 
 def _one_of(what: str, known: Iterable[str]) -> Reader:
@@ -201,7 +209,12 @@ OPTIONS = (
         "Connections at once from one IPv4 address or one IPv6 network of 64 bits; loopback and unix sockets do not"
         " count.",
     ),
-    _count("workers", 1, "Processes that serve. Each has its part of max-connections and max-per-peer."),
+    _count("max-per-user", None, "Connections at once of one user name."),
+    _rate("user-rate-up", "Bytes a second that all streams of one user name together may send."),
+    _rate("user-rate-down", "Bytes a second that all streams of one user name together may receive."),
+    _rate("connection-rate-up", "Bytes a second that one stream may send."),
+    _rate("connection-rate-down", "Bytes a second that one stream may receive."),
+    _count("workers", 1, "Processes that serve. Each has its part of max-connections, max-per-peer and max-per-user."),
     _count("max-pairs", _DEFAULTS.pairs.pairs, "Pairs in one request of method 0x97."),
     _count("max-auth-bytes", _DEFAULTS.pairs.total_bytes, "Bytes of all pairs in one request of method 0x97."),
     Option("log-targets", "flag", "Write targets and user names to the log.", False),

@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from .pipe import PIPE_SIZE
 from .poller import FAILED, MORE_MAY_FOLLOW, READ_EVENTS, WRITABLE, Poller, poller_of
+from .rate_limit import NO_RATES, Rates
 from .relay_interface import IRelay, RelayEnded
 from .socket_state import unacknowledged
 from .timers import clock_of
@@ -46,13 +47,14 @@ def join(
     idle_timeout: float | None = None,
     *,
     fast: bool = True,
+    rates: Rates = NO_RATES,
 ) -> IRelay:
     """
     Return the relay for two connected transports. Its ``start()`` begins the stream.
 
     Both connections get SO_KEEPALIVE. The sockets of plain transports are relayed
-    without the reactor; all other transports, and all of a reactor without a poller,
-    by Twisted's producers.
+    without the reactor; all other transports, all of a reactor without a poller, and
+    those with a rate limit by Twisted's producers.
 
     :param client: the transport of the client.
     :param target: the transport of the target.
@@ -61,14 +63,15 @@ def join(
     :param idle_timeout: seconds without a byte in either direction after which
         both are closed; ``None`` for no limit.
     :param fast: whether sockets may be relayed without their transports.
+    :param rates: the rate limits of the stream.
     """
     watch = None if idle_timeout is None else shared_watch(IdleWatch, clock_of(reactor), idle_timeout)
-    poller = poller_of(reactor) if fast else None
+    poller = poller_of(reactor) if fast and rates == NO_RATES else None
     if poller is not None and can_take(client) and can_take(target):
         return EpollRelay(client, target, poller, reactor, ended, watch)
     keep_alive(client)
     keep_alive(target)
-    return ProducerRelay(client, target, clock_of(reactor), ended, watch)
+    return ProducerRelay(client, target, clock_of(reactor), ended, watch, rates)
 
 
 @implementer(IRelay)

@@ -30,7 +30,6 @@ from .twisted_transports import keep_alive
 STREAM = int(socket.SOCK_STREAM)
 _IPV4, _IPV6 = AddressType.IPV4, AddressType.IPV6
 _NOTHING_TO_READ = ~READ_EVENTS
-_MOST_READ = Connection.bufferSize
 
 
 class SocketTransport(Connection):
@@ -161,7 +160,7 @@ class SocketTransport(Connection):
                 self.connectionLost(Failure(CONNECTION_LOST))
             return
         try:
-            data = self.socket.recv(_MOST_READ)
+            data = self.socket.recv(self.bufferSize)
         except BlockingIOError:
             self.events &= _NOTHING_TO_READ
             return
@@ -172,7 +171,7 @@ class SocketTransport(Connection):
             self.is_reading, self._input_ended = False, True
             self.readConnectionLost(Failure(CONNECTION_DONE))
             return
-        if len(data) < _MOST_READ and not self.events & MORE_MAY_FOLLOW:
+        if len(data) < self.bufferSize and not self.events & MORE_MAY_FOLLOW:
             # A short read has emptied the socket; later data is a new event.
             self.events &= _NOTHING_TO_READ
         else:

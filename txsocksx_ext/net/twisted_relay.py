@@ -4,6 +4,8 @@ The relay for any transports, by Twisted's producers and consumers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 from twisted.internet.error import ConnectionDone, ProcessDone
@@ -13,10 +15,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .half_close import can_half_close
+from .rate_limit import NO_RATES, RateLimit, Rates
 from .relay_interface import IRelay, RelayEnded
 from .socket_state import socket_transport, unacknowledged, was_reset
 from .twisted_transports import abort, hand_over, unsent
 from .watches import IdleWatch, PausedWatch, ResetWatch, shared_watch
+
+_different = count()
 
 MOST_READS = 256
 """Reads of 64 KiB after a reset: more than the receive buffer of a socket."""
@@ -35,11 +40,13 @@ class ProducerRelay:
         clock: IReactorTime,
         ended: RelayEnded,
         idle_watch: IdleWatch | None,
+        rates: Rates = NO_RATES,
     ) -> None:
         self.paused_watch = shared_watch(PausedWatch, clock)
         self.reset_watch = shared_watch(ResetWatch, clock)
-        self._client = _RelayEnd(self, "client", client)
-        self._target = _RelayEnd(self, "target", target)
+        up, down = rates
+        self._client = _LimitedEnd(self, "client", client, up) if up else _RelayEnd(self, "client", client)
+        self._target = _LimitedEnd(self, "target", target, down) if down else _RelayEnd(self, "target", target)
         self._client.other = self._target
         self._target.other = self._client
         self._ended: RelayEnded | None = ended
@@ -59,7 +66,12 @@ class ProducerRelay:
     @property
     def progress(self) -> tuple[int, int]:
         """See `IRelay`. Transports do not tell what they still buffer, but the system tells what is unacknowledged."""
-        return self.up + self.down, sum(unacknowledged(end.transport) for end in (self._client, self._target))
+        ends = self._client, self._target
+        moved = self.up + self.down
+        if any(end.held_by is not None for end in ends):
+            # Waiting for a rate limit is not idleness.
+            moved += next(_different)
+        return moved, sum(unacknowledged(end.transport) for end in ends)
 
     def start(self, read_ahead: bytes = b"", client_has_ended: bool = False) -> None:
         """See `IRelay`."""
@@ -141,10 +153,12 @@ class _RelayEnd(Protocol):
     :ivar input_ended: whether this side has closed its sending side.
     :ivar is_lost: whether its connection is closed.
     :ivar was_reset: whether its peer has reset it while it was paused.
+    :ivar held_by: the rate limit for which it waits, or ``None``.
     """
 
     transport: Any
     other: _RelayEnd
+    held_by: RateLimit | None = None
 
     def __init__(self, relay: ProducerRelay, side: str, transport: ITransport) -> None:
         self._relay = relay
@@ -210,3 +224,62 @@ class _RelayEnd(Protocol):
 
     def stopProducing(self) -> None:
         """Do nothing: the other side's `connectionLost` acts on its loss."""
+
+
+class _LimitedEnd(_RelayEnd):
+    """
+    One side of a relay that is paused after each read for as long as its rate limits say.
+
+    :param limits: one or more.
+    """
+
+    def __init__(self, relay: ProducerRelay, side: str, transport: ITransport, limits: Sequence[RateLimit]) -> None:
+        super().__init__(relay, side, transport)
+        self._limits = limits
+        self._unasked: Iterator[RateLimit] = iter(())
+        # Whether the other side's transport has paused this side.
+        self._is_paused = False
+        socket_transport(transport).bufferSize = min(limit.read_size for limit in limits)
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        for limit in self._limits:
+            limit.take(len(data))
+        if not self.was_reset:
+            self._ask_all()
+
+    def _ask_all(self) -> None:
+        if self.held_by is None and not self.is_lost and not self.input_ended:
+            self._unasked = iter(self._limits)
+            self._ask()
+
+    def _ask(self) -> None:
+        for limit in self._unasked:
+            if limit.holds(self):
+                self.held_by = limit
+                self.transport.pauseProducing()
+                return
+
+    def release(self) -> None:
+        """See `Held`."""
+        self.held_by = None
+        self._ask()
+        if self.held_by is None and not self._is_paused:
+            super().resumeProducing()
+
+    def pauseProducing(self) -> None:
+        self._is_paused = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._is_paused = False
+        self._relay.paused_watch.discard(self)
+        # Also before the first read: a user's new streams wait behind the others.
+        self._ask_all()
+        if self.held_by is None:
+            super().resumeProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.held_by is not None:
+            self.held_by.forget(self)
+        super().connectionLost(reason)

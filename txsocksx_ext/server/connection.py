@@ -19,6 +19,7 @@ from ..context import Session, peer_group
 from ..errors import AuthenticationFailed, CommandNotSupported, TTLExpired
 from ..failures import CANCELLED, describe
 from ..net.half_close import with_half_close
+from ..net.rate_limit import NO_RATES
 from ..net.relay import join
 from ..net.transport import SocketTransport, write_now
 from ..net.twisted_transports import abort, bound_address, close_result, set_keep_alive_idle
@@ -30,6 +31,7 @@ from ..protocol.foreign import reason_of
 from ..protocol.messages import UNSPECIFIED, Address, Request
 from ..protocol.pairs import NO_PAIRS, Pairs
 from .coroutine import CoroutineProtocol
+from .users import User, rates_of
 
 if TYPE_CHECKING:
     from .frontends import Frontend
@@ -66,6 +68,7 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
         self._given_up = self._timed_out = False
         self._frontend = self._life = self._awaited = None
         self._counted_as: str | None = None
+        self._user: User | None = None
         self._asked = 0.0
         header_is_unread = False
         if isinstance(transport, ProtocolWrapper):
@@ -147,6 +150,8 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
         session.request = request
         self._asked = factory.deadlines.start(self, factory.limits.connect_timeout, self._request_expired)
         try:
+            if session.credentials is not None and (factory.limits.max_per_user or factory.limits.has_rates):
+                self._user = factory.users.join(session.credentials.username, factory.limits)
             command = factory.commands.get(request.command)
             if command is None:
                 raise CommandNotSupported()
@@ -252,11 +257,12 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
         assert frontend is not None
         try:
             self.reply(bound)
-            if factory.limits.keepalive is not None:
-                set_keep_alive_idle(transport, factory.limits.keepalive)
-                set_keep_alive_idle(target, factory.limits.keepalive)
-            ended, idle_timeout = self._stream_ended, factory.limits.idle_timeout
-            relay = join(transport, target, factory.reactor, ended, idle_timeout, fast=factory.fast_relay)
+            limits, ended, fast = factory.limits, self._stream_ended, factory.fast_relay
+            if limits.keepalive is not None:
+                set_keep_alive_idle(transport, limits.keepalive)
+                set_keep_alive_idle(target, limits.keepalive)
+            rates = rates_of(limits, self._user, factory.clock) if limits.has_rates else NO_RATES
+            relay = join(transport, target, factory.reactor, ended, limits.idle_timeout, fast=fast, rates=rates)
             session.relay, session.relay_name = relay, relay.name
             # A stream needs them no more, and there may be thousands of streams.
             self.transport = self._frontend = None
@@ -341,6 +347,8 @@ class SOCKS5ExtProtocol(CoroutineProtocol):
         factory, session = self.factory, self.session
         if self._counted_as is not None:
             factory.discount_peer(self._counted_as)
+        if self._user is not None:
+            factory.users.leave(self._user)
         self._log_out()
         session.seconds = factory.clock.seconds() - session.began
         factory.connection_closed(self)

@@ -40,6 +40,7 @@ from .failed_logins import CHECKER_FAILED, INVALID_CREDENTIALS, MISSING_CREDENTI
 from .frontends import FRONTENDS, Frontends
 from .limits import Limits
 from .stats import Counters
+from .users import Users
 
 _WITH_CREDENTIALS = tuple(method for method in DEFAULT_PREFERENCE if method != Method.NO_AUTHENTICATION)
 _ANONYMOUS_FIRST = (Method.EXTENDED, Method.NO_AUTHENTICATION, Method.USERNAME_PASSWORD)
@@ -133,6 +134,7 @@ class SOCKS5ExtFactory(Factory):
         # Connections under a replaced policy, and the Deferred that fires when the last of them has ended.
         self._outlived: list[tuple[set[SOCKS5ExtProtocol], Deferred[None]]] = []
         self._peers: Counter[str] = Counter()
+        self.users = Users()
         self._draining: Draining | None = None
         self._failed_logins = FailedLogins(self.clock.seconds)
         self._portal_failures = FailureLog("the portal")

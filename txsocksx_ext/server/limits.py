@@ -36,6 +36,11 @@ class Limits:
     :ivar max_connections: open connections. Further ones are closed at once.
     :ivar max_per_peer: open connections of one IPv4 address or one IPv6 network of 64 bits;
         loopback and unix peers are not limited.
+    :ivar max_per_user: open connections with a request of one user name; ``None`` for no limit.
+    :ivar user_rate_up: bytes a second that all streams of one user name may send; ``None`` for no limit.
+    :ivar user_rate_down: bytes a second that they may receive.
+    :ivar connection_rate_up: bytes a second that one stream may send; ``None`` for no limit.
+    :ivar connection_rate_down: bytes a second that it may receive.
     :ivar pairs: the limits of one message of method 0x97.
     :ivar read_ahead: bytes that a client may send before it is answered; then reading from it is paused.
     :ivar linger: the time that a connection stays open after a failing answer, so that the answer arrives.
@@ -51,6 +56,11 @@ class Limits:
     keepalive: float | None = None
     max_connections: int = field(default_factory=connections_by_descriptors)
     max_per_peer: int = 256
+    max_per_user: int | None = None
+    user_rate_up: float | None = None
+    user_rate_down: float | None = None
+    connection_rate_up: float | None = None
+    connection_rate_down: float | None = None
     pairs: PairLimits = DEFAULT_PAIR_LIMITS
     read_ahead: int = 64 * 1024
     linger: float = 2.0
@@ -67,3 +77,9 @@ class Limits:
                 check_limit(
                     each.name, value, may_be_0=each.name in ("read_ahead", "linger"), is_time="float" in each.type
                 )
+
+    @property
+    def has_rates(self) -> bool:
+        """Whether a stream may have a rate limit."""
+        connection = self.connection_rate_up or self.connection_rate_down
+        return bool(connection or self.user_rate_up or self.user_rate_down)

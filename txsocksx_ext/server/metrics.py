@@ -12,6 +12,7 @@ from typing import NamedTuple
 from .. import __version__
 from .stats import CONNECT_BOUNDS, Kind, Totals
 from .status import Status, StatusSource
+from .users import TooManyConnectionsOfUser
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -102,6 +103,8 @@ def _add_kind(kind: Kind, totals: Totals, samples: _Samples) -> None:
         samples["socks5ext_connections"][kind.protocol,] += count
     if kind.protocol or is_final:
         samples["socks5ext_connections_total"][kind.protocol,] += count
+    if kind.end == TooManyConnectionsOfUser.__name__:
+        samples["socks5ext_refused_connections_total"]["max-per-user",] += count
     if kind.command:
         samples["socks5ext_authentications_total"][kind.method, "accepted"] += count
         if kind.code is not None or is_final:
