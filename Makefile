@@ -57,7 +57,7 @@ INSTALLED_FOR_BENCH = $(VENV)/.installed-for-bench-python$(PYTHON_VERSION)
 .PHONY: help serve test test-all test-peers peers programs lint pytest coverage bench docs clean
 
 help:
-	@echo "make serve     serve SOCKS5 on 127.0.0.1:1080; make serve OPTIONS=\"--route '*.onion=refuse'\""
+	@echo "make serve     run a proxy on 127.0.0.1:1080; make serve OPTIONS=\"--route '*.onion=refuse'\""
 	@echo "make test      lint, types and all tests; make test TESTS=\"tests/test_packaging.py -k wheel\""
 	@echo "make test-all  the tests, with each Python of $(PYTHON_VERSIONS) that is here"
 	@echo "make test-peers  tests with browsers, Node and applications, which it installs; writes docs/measured/peers.txt"

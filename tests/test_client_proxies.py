@@ -185,7 +185,7 @@ def test_a_faulty_url_is_refused_and_not_shown(form, url, told):
     "given", ["proxy.example:3128", "//proxy.example:3128", "user:hunter2@proxy.example:3128", "proxy.example", ""]
 )
 def test_a_url_without_a_scheme_is_refused_where_the_protocol_is_not_known(given):
-    with pytest.raises(ValueError, match="a proxy's URL begins with its scheme") as refused:
+    with pytest.raises(ValueError, match="write a URL such as socks5://HOST:PORT") as refused:
         web_agent(MemoryReactorClock(), given)
     assert "hunter2" not in str(refused.value)
 

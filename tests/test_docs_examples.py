@@ -10,6 +10,7 @@ import threading
 from socketserver import BaseRequestHandler, ThreadingTCPServer, ThreadingUnixStreamServer
 
 import pytest
+import treq
 from examples.raw_peers import proxy, target
 from support.certificates import Authority
 from support.documentation import DOCS, EXAMPLES, PAGES, README, ROOT
@@ -19,12 +20,14 @@ from twisted.cred.checkers import InMemoryUsernamePasswordDatabaseDontUse
 from twisted.internet.defer import succeed
 from twisted.internet.endpoints import clientFromString, connectProtocol, quoteStringArgument
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from txsocksx_ext import Route, RouteTable, SOCKS5ExtFactory, route_from_string
+import txsocksx_ext
+from txsocksx_ext import Route, RouteTable, SOCKS5ExtFactory, errors, route_from_string
 from txsocksx_ext.protocol.codes import Command, Method
 from txsocksx_ext.protocol.messages import Address, ExtendedRequest, Greeting, Request
 from txsocksx_ext.protocol.pairs import Pairs
@@ -41,6 +44,17 @@ def code_blocks(text, language):
 def test_the_programs_of_the_readme_are_examples():
     (program,) = code_blocks(README.read_text(), "python")
     assert program in (EXAMPLES / "quickstart.py").read_text()
+
+
+@pytest.mark.parametrize(("code", "printed"), [(0xF0, "There is no such service"), (0xF2, "The service is down")])
+async def test_the_first_lines_of_the_readme(code, printed, capsys):
+    """They print what tor's extended reply code means."""
+    lines = README.read_text().partition("``::\n\n")[2].partition("\n\n*")[0]
+    proxy = FakeProxy(code=code)
+    names = {**vars(errors), "reactor": Clock(), "treq": treq, "txsocksx_ext": txsocksx_ext, "proxy": proxy.endpoint}
+    exec("async def main():\n" + lines.replace('"socks5://127.0.0.1:9050"', "proxy"), names)
+    await names["main"]()
+    assert capsys.readouterr().out.startswith(printed)
 
 
 def test_the_session_of_the_readme(program, tmp_path):

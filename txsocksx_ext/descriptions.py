@@ -112,8 +112,8 @@ def client_endpoint(reactor: Any, description: str) -> IStreamClientEndpoint:
         endpoint: IStreamClientEndpoint = clientFromString(reactor, endpoint_string(description))
     except Exception as error:
         raise ValueError(
-            f"this is neither HOST:PORT nor a client endpoint string that works ({without_function(error)});"
-            r" one inside another string is written with backslashes, as tcp\:HOST\:PORT"
+            f"this is neither HOST:PORT nor a valid client endpoint string ({without_function(error)});"
+            r" inside another string, write it with backslashes, as tcp\:HOST\:PORT"
         ) from None
     return endpoint
 

@@ -100,8 +100,8 @@ def proxy_of(reactor: Any, given: AnyProxy, speaks: str | None = None) -> Proxy:
         # What stands before an @ may be a password.
         why = "" if "@" in given else f" ({without_function(error)})"
         raise ValueError(
-            f"this is not a client endpoint string that works{why}, and a proxy's URL begins with its scheme,"
-            f" as in socks5://HOST:PORT; {_KNOWN}"
+            f"this is not a valid client endpoint string{why}; for HOST:PORT, write a URL such as socks5://HOST:PORT;"
+            f" {_KNOWN}"
         ) from None
 
 

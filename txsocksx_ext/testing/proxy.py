@@ -75,9 +75,9 @@ class FakeProxy(CheckedAttributes, Factory):
     """
     A SOCKS5 proxy that answers what a test wants.
 
-    Give `endpoint` to what you test as its way to the proxy; or, since this is
-    a factory too, have it listen on a port, or behind TLS. Its parameters are
-    attributes, and may be changed between connections.
+    Pass `endpoint` to the client under test. This is a factory too: it can listen
+    on a port, or behind TLS. Its parameters are attributes, which may be changed
+    between connections.
 
     :param server: builds the far end of each tunnel, with a `SOCKS5Address` of
         the target; by default a `Recorder`.
