@@ -27,6 +27,7 @@ from txsocksx_ext.server.passwords import password_line
 from txsocksx_ext.tap import Options
 
 OF_OTHER_PROGRAMS = {
+    "--connection-string",
     *("--socks5-hostname", "--proxy-user"),  # curl
     *("--proxytunnel", "--proxy", "--silent", "--include", "--request", "--request-target"),
     *("--bind",),  # http.server
