@@ -31,6 +31,8 @@ names = [module.name for module in pkgutil.walk_packages(txsocksx_ext.__path__, 
 names.append("twisted.plugins.txsocksx_ext_plugins")
 assert len(names) > 80, names
 for name in names:
+    if name.startswith("txsocksx_ext.contrib."):
+        continue  # imports an application, which is an extra
     importlib.import_module(name)
     for loaded in ("twisted.internet.reactor", "txtorcon"):
         if loaded in sys.modules:
