@@ -96,7 +96,9 @@ def test_a_description_that_names_no_kind_has_an_empty_one(text):
 
 
 def test_an_endpoint_whose_folder_is_missing_is_told_why(tmp_path):
-    with pytest.raises(ValueError, match=r"works \(\[Errno 2\] No such file or directory: .*missing"):
+    with pytest.raises(
+        ValueError, match=r"valid client endpoint string \(\[Errno 2\] No such file or directory: .*missing"
+    ):
         client_endpoint(reactor, f"tls:localhost:443:trustRoots={tmp_path}/missing")
 
 
