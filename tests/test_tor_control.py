@@ -24,6 +24,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, quoteStringArgument
 from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
 
 from txsocksx_ext import RouteTable, route_from_string
 from txsocksx_ext.failures import reply_error
@@ -297,6 +298,16 @@ def test_an_attempt_that_never_ends_is_given_up_and_made_again(log):
     attempts.clock.advance(1)
     assert len(attempts.opened) == 2
     assert log == ["the scripted tor cannot be controlled: TimeoutError: no answer within 30 seconds"]
+    attempts.stop()
+
+
+@pytest.mark.parametrize("outcome", [FakeTor(), Failure(ConnectionRefusedError())], ids=["attached", "refused"])
+def test_streams_that_wait_for_an_attempt_go_on_at_its_end(outcome):
+    attempts = Attempts().begin()
+    waiting = Deferred.fromCoroutine(attempts.control.settled())
+    assert not waiting.called
+    attempts.opened[-1].callback(outcome)
+    assert waiting.called
     attempts.stop()
 
 
