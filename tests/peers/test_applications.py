@@ -252,6 +252,32 @@ async def test_scrapy(run, tmp_path):
             await serving
 
 
+SYNAPSE = """
+import sys
+from synapse.http.proxyagent import ProxyAgent
+from twisted.internet.task import react
+from twisted.web.client import readBody
+
+async def main(reactor):
+    response = await ProxyAgent(reactor=reactor).request(b"GET", sys.argv[1].encode())
+    print(len(await readBody(response)))
+
+react(main)
+"""
+
+
+@pytest.mark.deadline(90)
+@peer("Synapse's ProxyAgent", version_of_package("matrix-synapse"))
+async def test_the_agent_of_synapse(run):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        serving = deferToThread(server.serve_forever)
+        try:
+            assert await run(f"http://localhost:{server.server_port}/", program=SYNAPSE) == "100018\n"
+        finally:
+            server.shutdown()
+            await serving
+
+
 @pytest.mark.deadline(90)
 @peer("scrapy", version_of_package("Scrapy"))
 async def test_scrapy_retries_what_may_succeed_and_not_a_wrong_password(start, tmp_path):
