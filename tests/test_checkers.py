@@ -147,10 +147,12 @@ async def test_a_checker_that_holds_str_matches():
 
 
 async def test_a_database_that_holds_text_matches():
-    async with proxy(portal=portal_for([Table()]), limits=NO_DELAY) as server:
+    table = Table()
+    async with proxy(portal=portal_for([table]), limits=NO_DELAY) as server:
         assert await is_let_in(server, "jürgen".encode(), b"geheim")
         assert not await is_let_in(server, "jürgen".encode(), b"falsch")
         assert not await is_let_in(server, b"bob", b"geheim")
+    table.database.close()
 
 
 async def test_a_checker_that_holds_bytes_is_asked_with_bytes_alone_once_it_has_let_somebody_in():

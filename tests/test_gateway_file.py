@@ -46,6 +46,8 @@ def test_the_team_of_the_how_to_is_served(program, socks5ext, authority, tmp_pat
     server = twistd(program, "--config", path, listen=[])
     assert settles(lambda: "; users: hashed; " in server.output)
     trusted = ssl.create_default_context(cadata=authority.pem.decode())
+    # Python 3.13 asks for a key identifier, which the tests' certificates do not have.
+    trusted.verify_flags &= ~ssl.VERIFY_X509_STRICT
     with Target(echo) as far:
         for user in USERS:
             with (
