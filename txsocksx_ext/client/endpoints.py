@@ -143,7 +143,7 @@ class ProxiedEndpoint:
         """
         if self._tls is not None:
             return over_tls(self._tls, self._connect_plainly, protocol_factory)
-        return self.ask(Command.CONNECT, protocol_factory)
+        return self._connect_plainly(protocol_factory)
 
     def _connect_plainly(self, protocol_factory: IProtocolFactory) -> Deferred[IProtocol]:
         return self.ask(Command.CONNECT, protocol_factory)

@@ -45,9 +45,6 @@ class HTTPConnectClientProtocol(TunnelProtocol):
     def __init__(self, factory: HTTPConnectClientFactory) -> None:
         super().__init__(factory, Initiator())
 
-    def _begin(self) -> bytes:
-        return self.factory.encoded
-
     def _heard(self, message: HTTPResponse) -> None:
         destination = self.factory.request.destination
         if 200 <= message.status <= 299:
@@ -61,7 +58,6 @@ class HTTPConnectClientFactory(TunnelFactory):
     """
     One request to an HTTP proxy.
 
-    :ivar encoded: the bytes of the request.
     :raises ValueError: HTTP cannot carry it.
     """
 

@@ -30,9 +30,6 @@ class SOCKS4ClientProtocol(TunnelProtocol):
     def __init__(self, factory: SOCKS4ClientFactory) -> None:
         super().__init__(factory, Initiator())
 
-    def _begin(self) -> bytes:
-        return self.factory.encoded
-
     def _heard(self, message: SOCKS4Reply) -> None:
         destination = self.factory.request.destination
         if message.code == GRANTED:
@@ -48,7 +45,6 @@ class SOCKS4ClientFactory(TunnelFactory):
     """
     One request to a SOCKS4 proxy.
 
-    :ivar encoded: the bytes of the request.
     :raises ValueError: SOCKS4 cannot carry it.
     """
 

@@ -88,6 +88,7 @@ class TunnelFactory(Factory):
         be on this machine or behind TLS.
     :param reactor: provides time.
     :cvar speaks: the protocol, as error messages name it.
+    :ivar encoded: the bytes of the request, if the conversation begins with it.
     :ivar request: what the proxy is asked for: an onion service's name has no dot at its end.
     :ivar proxy_address: what the proxy's endpoint says it connected to; ``None`` before that.
     :ivar was_built: whether the proxy's endpoint has asked for a protocol.
@@ -98,6 +99,7 @@ class TunnelFactory(Factory):
     protocol: Callable[[Any], TunnelProtocol]
     speaks = "SOCKS5"
     noisy = False
+    encoded: bytes
 
     def __init__(
         self,
@@ -225,7 +227,7 @@ class TunnelFactory(Factory):
 
 class TunnelProtocol(Protocol):
     """
-    One conversation with a proxy. A subclass has its words: `_begin`, `_heard`.
+    One conversation with a proxy. A subclass has its words: `_heard`, and `_begin` if the request is not the first.
 
     After the proxy's success the application's protocol has the transport to
     itself: its `connectionLost` sees Twisted's own reasons, its producers and
@@ -252,7 +254,8 @@ class TunnelProtocol(Protocol):
 
     def _begin(self) -> bytes:
         """Return the bytes that begin the conversation."""
-        raise NotImplementedError
+        encoded: bytes = self.factory.encoded
+        return encoded
 
     def _heard(self, message: Any) -> None:
         """Go on after a message of the proxy's."""
