@@ -242,7 +242,7 @@ class SOCKS5ExtClientFactory(TunnelFactory):
         """Return what to send if the proxy selected method 0x02."""
         credentials = self.methods.credentials()
         if credentials is None:
-            raise ValueError("method 02 was offered without a user name and password")
+            raise ValueError("method 0x02 was offered without a user name and password")
         return credentials
 
     def pairs(self) -> Pairs:
